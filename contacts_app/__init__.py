@@ -1,0 +1,49 @@
+"""Build the alert contacts console."""
+
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+
+from flask import Flask
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from . import accounts, assets, cli, config, contacts, db, errors, health, security
+
+
+def create_app(environ: Mapping[str, str] | None = None) -> Flask:
+    """Return the console set up from `environ`, by default the process's environment."""
+    settings = config.load(os.environ if environ is None else environ)
+    app = Flask(
+        __name__,
+        template_folder=config.PROJECT / "templates",
+        static_folder=config.PROJECT / "static",
+    )
+    app.extensions["settings"] = settings
+    app.config.update(
+        SECRET_KEY=settings.secret_key,
+        MAX_CONTENT_LENGTH=64 * 1024,
+        MAX_FORM_MEMORY_SIZE=64 * 1024,
+        SESSION_COOKIE_NAME="console",
+        SESSION_COOKIE_SAMESITE="Lax",
+        SESSION_COOKIE_SECURE=settings.https,
+        PERMANENT_SESSION_LIFETIME=timedelta(days=30),
+        SESSION_REFRESH_EACH_REQUEST=False,
+        TRUSTED_HOSTS=list(settings.trusted_hosts) or None,
+        # A console that is left open over night still takes the form that was open.
+        WTF_CSRF_TIME_LIMIT=None,
+    )
+    app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
+    if settings.proxy_count:
+        count = settings.proxy_count
+        app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
+            app.wsgi_app, x_for=count, x_proto=count, x_host=count
+        )
+    db.init_app(app, settings.database_url, settings.data_dir)
+    errors.init_app(app)
+    accounts.init_app(app)
+    security.init_app(app)
+    assets.init_app(app)
+    contacts.init_app(app)
+    app.register_blueprint(health.blueprint)
+    cli.init_app(app)
+    return app

@@ -1,0 +1,59 @@
+"""Ask who comes in, and say what a password may be."""
+
+from flask_wtf import FlaskForm
+from wtforms import PasswordField
+from wtforms.validators import EqualTo, InputRequired, ValidationError
+
+from ..fields import UNREADABLE, EmailField, NormalField
+
+SHORTEST_PASSWORD = 12
+LONGEST_PASSWORD = 1024
+
+
+def check_password(value: str) -> None:
+    """Raise ValueError with a sentence if `value` is no password to choose."""
+    if UNREADABLE.search(value):
+        raise ValueError("A password cannot contain control characters.")
+    if not SHORTEST_PASSWORD <= len(value) <= LONGEST_PASSWORD:
+        raise ValueError(f"A password has at least {SHORTEST_PASSWORD} characters; a few words are a good one.")
+
+
+class NewPasswordField(PasswordField):
+    """A password that somebody chooses."""
+
+    def pre_validate(self, form: object) -> None:
+        """Require what a password needs."""
+        try:
+            check_password(self.data or "")
+        except ValueError as error:
+            raise ValidationError(str(error)) from None
+
+
+class LogonForm(FlaskForm):
+    """The log-on page."""
+
+    email = EmailField("E-mail", validators=[InputRequired("Enter your e-mail address.")])
+    password = PasswordField("Password", validators=[InputRequired("Enter your password.")])
+
+
+class SetupForm(FlaskForm):
+    """The page that the one-time set-up link opens."""
+
+    account = NormalField("Account", validators=[InputRequired("Enter a name for the account.")])
+    email = EmailField("E-mail", validators=[InputRequired("Enter your e-mail address.")])
+    password = NewPasswordField("Password")
+
+    def validate_account(self, field: NormalField) -> None:
+        """Require 1 to 64 characters."""
+        if not 1 <= len(field.normal or "") <= 64:
+            raise ValidationError("The name of an account has 1 to 64 characters.")
+
+
+class PasswordForm(FlaskForm):
+    """The page that changes one's password."""
+
+    current = PasswordField("Current password", validators=[InputRequired("Enter your current password.")])
+    new = NewPasswordField("New password")
+    again = PasswordField(
+        "New password again", validators=[EqualTo("new", "The two new passwords are not the same.")]
+    )

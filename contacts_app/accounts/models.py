@@ -1,0 +1,294 @@
+"""Keep accounts, the users who may come in, and the sessions they are in by."""
+
+import hashlib
+import ipaddress
+import secrets
+import unicodedata
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerifyMismatchError
+from sqlalchemy.orm import Mapped, mapped_column
+
+from ..db import db
+
+IDLE_LIMIT = timedelta(hours=12)
+LIFE_LIMIT = timedelta(days=30)
+SEEN_PRECISION = timedelta(minutes=5)
+LOGON_WINDOW = timedelta(minutes=10)
+LOGONS_PER_EMAIL = 10
+LOGONS_PER_ADDRESS = 50
+
+# OWASP's floor for argon2id is m=19 MiB, t=2, p=1.
+_hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
+# A password nobody has: checking it takes the time that checking a real one takes.
+_nobodys_hash = _hasher.hash(secrets.token_urlsafe())
+
+
+class Account(db.Model):
+    """A team: it has users and contacts of its own and never sees another's."""
+
+    __tablename__ = "accounts"
+
+    id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(), primary_key=True)
+    name: Mapped[str]
+    contact_quota: Mapped[int]
+    contact_count: Mapped[int] = mapped_column(server_default=sa.text("0"))
+    created_at: Mapped[datetime] = mapped_column(sa.DateTime(timezone=True), server_default=sa.func.now())
+
+    __table_args__ = (
+        sa.UniqueConstraint("name", name="account_name_is_unique"),
+        sa.CheckConstraint("char_length(btrim(name)) BETWEEN 1 AND 64", name="account_name_is_short"),
+        sa.CheckConstraint("contact_count BETWEEN 0 AND contact_quota", name="account_is_within_quota"),
+    )
+
+    @classmethod
+    def any_exists(cls) -> bool:
+        """Tell whether somebody has set up this installation."""
+        return bool(db.session.scalar(sa.select(sa.exists(sa.select(cls.id)))))
+
+    @classmethod
+    def create(cls, name: str, quota: int) -> "Account":
+        """Add an account with room for `quota` contacts."""
+        account = cls(name=name, contact_quota=quota)
+        db.session.add(account)
+        db.session.flush()
+        return account
+
+    def add_user(self, email: str, password: str) -> "User":
+        """Add a user who may log on to this account."""
+        user = User(account_id=self.id, email=email)
+        user.set_password(password)
+        db.session.add(user)
+        db.session.flush()
+        return user
+
+    @classmethod
+    def usage(cls, identity: int) -> tuple[int, int]:
+        """Return how many contacts the account has and how many it may have."""
+        found = sa.select(cls.contact_count, cls.contact_quota).where(cls.id == identity)
+        count, quota = db.session.execute(found).one()
+        return count, quota
+
+    @classmethod
+    def hold_creation(cls) -> None:
+        """Keep others from creating an account until this transaction ends."""
+        db.session.execute(sa.text("LOCK TABLE accounts IN SHARE ROW EXCLUSIVE MODE"))
+
+    @classmethod
+    def apply_quota(cls, quota: int) -> None:
+        """Give every account the quota of the setting; one that holds more keeps what it has."""
+        wanted = sa.func.greatest(quota, cls.contact_count)
+        db.session.execute(sa.update(cls).where(cls.contact_quota != wanted).values(contact_quota=wanted))
+
+
+class User(db.Model):
+    """Somebody who may log on to one account."""
+
+    __tablename__ = "users"
+
+    account_id: Mapped[int] = mapped_column(
+        sa.ForeignKey("accounts.id", ondelete="CASCADE"), primary_key=True
+    )
+    id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(), primary_key=True)
+    email: Mapped[str] = mapped_column()
+    password_hash: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(sa.DateTime(timezone=True), server_default=sa.func.now())
+
+    __table_args__ = (
+        sa.Index("user_email_is_unique", sa.func.lower(email), unique=True),
+        sa.CheckConstraint("email ~ '^[^@[:space:]]+@[^@[:space:]]+$'", name="user_email_is_an_address"),
+        sa.CheckConstraint("password_hash LIKE '$argon2id$%'", name="user_password_is_argon2id"),
+    )
+
+    @classmethod
+    def by_email(cls, email: str) -> "User | None":
+        """Find the user with this address, whatever its case."""
+        return db.session.scalar(sa.select(cls).where(sa.func.lower(cls.email) == sa.func.lower(email)))
+
+    @classmethod
+    def with_password(cls, email: str, password: str) -> "User | None":
+        """Return the user whom the pair admits; a wrong address takes as long as a wrong password."""
+        user = cls.by_email(email)
+        try:
+            _hasher.verify(user.password_hash if user else _nobodys_hash, _prepared(password))
+        except (VerifyMismatchError, InvalidHashError):
+            return None
+        if user and _hasher.check_needs_rehash(user.password_hash):
+            user.set_password(password)
+        return user
+
+    def has_password(self, password: str) -> bool:
+        """Tell whether `password` is this user's."""
+        try:
+            return _hasher.verify(self.password_hash, _prepared(password))
+        except (VerifyMismatchError, InvalidHashError):
+            return False
+
+    def set_password(self, password: str) -> None:
+        """Replace the password."""
+        self.password_hash = _hasher.hash(_prepared(password))
+
+    def end_sessions(self, but: str | None = None) -> None:
+        """Log this user off everywhere, except where the session's token is `but`."""
+        ended = sa.delete(Session).where(Session.account_id == self.account_id, Session.user_id == self.id)
+        if but is not None:
+            ended = ended.where(Session.token_hash != _digest(but))
+        db.session.execute(ended)
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Who sends a request: a user in a live session, and the account that everything shown belongs to."""
+
+    account_id: int
+    user_id: int
+    email: str
+    account_name: str
+    contact_count: int
+    contact_quota: int
+
+
+class Session(db.Model):
+    """A log-on that lasts until log-off, 12 idle hours or 30 days."""
+
+    __tablename__ = "sessions"
+
+    # Only the hash: who reads the table cannot use a session.
+    token_hash: Mapped[bytes] = mapped_column(primary_key=True)
+    account_id: Mapped[int] = mapped_column(sa.BigInteger)
+    user_id: Mapped[int] = mapped_column(sa.BigInteger)
+    created_at: Mapped[datetime] = mapped_column(sa.DateTime(timezone=True), server_default=sa.func.now())
+    seen_at: Mapped[datetime] = mapped_column(sa.DateTime(timezone=True), server_default=sa.func.now())
+
+    __table_args__ = (
+        sa.ForeignKeyConstraint(["account_id", "user_id"], ["users.account_id", "users.id"], ondelete="CASCADE"),
+        sa.Index("sessions_account_id_user_id", "account_id", "user_id"),
+        sa.Index("sessions_created_at", "created_at"),
+        sa.CheckConstraint("octet_length(token_hash) = 32", name="session_token_is_hashed"),
+    )
+
+    @classmethod
+    def begin(cls, user: User) -> str:
+        """Open a session for `user` and return its token, which is kept nowhere."""
+        cls.forget_ended()
+        token = secrets.token_urlsafe(32)
+        db.session.add(cls(token_hash=_digest(token), account_id=user.account_id, user_id=user.id))
+        return token
+
+    @classmethod
+    def end(cls, token: str) -> None:
+        """Close the session, wherever its cookie was copied to."""
+        db.session.execute(sa.delete(cls).where(cls.token_hash == _digest(token)))
+
+    @classmethod
+    def forget_ended(cls) -> None:
+        """Remove the rows of sessions that are too old to open anything."""
+        db.session.execute(sa.delete(cls).where(cls.created_at < sa.func.now() - LIFE_LIMIT))
+
+    @classmethod
+    def visitor(cls, token: str) -> Visitor | None:
+        """Return who the live session with this token belongs to, and note now and then that it is in use."""
+        digest = _digest(token)
+        found = db.session.execute(_visitor_query, {"digest": digest}).one_or_none()
+        if found is None:
+            return None
+        *who, is_due = found
+        if is_due:
+            db.session.execute(sa.update(cls).where(cls.token_hash == digest).values(seen_at=sa.func.now()))
+            db.session.commit()
+        return Visitor(*who)
+
+
+_visitor_query = (
+    sa.select(
+        Account.id,
+        User.id,
+        User.email,
+        Account.name,
+        Account.contact_count,
+        Account.contact_quota,
+        Session.seen_at < sa.func.now() - SEEN_PRECISION,
+    )
+    .select_from(Session)
+    .join(User, sa.and_(User.account_id == Session.account_id, User.id == Session.user_id))
+    .join(Account, Account.id == Session.account_id)
+    .where(
+        Session.token_hash == sa.bindparam("digest"),
+        Session.seen_at > sa.func.now() - IDLE_LIMIT,
+        Session.created_at > sa.func.now() - LIFE_LIMIT,
+    )
+)
+
+
+class LogonAttempt(db.Model):
+    """A log-on that failed, or has not succeeded yet; counted across all workers and machines."""
+
+    __tablename__ = "logon_attempts"
+
+    id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(), primary_key=True)
+    # A hash, because people type passwords into the wrong box.
+    email_hash: Mapped[bytes]
+    address: Mapped[str]
+    at: Mapped[datetime] = mapped_column(sa.DateTime(timezone=True), server_default=sa.func.now())
+
+    __table_args__ = (
+        sa.Index("logon_attempts_email_hash_at", "email_hash", "at"),
+        sa.Index("logon_attempts_address_at", "address", "at"),
+        sa.Index("logon_attempts_at", "at"),
+    )
+
+    @classmethod
+    def begin(cls, email: str, address: str) -> "int | None":
+        """Count an attempt before its password is looked at; return its id, or None when there were too many.
+
+        The locks make attempts on one address or e-mail count one after the other, so that a hundred at once
+        are not all "the tenth". They are taken in one order and end with the commit.
+        """
+        email_hash, address = _digest(email.lower()), _network(address)
+        for kind, key in ((1, email_hash), (2, _digest(address))):
+            number = int.from_bytes(key[:4], signed=True)
+            db.session.execute(sa.select(sa.func.pg_advisory_xact_lock(kind, number)))
+        recent = cls.at > sa.func.clock_timestamp() - LOGON_WINDOW
+        by_email, by_address = db.session.execute(
+            sa.select(
+                sa.select(sa.func.count()).where(cls.email_hash == email_hash, recent).scalar_subquery(),
+                sa.select(sa.func.count()).where(cls.address == address, recent).scalar_subquery(),
+            )
+        ).one()
+        if by_email >= LOGONS_PER_EMAIL or by_address >= LOGONS_PER_ADDRESS:
+            db.session.rollback()
+            return None
+        attempt = cls(email_hash=email_hash, address=address)
+        db.session.add(attempt)
+        outdated = sa.select(cls.id).where(cls.at < sa.func.now() - LOGON_WINDOW).with_for_update(skip_locked=True)
+        db.session.execute(sa.delete(cls).where(cls.id.in_(outdated)))
+        db.session.flush()
+        identity = attempt.id
+        db.session.commit()
+        return identity
+
+    @classmethod
+    def succeeded(cls, identity: int) -> None:
+        """Forget an attempt that turned out to be a user's own."""
+        db.session.execute(sa.delete(cls).where(cls.id == identity))
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def _prepared(password: str) -> str:
+    """Return the form of a password that is hashed: the same whichever keyboard typed it."""
+    return unicodedata.normalize("NFKC", password)
+
+
+def _network(address: str) -> str:
+    """Return what counts as one address: an IPv4 address, or the /64 that one IPv6 customer is given."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(ipaddress.ip_network((parsed, 64), strict=False)) if parsed.version == 6 else str(parsed)

@@ -1,0 +1,154 @@
+"""Set up, log on, log off, and change a password."""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from flask import Blueprint, abort, current_app, flash, g, redirect, request, session, url_for
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import TooManyRequests
+
+from .. import htmx
+from ..config import current_settings
+from ..db import db
+from .forms import LogonForm, PasswordForm, SetupForm
+from .models import LOGON_WINDOW, Account, LogonAttempt, Session, User, Visitor
+
+blueprint = Blueprint("accounts", __name__)
+TOKEN = "token"  # noqa: S105
+WRONG = "There is no user with this e-mail and this password."
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+def public(view: View) -> View:
+    """Mark a view as one that needs no log-on."""
+    view.is_public = True  # type: ignore[attr-defined]
+    return view
+
+
+def require_logon() -> ResponseReturnValue | None:
+    """Let a request through if its view is public or its session is live; else lead to the log-on page."""
+    view = current_app.view_functions.get(request.endpoint or "")
+    if view is None or request.endpoint == "static" or getattr(view, "is_public", False):
+        return None
+    if visitor_or_none() is None:
+        return htmx.leave_for(url_for("accounts.logon", next=htmx.address_shown()))
+    return None
+
+
+def visitor_or_none() -> Visitor | None:
+    """Return who sends this request, if it is a user with a live session."""
+    if "visitor" not in g:
+        token = session.get(TOKEN)
+        g.visitor = Session.visitor(token) if isinstance(token, str) else None
+    found: Visitor | None = g.visitor
+    return found
+
+
+def visitor() -> Visitor:
+    """Return the user who sends this request to a view that needs a log-on."""
+    return visitor_or_none() or abort(401)
+
+
+@blueprint.route("/setup", methods=["GET", "POST"])
+@public
+def setup() -> ResponseReturnValue:
+    """Create the first account and its first user, for whoever holds the one-time link."""
+    if not hmac.compare_digest(request.args.get("token", "").encode(), setup_token().encode()):
+        abort(404)
+    if Account.any_exists():
+        return redirect(url_for(".logon"), 303)
+    form = SetupForm()
+    if not form.validate_on_submit():
+        status = 422 if request.method == "POST" else 200
+        return htmx.render("accounts/setup.html", "accounts/setup.html", status, form=form)
+    Account.hold_creation()
+    if Account.any_exists():  # somebody else held the link, too
+        db.session.rollback()
+        return redirect(url_for(".logon"), 303)
+    user = Account.create(str(form.account.normal), current_settings().contact_quota).add_user(
+        str(form.email.normal), str(form.password.data)
+    )
+    _log_on(user)
+    flash("The account has been set up. Create the first contact.")
+    return redirect(url_for("contacts.index"), 303)
+
+
+@blueprint.route("/logon", methods=["GET", "POST"])
+@public
+def logon() -> ResponseReturnValue:
+    """Log a user on and lead to where they wanted to go."""
+    address = own_address(request.args.get("next"))
+    if request.method == "GET" and visitor_or_none():
+        return redirect(address, 303)
+    form = LogonForm()
+    if request.method == "GET":
+        return htmx.render("accounts/logon.html", "accounts/logon.html", form=form)
+    if not form.validate():
+        return htmx.render("accounts/logon.html", "accounts/logon.html", 422, form=form)
+    attempt = LogonAttempt.begin(str(form.email.normal), request.remote_addr or "")
+    if attempt is None:
+        minutes = int(LOGON_WINDOW.total_seconds() // 60)
+        error = TooManyRequests(f"There were too many failed log-ons. Wait {minutes} minutes, then try again.")
+        error.retry_after = int(LOGON_WINDOW.total_seconds())
+        raise error
+    user = User.with_password(str(form.email.normal), form.password.data or "")
+    if user is None:
+        form.form_errors = [WRONG]
+        return htmx.render("accounts/logon.html", "accounts/logon.html", 422, form=form)
+    LogonAttempt.succeeded(attempt)
+    _log_on(user)
+    return redirect(address, 303)
+
+
+@blueprint.post("/logoff")
+@public
+def logoff() -> ResponseReturnValue:
+    """End the session everywhere its cookie was copied to."""
+    if isinstance(token := session.get(TOKEN), str):
+        Session.end(token)
+        db.session.commit()
+    session.clear()
+    return redirect(url_for(".logon"), 303)
+
+
+@blueprint.route("/password", methods=["GET", "POST"])
+def password() -> ResponseReturnValue:
+    """Change the user's password, which ends their other sessions."""
+    form = PasswordForm()
+    if form.validate_on_submit():
+        who = visitor()
+        user = db.session.get_one(User, (who.account_id, who.user_id))
+        if user.has_password(form.current.data or ""):
+            user.set_password(form.new.data or "")
+            user.end_sessions(but=session[TOKEN])
+            db.session.commit()
+            flash("The password has been changed. Your other sessions have ended.")
+            return redirect(url_for("contacts.index"), 303)
+        form.current.errors = ["This is not your current password."]
+    status = 422 if request.method == "POST" else 200
+    return htmx.render("accounts/password.html", "accounts/password.html", status, form=form)
+
+
+def setup_token() -> str:
+    """Return the secret of the set-up link, which only who reads the console's output knows."""
+    key = current_settings().secret_key.encode()
+    return hmac.new(key, b"set-up link", hashlib.sha256).hexdigest()[:40]
+
+
+def own_address(address: str | None) -> str:
+    """Return `address` if it is a path of this console, else the contacts."""
+    if address and re.fullmatch(r"/(?![/\\])[\x21-\x7e]*", address):
+        return address
+    return url_for("contacts.index")
+
+
+def _log_on(user: User) -> None:
+    """Open a session under a new cookie, so that one planted before means nothing."""
+    token = Session.begin(user)
+    db.session.commit()
+    session.clear()
+    session.permanent = True
+    session[TOKEN] = token

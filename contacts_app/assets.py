@@ -1,0 +1,32 @@
+"""Give every static file an address with its content's hash, so that browsers may keep it for a year."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from flask import Flask, Response, request
+
+YEAR = 365 * 24 * 3600
+
+
+def init_app(app: Flask) -> None:
+    """Add the hash to the addresses that `url_for` makes, and let browsers keep what has one."""
+    folder = Path(app.static_folder or "")
+    hashes = {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+    @app.url_defaults
+    def add_hash(endpoint: str, values: dict[str, Any]) -> None:
+        if endpoint == "static" and "v" not in values and values["filename"] in hashes:
+            values["v"] = hashes[values["filename"]]
+
+    @app.after_request
+    def keep(response: Response) -> Response:
+        if request.endpoint == "static" and response.status_code in (200, 304):
+            filename = (request.view_args or {}).get("filename")
+            if request.args.get("v") == hashes.get(filename):
+                response.headers["Cache-Control"] = f"public, max-age={YEAR}, immutable"
+        return response

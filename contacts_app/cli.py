@@ -1,0 +1,200 @@
+"""Offer the commands under `flask --app wsgi`."""
+
+import random
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import click
+import sqlalchemy as sa
+from flask import Flask
+
+from . import serve
+from .accounts.forms import check_password
+from .accounts.models import Account, User
+from .config import DINGTALK_HOSTS, StartError, current_settings
+from .contacts.models import Contact
+from .db import db, violated_constraint
+from .fields import clean_email, clean_text
+
+P = ParamSpec("P")
+R = TypeVar("R")
+TAKEN = {
+    "account_name_is_unique": "--account: there is an account of this name already.",
+    "user_email_is_unique": "--email: there is a user with this address already.",
+}
+
+SAMPLE_NAMES = (
+    *("Ada Okafor", "张伟", "Jürgen Müller", "Night shift", "Sofía Álvarez", "李娜", "Database on-call"),
+    *("Olga Petrova", "佐藤 健", "Network operations", "Amélie Laurent", "王芳", "Priya Raman", "김민준"),
+    *("Payments team", "Mohammed Al-Sayed", "مريم حسن", "Payments robot", "Nguyễn Thị Lan", "Tom O’Brien"),
+    *("刘洋", "Storage duty", "Βασίλης Παππάς", "Emma de Vries", "陈静", "Web front end", "Kofi Mensah"),
+)
+
+
+def init_app(app: Flask) -> None:
+    """Add the commands to `app`."""
+    for command in (serve_command, migrate, create_account, create_user, set_password, demo):
+        app.cli.add_command(command)
+
+
+def _plainly(command: Callable[P, R]) -> Callable[P, R]:
+    """End with one line instead of a traceback when a command cannot do its work."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except StartError as error:
+            sys.exit(f"alert-contacts: {error}")
+        except sa.exc.IntegrityError as error:
+            told = TAKEN.get(violated_constraint(error) or "")
+            if told is None:
+                raise
+            sys.exit(f"alert-contacts: {told}")
+        except sa.exc.OperationalError as error:
+            sys.exit(f"alert-contacts: the database cannot be used: {str(error.orig).splitlines()[0]}")
+
+    return run
+
+
+def _cleaned(clean: Callable[[str], str]) -> Callable[[click.Context, click.Parameter, str], str]:
+    def callback(context: click.Context, parameter: click.Parameter, value: str) -> str:
+        try:
+            cleaned = clean(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+        if not 1 <= len(cleaned) <= 254:
+            raise click.BadParameter("It is empty or too long.")
+        return cleaned
+
+    return callback
+
+
+account_option = click.option(
+    "--account", "account_name", required=True, callback=_cleaned(clean_text), help="The account's name."
+)
+email_option = click.option(
+    "--email", required=True, callback=_cleaned(clean_email), help="The user's e-mail address."
+)
+password_option = click.option(
+    "--password-stdin", is_flag=True, help="Read the password from standard input instead of asking for it."
+)
+
+
+def _password(from_stdin: bool) -> str:
+    value = (
+        sys.stdin.readline().rstrip("\r\n")
+        if from_stdin
+        else click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    )
+    try:
+        check_password(value)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    return str(value)
+
+
+def _account(name: str) -> Account:
+    account = db.session.scalar(sa.select(Account).where(Account.name == name))
+    if account is None:
+        raise click.UsageError(f"There is no account named {name!r}.")
+    return account
+
+
+@click.command("serve")
+@_plainly
+def serve_command() -> None:
+    """Run the console in the foreground; `make run` calls this."""
+    serve.run()
+
+
+@click.command()
+@_plainly
+def migrate() -> None:
+    """Bring the database's schema up to date, before a new version serves it."""
+    serve.prepare()
+
+
+@click.command("create-account")
+@account_option
+@email_option
+@password_option
+@_plainly
+def create_account(account_name: str, email: str, password_stdin: bool) -> None:
+    """Create an account and its first user."""
+    password = _password(password_stdin)
+    serve.prepare()
+    Account.create(account_name, current_settings().contact_quota).add_user(email, password)
+    db.session.commit()
+    click.echo(f"Created the account {account_name} with the user {email}.")
+
+
+@click.command("create-user")
+@account_option
+@email_option
+@password_option
+@_plainly
+def create_user(account_name: str, email: str, password_stdin: bool) -> None:
+    """Create a user in an account that exists."""
+    password = _password(password_stdin)
+    serve.prepare()
+    _account(account_name).add_user(email, password)
+    db.session.commit()
+    click.echo(f"Created the user {email} in the account {account_name}.")
+
+
+@click.command("set-password")
+@email_option
+@password_option
+@_plainly
+def set_password(email: str, password_stdin: bool) -> None:
+    """Set a user's password, which ends all their sessions."""
+    password = _password(password_stdin)
+    serve.prepare()
+    user = User.by_email(email)
+    if user is None:
+        raise click.UsageError(f"There is no user with the address {email}.")
+    user.set_password(password)
+    user.end_sessions()
+    db.session.commit()
+    click.echo(f"Set the password of {email}.")
+
+
+@click.command()
+@click.option("--contacts", default=37, show_default=True, type=click.IntRange(1, 20_000), help="How many.")
+@_plainly
+def demo(contacts: int) -> None:
+    """Create an account full of sample contacts, with a user to log on by, for trying the console out."""
+    serve.prepare()
+    number = (db.session.scalar(sa.select(sa.func.max(Account.id))) or 0) + 1
+    email, password = f"demo{number}@example.com", "-".join(secrets.token_hex(3) for _ in range(3))
+    account = Account.create(f"Demo {number}", max(contacts, current_settings().contact_quota))
+    account.add_user(email, password)
+    db.session.add_all(_sample_contacts(account.id, contacts))
+    db.session.commit()
+    click.echo(f"Created the account {account.name} with {contacts} contacts.")
+    click.echo(f"Log on as {email} with the password {password}")
+
+
+def _sample_contacts(account_id: int, count: int) -> Iterator[Contact]:
+    """Make contacts that nobody real is behind: numbers reserved for fiction, domains reserved for examples."""
+    chance = random.Random(account_id)  # noqa: S311
+    for index in range(count):
+        name = SAMPLE_NAMES[index % len(SAMPLE_NAMES)]
+        if index >= len(SAMPLE_NAMES):
+            name = f"{name} {index // len(SAMPLE_NAMES) + 1}"
+        # Ofcom keeps +44 7700 900000 to 900999 for drama, the North American plan 555-0100 to 0199.
+        mobile = f"+447700900{index:03}" if index < 1000 and chance.random() < 0.85 else None
+        email = f"contact{index + 1}@example.com" if not mobile or chance.random() < 0.8 else None
+        token = "".join(chance.choices("0123456789abcdef", k=64)) if chance.random() < 0.4 else None
+        yield Contact(
+            account_id=account_id,
+            name=name,
+            mobile=mobile,
+            email=email,
+            dingtalk_url=token and f"https://{DINGTALK_HOSTS[0]}/robot/send?access_token={token}",
+            receives_system_notifications=index % 5 == 0,
+        )

@@ -1,0 +1,10 @@
+"""Who can be reached: the contacts of an account."""
+
+from flask import Flask
+
+from . import views
+
+
+def init_app(app: Flask) -> None:
+    """Serve the contacts."""
+    app.register_blueprint(views.blueprint)

@@ -1,0 +1,230 @@
+"""Say what a contact may be, and put what the database refuses beside its field."""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import phonenumbers
+import sqlalchemy as sa
+from flask import url_for
+from flask_wtf import FlaskForm
+from markupsafe import Markup
+from phonenumbers import NumberParseException, PhoneNumberType
+from werkzeug.exceptions import BadRequest
+from wtforms import BooleanField, Field, IntegerField
+from wtforms.validators import Optional, ValidationError
+from wtforms.widgets import HiddenInput
+
+from ..config import current_settings
+from ..db import violated_constraint
+from ..fields import INVISIBLE, EmailField, NormalField, TelField, clean_text
+from .models import FIELDS, PAGE_SIZE, SORTS, Contact, Query
+
+NO_CHANNEL = "Enter a mobile phone number, a mailbox or a DingTalk robot: at least one of the three."
+CAN_BE_MOBILE = (PhoneNumberType.MOBILE, PhoneNumberType.FIXED_LINE_OR_MOBILE)
+
+
+def clean_mobile(value: str) -> str:
+    """Return a mobile number in E.164, whatever its spelling; raise ValueError saying what is wrong with it."""
+    value = clean_text(INVISIBLE.sub("", value))
+    region = current_settings().default_region
+    if not re.search(r"[^\W\d_]", value):  # letters: phonenumbers would dial them
+        # Where 00 is not how one dials abroad, it is still how many people write it.
+        for spelling in (value, re.sub(r"^\D*00", "+", value)):
+            try:
+                number = phonenumbers.parse(spelling, region)
+            except NumberParseException:
+                continue
+            if phonenumbers.is_valid_number(number) and not number.extension:
+                if phonenumbers.number_type(number) not in CAN_BE_MOBILE:
+                    raise ValueError("This is a valid number, but not one of a mobile phone.")
+                return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+    example = phonenumbers.example_number_for_type(region, PhoneNumberType.MOBILE)
+    shown = f", such as {shown_mobile(phonenumbers.format_number(example, 0))}" if example else ""
+    raise ValueError(f"This is not a complete mobile phone number{shown}.")
+
+
+def shown_mobile(mobile: str) -> str:
+    """Return a mobile number in E.164 as it is written internationally."""
+    return phonenumbers.format_number(
+        phonenumbers.parse(mobile), phonenumbers.PhoneNumberFormat.INTERNATIONAL
+    )
+
+
+def clean_dingtalk_url(value: str) -> str:
+    """Return the normal form of a robot's webhook address; raise ValueError showing the right form."""
+    value = clean_text(INVISIBLE.sub("", value))
+    hosts = current_settings().dingtalk_hosts
+    try:
+        parts = urlsplit(value)
+        host = parts.hostname
+        fits = parts.scheme == "https" and host in hosts and parts.netloc.lower() == host
+    except ValueError:
+        fits = False
+    if fits and parts.path == "/robot/send" and not parts.fragment:
+        match parse_qsl(parts.query, keep_blank_values=True):
+            case [("access_token", token)] if re.fullmatch("[A-Za-z0-9_-]{1,256}", token):
+                return f"https://{host}/robot/send?access_token={token}"
+    raise ValueError(
+        "This is not the address of a DingTalk robot, which looks like "
+        f"https://{hosts[0]}/robot/send?access_token=… (copy it from the robot's settings)."
+    )
+
+
+class ContactForm(FlaskForm):
+    """The dialogs New contact and Edit contacts."""
+
+    name = NormalField("Name")
+    mobile = TelField("Mobile phone number", clean_mobile)
+    email = EmailField("Mailbox")
+    dingtalk_url = NormalField("DingTalk robot", clean_dingtalk_url)
+    receives_system_notifications = BooleanField("Receive system notifications")
+    version = IntegerField(widget=HiddenInput(), validators=[Optional()])
+
+    def validate_name(self, field: NormalField) -> None:
+        """Require 1 to 64 characters, one of which can be seen."""
+        name = field.normal or ""
+        if not any(unicodedata.category(character)[0] in "LNPS" for character in name):
+            raise ValidationError("Enter a name.")
+        if len(name) > 64:
+            raise ValidationError(f"A name has at most 64 characters; this one has {len(name)}.")
+
+    def validate_email(self, field: EmailField) -> None:
+        """Require a length that mail can carry."""
+        if len(field.normal or "") > 254:
+            raise ValidationError("A mailbox has at most 254 characters.")
+
+    def validate(self, extra_validators: Mapping[str, Sequence[Any]] | None = None) -> bool:
+        """Require one of the three channels, beside what each field requires."""
+        valid = super().validate(extra_validators)
+        channels = (self.mobile, self.email, self.dingtalk_url)
+        if not any(channel.normal or channel.errors for channel in channels):
+            _add_error(self.mobile, NO_CHANNEL)
+            return False
+        return bool(valid)
+
+    def show(self, contact: Contact) -> None:
+        """Fill in what is saved of `contact`."""
+        for name, value in shown_values(contact).items():
+            self[name].data = value
+        self.version.data = contact.version
+
+    def values(self) -> dict[str, Any]:
+        """Return the normal forms of what was typed, by the name of the column."""
+        return {
+            "name": self.name.normal,
+            "mobile": self.mobile.normal,
+            "email": self.email.normal,
+            "dingtalk_url": self.dingtalk_url.normal,
+            "receives_system_notifications": bool(self.receives_system_notifications.data),
+        }
+
+    def write_to(self, contact: Contact) -> None:
+        """Give `contact` what was typed."""
+        for name, value in self.values().items():
+            setattr(contact, name, value)
+
+    def conflicts_with(self, contact: Contact) -> dict[str, Any]:
+        """Return what somebody else has saved that differs from what was typed; the next OK knows of it."""
+        self.version.raw_data = [str(contact.version)]
+        shown = shown_values(contact)
+        return {name: shown[name] for name, value in self.values().items() if value != getattr(contact, name)}
+
+    def explain(self, error: sa.exc.IntegrityError, account_id: int, contact_id: int | None) -> None:
+        """Put what the database refused beside its field; raise `error` again if it is not known."""
+        constraint = violated_constraint(error)
+        if constraint not in REFUSALS:
+            raise error
+        field, message = REFUSALS[constraint]
+        if field is None:
+            self.form_errors = [*self.form_errors, message]
+            return
+        # The database names the first constraint; the number and the address may both be taken.
+        for holder in Contact.holders(account_id, self.mobile.normal, self.email.normal):
+            if holder.id == contact_id:
+                continue
+            link = _HOLDER.format(url_for("contacts.edit", id=holder.id), holder.name)
+            if holder.mobile and holder.mobile == self.mobile.normal:
+                _add_error(self.mobile, Markup(REFUSALS["contact_mobile_is_unique"][1]).format(link))
+            if holder.email and self.email.normal and holder.email.lower() == self.email.normal.lower():
+                _add_error(self.email, Markup(REFUSALS["contact_email_is_unique"][1]).format(link))
+        if not self.errors:  # the holder is gone again
+            _add_error(self[field], message.format("Another contact"))
+
+
+REFUSALS: dict[str | None, tuple[str | None, str]] = {
+    "contact_mobile_is_unique": (
+        "mobile",
+        "{} has this number already. Each number can be used for only one contact.",
+    ),
+    "contact_email_is_unique": (
+        "email",
+        "{} has this mailbox already. Each mailbox can be used for only one contact.",
+    ),
+    "contact_has_a_channel": ("mobile", NO_CHANNEL),
+    "account_is_within_quota": (
+        None,
+        "The account has as many contacts as it can have. Delete one that is no longer needed, then press OK.",
+    ),
+}
+_HOLDER = Markup('<a href="{0}" hx-get="{0}" hx-target="#dialog">{1}</a>')
+
+
+def _add_error(field: Field, message: str) -> None:
+    field.errors = [*field.errors, message]
+
+
+def shown_values(contact: Contact) -> dict[str, Any]:
+    """Return what a form shows of `contact`, by the name of the field."""
+    return {
+        "name": contact.name,
+        "mobile": shown_mobile(contact.mobile) if contact.mobile else "",
+        "email": contact.email or "",
+        "dingtalk_url": contact.dingtalk_url or "",
+        "receives_system_notifications": contact.receives_system_notifications,
+    }
+
+
+def shown_robot(url: str) -> str:
+    """Return what may be seen of a robot's address: its host and the last 4 characters of its token."""
+    parts = urlsplit(url)
+    token = parts.query.removeprefix("access_token=")
+    return f"{parts.hostname} …{token[-4:] if len(token) > 8 else ''}"
+
+
+def read_query(arguments: Mapping[str, str]) -> Query:
+    """Return which contacts the address asks for; a value that no link of the console has is a 400."""
+    try:
+        text = clean_text(arguments.get("q", ""))
+    except ValueError as error:
+        raise BadRequest(f"This cannot be searched for. {error}") from None
+    field, sort = arguments.get("field", "name"), arguments.get("sort", "name")
+    page = arguments.get("page", "1")
+    if field not in FIELDS:
+        raise BadRequest("Contacts can be searched by Name, Cell phone number or Email only.")
+    if sort not in SORTS:
+        raise BadRequest("Contacts can be sorted by name, by creation or by change only.")
+    if not re.fullmatch("[1-9][0-9]{0,5}", page):
+        raise BadRequest("The number of a page is 1 or more.")
+    if len(text) > 254:
+        raise BadRequest("A search has at most 254 characters.")
+    number = None
+    if field == "mobile":
+        with suppress(ValueError):
+            number = clean_mobile(text)
+    return Query(text, field, sort, int(page), number)
+
+
+def read_ids(values: Iterable[str]) -> list[int]:
+    """Return the ids of the selected contacts; too many, none or one that is no number is a 400."""
+    ids = list(dict.fromkeys(values))
+    if not ids:
+        raise BadRequest("No contact is selected. Select the contacts to delete, then press Batch delete.")
+    if len(ids) > PAGE_SIZE:
+        raise BadRequest(f"At most {PAGE_SIZE} contacts can be deleted at a time.")
+    if not all(re.fullmatch("[1-9][0-9]{0,17}", value) for value in ids):
+        raise BadRequest("A selected contact cannot be recognised. Reload the page and select again.")
+    return [int(value) for value in ids]

@@ -1,0 +1,171 @@
+"""Keep the contacts of an account: who can be told, and over which channels."""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column
+
+from ..accounts.models import Account
+from ..db import db
+
+PAGE_SIZE = 100
+CONTROL_CHARACTERS = r"[\u0001-\u001F\u007F-\u009F\u2028\u2029]"
+
+
+class Contact(db.Model):
+    """A person or a robot that is told when something breaks."""
+
+    __tablename__ = "contacts"
+
+    account_id: Mapped[int] = mapped_column(sa.ForeignKey(Account.id), primary_key=True)
+    id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(), primary_key=True)
+    name: Mapped[str]
+    # Names are found and sorted by this form: full-width as half-width, capital as small.
+    name_key: Mapped[str] = mapped_column(sa.Computed("lower(normalize(name, NFKC))", persisted=True))
+    mobile: Mapped[str | None]
+    email: Mapped[str | None] = mapped_column()
+    dingtalk_url: Mapped[str | None]
+    receives_system_notifications: Mapped[bool] = mapped_column(server_default=sa.false())
+    version: Mapped[int] = mapped_column(server_default=sa.text("1"))
+    created_at: Mapped[datetime] = mapped_column(sa.DateTime(timezone=True), server_default=sa.func.now())
+    updated_at: Mapped[datetime] = mapped_column(
+        sa.DateTime(timezone=True), server_default=sa.func.now(), onupdate=sa.func.now()
+    )
+
+    # An update of a row that somebody else has changed meanwhile touches nothing and raises StaleDataError.
+    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012
+    __table_args__ = (
+        # These two also serve the list: their first column is where every query starts.
+        sa.UniqueConstraint("account_id", "mobile", name="contact_mobile_is_unique"),
+        sa.Index("contact_email_is_unique", "account_id", sa.func.lower(email), unique=True),
+        sa.CheckConstraint("num_nonnulls(mobile, email, dingtalk_url) > 0", name="contact_has_a_channel"),
+        sa.CheckConstraint(
+            f"char_length(name) BETWEEN 1 AND 64 AND name = btrim(name) AND name IS NFC NORMALIZED"
+            f" AND name !~ '{CONTROL_CHARACTERS}'",
+            name="contact_name_is_clean",
+        ),
+        sa.CheckConstraint(r"mobile ~ '^\+[1-9][0-9]{5,14}$'", name="contact_mobile_is_e164"),
+        sa.CheckConstraint(
+            "email ~ '^[^@[:space:]]+@[^@[:space:]]+$' AND char_length(email) <= 254",
+            name="contact_email_is_an_address",
+        ),
+        sa.CheckConstraint(
+            r"dingtalk_url ~ '^https://[^/?#@:]+/robot/send\?access_token=[A-Za-z0-9_-]+$'",
+            name="contact_dingtalk_url_is_a_robot",
+        ),
+    )
+
+    @classmethod
+    def of(cls, account_id: int, identity: int) -> "Contact | None":
+        """Return this account's contact with the id."""
+        return db.session.get(cls, (account_id, identity))
+
+    @classmethod
+    def search(cls, account_id: int, query: "Query") -> "Page":
+        """Return one page of this account's contacts, as columns: an object for each row costs more than the page."""
+        statement, parameters = _statement(query)
+        parameters |= {"account_id": account_id, "offset": (query.page - 1) * PAGE_SIZE}
+        found = db.session.execute(statement, parameters).all()
+        total = found[0].total if found else 0
+        return Page([ListedContact(*row[:-1]) for row in found], total)
+
+    @classmethod
+    def names(cls, account_id: int, ids: Iterable[int]) -> Sequence[tuple[int, str]]:
+        """Return id and name of those of the contacts that exist, in the order of the list."""
+        found = sa.select(cls.id, cls.name).where(cls.account_id == account_id, cls.id.in_(ids))
+        return [(row.id, row.name) for row in db.session.execute(found.order_by(_by_name, cls.id))]
+
+    @classmethod
+    def holders(cls, account_id: int, mobile: str | None, email: str | None) -> Sequence["Contact"]:
+        """Return the contacts that have this number or this address already."""
+        same = sa.or_(cls.mobile == mobile, sa.func.lower(cls.email) == sa.func.lower(email))
+        return db.session.scalars(sa.select(cls).where(cls.account_id == account_id, same)).all()
+
+    @classmethod
+    def delete(cls, account_id: int, ids: Iterable[int]) -> Sequence[str]:
+        """Delete those of the contacts that exist, all of them or none, and return their names."""
+        # The trigger would lock the account at the end; locked first, two overlapping deletes cannot deadlock.
+        db.session.execute(sa.select(Account.id).where(Account.id == account_id).with_for_update(key_share=True))
+        gone = sa.delete(cls).where(cls.account_id == account_id, cls.id.in_(ids)).returning(cls.name)
+        return db.session.scalars(gone).all()
+
+
+class Query(NamedTuple):
+    """Say which contacts to list: `text` within `field`, in the order of `sort`, page 1 and on."""
+
+    text: str = ""
+    field: str = "name"
+    sort: str = "name"
+    page: int = 1
+    number: str | None = None  # E.164, where the text is a whole mobile number in any spelling
+
+
+class ListedContact(NamedTuple):
+    """Hold what the list shows of a contact."""
+
+    id: int
+    name: str
+    mobile: str | None
+    email: str | None
+    dingtalk_url: str | None
+    receives_system_notifications: bool
+
+
+class Page(NamedTuple):
+    """Hold a page of the list and how many contacts the whole list has."""
+
+    rows: list[ListedContact]
+    total: int
+
+
+# Bytes, not a language's order: the same on every server, and no index breaks when a C library is upgraded.
+_by_name = sa.collate(Contact.name_key, "C")
+_orders = {
+    "name": _by_name.asc(),
+    "-name": _by_name.desc(),
+    "created": Contact.created_at.asc(),
+    "-created": Contact.created_at.desc(),
+    "changed": Contact.updated_at.asc(),
+    "-changed": Contact.updated_at.desc(),
+}
+SORTS = tuple(_orders)
+FIELDS = ("name", "mobile", "email")
+
+_page_statement = (
+    sa.select(
+        Contact.id,
+        Contact.name,
+        Contact.mobile,
+        Contact.email,
+        Contact.dingtalk_url,
+        Contact.receives_system_notifications,
+        sa.func.count().over().label("total"),
+    )
+    .where(Contact.account_id == sa.bindparam("account_id"))
+    .limit(PAGE_SIZE)
+    .offset(sa.bindparam("offset"))
+)
+
+
+def _statement(query: Query) -> tuple[sa.Select[Any], dict[str, Any]]:
+    """Return the page's statement; strpos and not LIKE, so that no character of the text is special."""
+    statement = _page_statement.order_by(_orders[query.sort], Contact.id)
+    if not query.text:
+        return statement, {}
+    if query.field == "name":
+        needle = sa.func.lower(sa.func.normalize(sa.bindparam("text"), sa.text("NFKC")))
+        return statement.where(sa.func.strpos(Contact.name_key, needle) > 0), {"text": query.text}
+    if query.field == "email":
+        needle = sa.func.lower(sa.bindparam("text"))
+        return statement.where(sa.func.strpos(sa.func.lower(Contact.email), needle) > 0), {"text": query.text}
+    digits = "".join(str(unicodedata.digit(c)) for c in query.text if unicodedata.digit(c, None) is not None)
+    # "0086 138" is a country code as people dial it, but "0013" may as well stand inside a number.
+    start = query.number or ("+" + digits[2:] if re.match("00[1-9]", digits) else "+" + digits)
+    within = sa.func.strpos(Contact.mobile, sa.bindparam("digits")) > 0
+    begins = sa.func.starts_with(Contact.mobile, sa.bindparam("start"))
+    found = sa.and_(sa.bindparam("digits") != "", sa.or_(within, begins))
+    return statement.where(found), {"digits": digits, "start": start}

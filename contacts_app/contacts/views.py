@@ -1,0 +1,157 @@
+"""List, create, edit and delete contacts."""
+
+from functools import partial
+from math import ceil
+from typing import Any
+
+import sqlalchemy as sa
+from flask import Blueprint, Response, abort, redirect, request, url_for
+from flask.typing import ResponseReturnValue
+from sqlalchemy.orm.exc import StaleDataError
+from werkzeug.exceptions import BadRequest
+
+from .. import htmx
+from ..accounts.models import Account
+from ..accounts.views import visitor
+from ..db import db
+from .forms import ContactForm, read_ids, read_query, shown_mobile, shown_robot, shown_values
+from .models import PAGE_SIZE, Contact, Page, Query
+
+blueprint = Blueprint("contacts", __name__)
+NAMES_SHOWN = 10
+GONE = "This contact does not exist, or somebody has deleted it meanwhile."
+
+
+@blueprint.get("/")
+def home() -> ResponseReturnValue:
+    """Lead to the contacts."""
+    return redirect(url_for(".index"))
+
+
+@blueprint.get("/contacts")
+def index() -> ResponseReturnValue:
+    """Show the contacts: all, or those that a search finds."""
+    query = read_query(request.args)
+    page = Contact.search(visitor().account_id, query)
+    if not page.rows and query.page > 1:
+        abort(404, f"The list has no page {query.page}.")
+    who = visitor()
+    context = _listing(query, page, who.contact_count, who.contact_quota)
+    response = htmx.render("contacts/index.html", "contacts/_found.html", **context)
+    if htmx.wants_fragment():
+        response.headers["HX-Replace-Url"] = _address(query)
+    return response
+
+
+@blueprint.route("/contacts/new", methods=["GET", "POST"])
+def new() -> ResponseReturnValue:
+    """Create a contact."""
+    who = visitor()
+    if request.method == "GET" and who.contact_count >= who.contact_quota:
+        return htmx.render("contacts/full.html", "contacts/_full.html", quota=who.contact_quota)
+    return _edit(Contact(account_id=who.account_id))
+
+
+@blueprint.route("/contacts/<int(max=9223372036854775807):id>/edit", methods=["GET", "POST"])
+def edit(id: int) -> ResponseReturnValue:
+    """Edit a contact."""
+    return _edit(Contact.of(visitor().account_id, id) or abort(404, GONE))
+
+
+def _edit(contact: Contact) -> ResponseReturnValue:
+    """Show the form of a new or a known contact, or save what it holds."""
+    account_id, contact_id = contact.account_id, contact.id
+    form = ContactForm()
+
+    def show(status: int, theirs: dict[str, Any] | None = None) -> Response:
+        context = {"form": form, "contact_id": contact_id, "theirs": theirs or {}}
+        return htmx.render("contacts/edit.html", "contacts/_edit.html", status, **context)
+
+    if request.method == "GET":
+        if contact_id:
+            form.show(contact)
+        return show(200)
+    if not form.validate():
+        return show(422)
+    try:
+        if contact_id and form.version.data != contact.version:
+            raise StaleDataError
+        form.write_to(contact)
+        db.session.add(contact)
+        db.session.commit()
+    except sa.exc.IntegrityError as error:
+        db.session.rollback()
+        form.explain(error, account_id, contact_id)
+        return show(422)
+    except StaleDataError:
+        db.session.rollback()
+        current = Contact.of(account_id, contact_id) or abort(404, GONE)
+        return show(409, form.conflicts_with(current))
+    name = contact.name
+    return _changed(f"{name} has been saved." if contact_id else f"{name} has been created.")
+
+
+@blueprint.route("/contacts/delete", methods=["GET", "POST"])
+def delete() -> ResponseReturnValue:
+    """Ask whether to delete the selected contacts, or delete them."""
+    account_id = visitor().account_id
+    ids = read_ids(request.values.getlist("id"))
+    if request.method == "GET":
+        contacts = Contact.names(account_id, ids)
+        if not contacts:
+            abort(404, GONE)
+        return htmx.render(
+            *("contacts/delete.html", "contacts/_delete.html"),
+            contacts=contacts,
+            names_shown=NAMES_SHOWN,
+        )
+    names = Contact.delete(account_id, ids)
+    db.session.commit()
+    gone = len(ids) - len(names)
+    told = f"{names[0]} has been deleted." if len(names) == 1 else f"{len(names)} contacts have been deleted."
+    if gone:
+        told += " 1 was gone already." if gone == 1 else f" {gone} were gone already."
+    if not names and not htmx.wants_fragment():
+        abort(404, GONE)
+    return _changed(told, 200 if names else 404)
+
+
+def _changed(message: str, status: int = 200) -> Response:
+    """Answer a change with the list that the person was looking at, as it is now."""
+    shown = htmx.query_shown(url_for(".index"))
+    if shown is None:
+        return htmx.saved(message, url_for(".index"))
+    try:
+        query = read_query(shown)
+    except BadRequest:
+        query = Query()
+    account_id = visitor().account_id
+    page = Contact.search(account_id, query)
+    if not page.rows and query.page > 1:  # the last page has just lost its last row
+        query = query._replace(page=query.page - 1)
+        page = Contact.search(account_id, query)
+    context = _listing(query, page, *Account.usage(account_id))
+    return htmx.saved(message, _address(query), "contacts/_changed.html", status, **context)
+
+
+def _listing(query: Query, page: Page, count: int, quota: int) -> dict[str, Any]:
+    """Return what the templates of the list need."""
+    return {
+        "query": query,
+        "rows": page.rows,
+        "total": page.total,
+        "pages": ceil(page.total / PAGE_SIZE),
+        "count": count,
+        "quota": quota,
+        "address": partial(_address, query),
+        "shown_mobile": shown_mobile,
+        "shown_robot": shown_robot,
+    }
+
+
+def _address(query: Query, **changes: Any) -> str:
+    """Return the address of the list that `query` describes, without what is the default."""
+    wanted = query._replace(page=1)._replace(**changes) if changes else query
+    values = {"q": wanted.text, "field": wanted.field, "sort": wanted.sort, "page": wanted.page}
+    default = {"q": "", "field": "name", "sort": "name", "page": 1}
+    return url_for(".index", **{name: value for name, value in values.items() if value != default[name]})

@@ -1,0 +1,70 @@
+"""Hold the database: its declarative base, the names of its constraints and its connections."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy.orm import DeclarativeBase
+
+from . import embedded
+
+OLDEST_SERVER = 15
+CONNECTION_DEFAULTS = {
+    "application_name": "alert-contacts",
+    "connect_timeout": "5",
+    # A query that hangs, or a lock that another user keeps, becomes an answer instead of a stuck page.
+    "options": "-c statement_timeout=15s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s",
+}
+
+
+class Base(DeclarativeBase):
+    """Name constraints that have no name of their own the same way on every machine."""
+
+    metadata = sa.MetaData(
+        naming_convention={
+            "pk": "%(table_name)s_pkey",
+            "fk": "%(table_name)s_%(referred_table_name)s_fkey",
+            "ix": "%(table_name)s_%(column_0_N_name)s",
+        }
+    )
+
+
+db = SQLAlchemy(model_class=Base)
+
+
+def init_app(app: Flask, url: str | None, data_dir: Path) -> None:
+    """Connect `app` to the database at `url`, any address that libpq understands, or to the embedded one."""
+    parameters: dict[str, Any] = CONNECTION_DEFAULTS | conninfo_to_dict(url or embedded.url(data_dir))
+
+    def connect() -> psycopg.Connection:
+        if url is None:
+            embedded.ensure(data_dir)  # also after it was killed
+        return psycopg.connect(**parameters)
+
+    app.config.update(
+        SQLALCHEMY_DATABASE_URI="postgresql+psycopg://",
+        SQLALCHEMY_ENGINE_OPTIONS={
+            "creator": connect,
+            "pool_pre_ping": True,
+            "pool_size": 4,
+            "max_overflow": 16,
+            "pool_timeout": 5,
+            # The values of a failed statement are people's names and numbers.
+            "hide_parameters": True,
+        },
+    )
+    db.init_app(app)
+    with app.app_context():
+        engine = db.engine
+    # A connection belongs to the process that opened it, also where a server loads the app and then forks.
+    os.register_at_fork(after_in_child=lambda: engine.dispose(close=False))
+
+
+def violated_constraint(error: sa.exc.IntegrityError) -> str | None:
+    """Return the name of the constraint that refused the row."""
+    return error.orig.diag.constraint_name if isinstance(error.orig, psycopg.Error) else None

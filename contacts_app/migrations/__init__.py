@@ -1,0 +1,48 @@
+"""Bring the schema of a database up to date."""
+
+from pathlib import Path
+
+import alembic.command
+import alembic.config
+import psycopg
+import sqlalchemy as sa
+
+from ..config import StartError
+from ..db import OLDEST_SERVER, db
+
+LOCK = 0x616C657274  # an advisory lock of our own: two consoles that start at once migrate one after the other
+
+
+def upgrade(revision: str = "head") -> None:
+    """Migrate the app's database to `revision`; raise StartError when it is out of reach or cannot hold us."""
+    config = alembic.config.Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    try:
+        with db.engine.connect() as connection:
+            _check_server(connection)
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+            config.attributes["connection"] = connection
+            alembic.command.upgrade(config, revision)
+            connection.commit()
+    except sa.exc.OperationalError as error:
+        reason = str(error.orig).strip().splitlines()[0]
+        raise StartError(f"DATABASE_URL: the database cannot be reached or used: {reason}") from None
+
+
+def _check_server(connection: sa.Connection) -> None:
+    raw = connection.connection.dbapi_connection
+    assert isinstance(raw, psycopg.Connection)
+    version = raw.info.server_version
+    if version < OLDEST_SERVER * 10000:
+        raise StartError(
+            f"DATABASE_URL: the server is PostgreSQL {version // 10000};"
+            f" the console needs {OLDEST_SERVER} or later."
+        )
+    encoding, folds = connection.execute(
+        sa.text("SELECT current_setting('server_encoding'), lower('Ä') = 'ä'")
+    ).one()
+    if encoding != "UTF8" or not folds:
+        raise StartError(
+            "DATABASE_URL: the database must be made with ENCODING 'UTF8' and a locale that knows letters"
+            " beyond ASCII, such as C.UTF-8 or en_US.UTF-8."
+        )

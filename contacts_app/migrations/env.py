@@ -1,0 +1,9 @@
+"""Run Alembic's migrations over the connection that `upgrade` opened."""
+
+from alembic import context
+
+from contacts_app.db import Base
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=Base.metadata)
+with context.begin_transaction():
+    context.run_migrations()

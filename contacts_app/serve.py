@@ -1,0 +1,143 @@
+"""Run the whole console in the foreground: database, migrations and web server."""
+
+import ctypes
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import click
+from flask import url_for
+
+from . import embedded, migrations
+from .accounts.models import Account
+from .accounts.views import setup_token
+from .config import PROJECT, Settings, StartError, current_settings
+from .db import db
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PORT_PATIENCE = 3  # seconds in which the workers of a killed server notice it and let go of the port
+START_PATIENCE = 60  # seconds
+
+
+def prepare() -> None:
+    """Have the database run, its schema up to date and every account's quota as the settings say."""
+    settings = current_settings()
+    if settings.database_url is None:
+        embedded.ensure(settings.data_dir)
+    migrations.upgrade()
+    Account.apply_quota(settings.contact_quota)
+    db.session.commit()
+
+
+def run() -> None:
+    """Serve until Ctrl-C or SIGTERM; start the web server again should it die."""
+    settings = current_settings()
+    stopping: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopping.append(number)
+
+    with _alone(settings.data_dir if settings.database_url is None else None):
+        _check_port(settings)
+        prepare()
+        is_new = not Account.any_exists()
+        db.session.remove()
+        db.engine.dispose()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)
+        announced = False
+        while not stopping:
+            server = _start_server()
+            while server.poll() is None and not stopping and not announced:
+                if _answers(settings):
+                    _announce(settings, is_new)
+                    announced = True
+                time.sleep(0.05)
+            while server.poll() is None and not stopping:
+                time.sleep(0.1)
+            if not announced and not stopping:
+                raise StartError("the web server did not start; its own message stands above.")
+            if not stopping:
+                click.echo("The web server has ended; starting it again.", err=True)
+            elif server.poll() is None:
+                server.terminate()
+                server.wait()
+
+
+@contextmanager
+def _alone(data_dir: Path | None) -> Iterator[None]:
+    """Refuse to serve a data folder that another console serves."""
+    if data_dir is None:
+        yield
+        return
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (data_dir / "serve.lock").open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StartError(
+                f"DATA_DIR {data_dir} is in use by another console; stop that one or set another DATA_DIR."
+            ) from None
+        yield
+
+
+def _check_port(settings: Settings) -> None:
+    deadline = time.monotonic() + PORT_PATIENCE
+    while True:
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(
+                settings.host, settings.port, type=socket.SOCK_STREAM
+            )[0]
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+            return
+        except socket.gaierror:
+            raise StartError(f"HOST must be an address of this machine, not {settings.host!r}.") from None
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise StartError(
+                    f"PORT {settings.port} on HOST {settings.host} cannot be used:"
+                    f" {(error.strerror or str(error)).lower()}. Stop what uses it or set another."
+                ) from None
+            time.sleep(0.1)
+
+
+def _start_server() -> subprocess.Popen[bytes]:
+    def end_with_parent() -> None:
+        # The console can be killed without a chance to say goodbye; the server must not keep the port then.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+    return subprocess.Popen(
+        [sys.executable, "-m", "gunicorn", "--config", "python:contacts_app.gunicorn_conf", "wsgi:app"],
+        cwd=PROJECT,
+        start_new_session=True,  # Ctrl-C reaches only the console, which lets requests finish
+        preexec_fn=end_with_parent,
+    )
+
+
+def _answers(settings: Settings) -> bool:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    try:
+        with socket.create_connection((host, settings.port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def _announce(settings: Settings, is_new: bool) -> None:
+    host = socket.gethostname() if settings.host in ("0.0.0.0", "::") else settings.host
+    address = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+    if is_new:
+        link = f"{address}/setup?token={setup_token()}"
+        click.echo(f"Set up the first account (this link works once): {link}")
+    click.echo(f"The console is ready: {address}/")
+    sys.stdout.flush()
