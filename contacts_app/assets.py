@@ -26,7 +26,7 @@ def init_app(app: Flask) -> None:
     @app.after_request
     def keep(response: Response) -> Response:
         if request.endpoint == "static" and response.status_code in (200, 304):
-            filename = (request.view_args or {}).get("filename")
+            filename = str((request.view_args or {}).get("filename"))
             if request.args.get("v") == hashes.get(filename):
                 response.headers["Cache-Control"] = f"public, max-age={YEAR}, immutable"
         return response

@@ -76,9 +76,7 @@ def _cleaned(clean: Callable[[str], str]) -> Callable[[click.Context, click.Para
 account_option = click.option(
     "--account", "account_name", required=True, callback=_cleaned(clean_text), help="The account's name."
 )
-email_option = click.option(
-    "--email", required=True, callback=_cleaned(clean_email), help="The user's e-mail address."
-)
+email_option = click.option("--email", required=True, callback=_cleaned(clean_email), help="The user's e-mail address.")
 password_option = click.option(
     "--password-stdin", is_flag=True, help="Read the password from standard input instead of asking for it."
 )
@@ -98,7 +96,7 @@ def _password(from_stdin: bool) -> str:
 
 
 def _account(name: str) -> Account:
-    account = db.session.scalar(sa.select(Account).where(Account.name == name))
+    account: Account | None = db.session.scalar(sa.select(Account).where(Account.name == name))
     if account is None:
         raise click.UsageError(f"There is no account named {name!r}.")
     return account

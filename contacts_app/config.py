@@ -68,17 +68,14 @@ def load(environ: Mapping[str, str]) -> Settings:
         for host in found:
             if not re.fullmatch(r"\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]", host):
                 raise StartError(
-                    f"{name} must be host names with commas between them, "
-                    f"such as contacts.example.com, not {host!r}."
+                    f"{name} must be host names with commas between them, such as contacts.example.com, not {host!r}."
                 )
         return found
 
     data_dir = Path(text("DATA_DIR", str(PROJECT / "instance"))).expanduser().absolute()
     region = text("DEFAULT_REGION", "CN").upper()
     if region not in phonenumbers.SUPPORTED_REGIONS:
-        raise StartError(
-            f"DEFAULT_REGION must be a country's two letters, such as CN or US, not {region!r}."
-        )
+        raise StartError(f"DEFAULT_REGION must be a country's two letters, such as CN or US, not {region!r}.")
     host = text("HOST", "127.0.0.1")
     if not re.fullmatch(r"[A-Za-z0-9_.-]+|\[?[0-9a-fA-F:.]+(%\w+)?\]?", host):
         raise StartError(f"HOST must be an address or a host name, not {host!r}.")
@@ -138,11 +135,7 @@ def _secret_key(value: str, data_dir: Path) -> str:
                 draft.unlink()
         key = path.read_text().strip()
     except OSError as error:
-        raise StartError(
-            f"DATA_DIR must be a folder this user can write to; {data_dir}: {error.strerror}."
-        ) from None
+        raise StartError(f"DATA_DIR must be a folder this user can write to; {data_dir}: {error.strerror}.") from None
     if len(key) < 32:
-        raise StartError(
-            f"{path} is damaged; remove it (everybody logs on again) or restore it from a backup."
-        )
+        raise StartError(f"{path} is damaged; remove it (everybody logs on again) or restore it from a backup.")
     return key

@@ -34,7 +34,7 @@ class Base(DeclarativeBase):
     )
 
 
-db = SQLAlchemy(model_class=Base)
+db = SQLAlchemy()
 
 
 def init_app(app: Flask, url: str | None, data_dir: Path) -> None:

@@ -24,7 +24,10 @@ TEXTS = {
     415: ("This request cannot be understood", "Go back and use the form of the page."),
     422: ("This cannot be saved", "Go back and correct what you entered."),
     429: ("Too many attempts", "Wait ten minutes, then try again."),
-    500: ("Something went wrong here", "Nothing was saved. Try again, and tell your administrator if it stays."),
+    500: (
+        "Something went wrong here",
+        "Nothing was saved. Try again, and tell your administrator if it stays.",
+    ),
     503: ("The database cannot be reached", "Nothing was saved. Try again in a moment."),
 }
 UNREADABLE_FORM = (

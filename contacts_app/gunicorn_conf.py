@@ -20,7 +20,7 @@ no_control_socket = True
 forwarded_allow_ips = ""
 # The path without its query: searches and tokens are not for the log.
 accesslog = "-"
-access_log_format = '%(t)s %(m)s %(U)s %(s)s %(B)s bytes %(M)s ms'
+access_log_format = "%(t)s %(m)s %(U)s %(s)s %(B)s bytes %(M)s ms"
 loglevel = "warning"
 graceful_timeout = 20
 

@@ -42,7 +42,7 @@ def failed(status: int, title: str, sentence: str) -> Response:
 def leave_for(address: str) -> Response:
     """Send the browser to another page, and never that page's content into a part of this one."""
     if not wants_fragment():
-        return redirect(address, 303)
+        return make_response(redirect(address, 303))
     response = make_response("", 204)
     response.headers["HX-Redirect"] = address
     return response

@@ -2,7 +2,6 @@
 
 import ctypes
 import fcntl
-import os
 import signal
 import socket
 import subprocess
@@ -14,7 +13,6 @@ from pathlib import Path
 from types import FrameType
 
 import click
-from flask import url_for
 
 from . import embedded, migrations
 from .accounts.models import Account
@@ -23,8 +21,8 @@ from .config import PROJECT, Settings, StartError, current_settings
 from .db import db
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 PORT_PATIENCE = 3  # seconds in which the workers of a killed server notice it and let go of the port
-START_PATIENCE = 60  # seconds
 
 
 def prepare() -> None:
@@ -125,7 +123,7 @@ def _start_server() -> subprocess.Popen[bytes]:
 
 
 def _answers(settings: Settings) -> bool:
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    host = ANY_ADDRESS.get(settings.host, settings.host)
     try:
         with socket.create_connection((host, settings.port), timeout=1):
             return True
@@ -134,7 +132,7 @@ def _answers(settings: Settings) -> bool:
 
 
 def _announce(settings: Settings, is_new: bool) -> None:
-    host = socket.gethostname() if settings.host in ("0.0.0.0", "::") else settings.host
+    host = socket.gethostname() if settings.host in ANY_ADDRESS else settings.host
     address = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
     if is_new:
         link = f"{address}/setup?token={setup_token()}"

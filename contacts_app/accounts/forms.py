@@ -54,6 +54,4 @@ class PasswordForm(FlaskForm):
 
     current = PasswordField("Current password", validators=[InputRequired("Enter your current password.")])
     new = NewPasswordField("New password")
-    again = PasswordField(
-        "New password again", validators=[EqualTo("new", "The two new passwords are not the same.")]
-    )
+    again = PasswordField("New password again", validators=[EqualTo("new", "The two new passwords are not the same.")])

@@ -12,7 +12,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ..db import db
+from ..db import Base, db
 
 IDLE_LIMIT = timedelta(hours=12)
 LIFE_LIMIT = timedelta(days=30)
@@ -27,7 +27,7 @@ _hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 _nobodys_hash = _hasher.hash(secrets.token_urlsafe())
 
 
-class Account(db.Model):
+class Account(Base):
     """A team: it has users and contacts of its own and never sees another's."""
 
     __tablename__ = "accounts"
@@ -84,14 +84,12 @@ class Account(db.Model):
         db.session.execute(sa.update(cls).where(cls.contact_quota != wanted).values(contact_quota=wanted))
 
 
-class User(db.Model):
+class User(Base):
     """Somebody who may log on to one account."""
 
     __tablename__ = "users"
 
-    account_id: Mapped[int] = mapped_column(
-        sa.ForeignKey("accounts.id", ondelete="CASCADE"), primary_key=True
-    )
+    account_id: Mapped[int] = mapped_column(sa.ForeignKey("accounts.id", ondelete="CASCADE"), primary_key=True)
     id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(), primary_key=True)
     email: Mapped[str] = mapped_column()
     password_hash: Mapped[str]
@@ -151,7 +149,7 @@ class Visitor:
     contact_quota: int
 
 
-class Session(db.Model):
+class Session(Base):
     """A log-on that lasts until log-off, 12 idle hours or 30 days."""
 
     __tablename__ = "sessions"
@@ -195,11 +193,11 @@ class Session(db.Model):
         found = db.session.execute(_visitor_query, {"digest": digest}).one_or_none()
         if found is None:
             return None
-        *who, is_due = found
+        account_id, user_id, email, account_name, contact_count, contact_quota, is_due = found
         if is_due:
             db.session.execute(sa.update(cls).where(cls.token_hash == digest).values(seen_at=sa.func.now()))
             db.session.commit()
-        return Visitor(*who)
+        return Visitor(account_id, user_id, email, account_name, contact_count, contact_quota)
 
 
 _visitor_query = (
@@ -223,7 +221,7 @@ _visitor_query = (
 )
 
 
-class LogonAttempt(db.Model):
+class LogonAttempt(Base):
     """A log-on that failed, or has not succeeded yet; counted across all workers and machines."""
 
     __tablename__ = "logon_attempts"

@@ -49,9 +49,7 @@ def clean_mobile(value: str) -> str:
 
 def shown_mobile(mobile: str) -> str:
     """Return a mobile number in E.164 as it is written internationally."""
-    return phonenumbers.format_number(
-        phonenumbers.parse(mobile), phonenumbers.PhoneNumberFormat.INTERNATIONAL
-    )
+    return phonenumbers.format_number(phonenumbers.parse(mobile), phonenumbers.PhoneNumberFormat.INTERNATIONAL)
 
 
 def clean_dingtalk_url(value: str) -> str:
@@ -82,6 +80,7 @@ class ContactForm(FlaskForm):
     email = EmailField("Mailbox")
     dingtalk_url = NormalField("DingTalk robot", clean_dingtalk_url)
     receives_system_notifications = BooleanField("Receive system notifications")
+    form_errors: Sequence[str] = ()
     version = IntegerField(widget=HiddenInput(), validators=[Optional()])
 
     def validate_name(self, field: NormalField) -> None:
@@ -148,9 +147,9 @@ class ContactForm(FlaskForm):
                 continue
             link = _HOLDER.format(url_for("contacts.edit", id=holder.id), holder.name)
             if holder.mobile and holder.mobile == self.mobile.normal:
-                _add_error(self.mobile, Markup(REFUSALS["contact_mobile_is_unique"][1]).format(link))
+                _add_error(self.mobile, _in_words("contact_mobile_is_unique", link))
             if holder.email and self.email.normal and holder.email.lower() == self.email.normal.lower():
-                _add_error(self.email, Markup(REFUSALS["contact_email_is_unique"][1]).format(link))
+                _add_error(self.email, _in_words("contact_email_is_unique", link))
         if not self.errors:  # the holder is gone again
             _add_error(self[field], message.format("Another contact"))
 
@@ -171,6 +170,10 @@ REFUSALS: dict[str | None, tuple[str | None, str]] = {
     ),
 }
 _HOLDER = Markup('<a href="{0}" hx-get="{0}" hx-target="#dialog">{1}</a>')
+
+
+def _in_words(constraint: str, holder: Markup) -> Markup:
+    return Markup(REFUSALS[constraint][1]).format(holder)  # noqa: S704 (a constant; format escapes what it takes)
 
 
 def _add_error(field: Field, message: str) -> None:

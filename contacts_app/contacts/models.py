@@ -10,13 +10,13 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ..accounts.models import Account
-from ..db import db
+from ..db import Base, db
 
 PAGE_SIZE = 100
 CONTROL_CHARACTERS = r"[\u0001-\u001F\u007F-\u009F\u2028\u2029]"
 
 
-class Contact(db.Model):
+class Contact(Base):
     """A person or a robot that is told when something breaks."""
 
     __tablename__ = "contacts"
@@ -124,7 +124,7 @@ class Page(NamedTuple):
 
 # Bytes, not a language's order: the same on every server, and no index breaks when a C library is upgraded.
 _by_name = sa.collate(Contact.name_key, "C")
-_orders = {
+_orders: dict[str, sa.ColumnElement[Any]] = {
     "name": _by_name.asc(),
     "-name": _by_name.desc(),
     "created": Contact.created_at.asc(),
@@ -151,9 +151,9 @@ _page_statement = (
 )
 
 
-def _statement(query: Query) -> tuple[sa.Select[Any], dict[str, Any]]:
+def _statement(query: Query) -> tuple[sa.Select[*tuple[Any, ...]], dict[str, Any]]:
     """Return the page's statement; strpos and not LIKE, so that no character of the text is special."""
-    statement = _page_statement.order_by(_orders[query.sort], Contact.id)
+    statement: sa.Select[*tuple[Any, ...]] = _page_statement.order_by(_orders[query.sort], Contact.id)
     if not query.text:
         return statement, {}
     if query.field == "name":

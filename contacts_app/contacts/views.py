@@ -14,7 +14,7 @@ from .. import htmx
 from ..accounts.models import Account
 from ..accounts.views import visitor
 from ..db import db
-from .forms import ContactForm, read_ids, read_query, shown_mobile, shown_robot, shown_values
+from .forms import ContactForm, read_ids, read_query, shown_mobile, shown_robot
 from .models import PAGE_SIZE, Contact, Page, Query
 
 blueprint = Blueprint("contacts", __name__)
@@ -152,6 +152,6 @@ def _listing(query: Query, page: Page, count: int, quota: int) -> dict[str, Any]
 def _address(query: Query, **changes: Any) -> str:
     """Return the address of the list that `query` describes, without what is the default."""
     wanted = query._replace(page=1)._replace(**changes) if changes else query
-    values = {"q": wanted.text, "field": wanted.field, "sort": wanted.sort, "page": wanted.page}
+    values: dict[str, Any] = {"q": wanted.text, "field": wanted.field, "sort": wanted.sort, "page": wanted.page}
     default = {"q": "", "field": "name", "sort": "name", "page": 1}
     return url_for(".index", **{name: value for name, value in values.items() if value != default[name]})

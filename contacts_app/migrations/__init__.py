@@ -35,12 +35,9 @@ def _check_server(connection: sa.Connection) -> None:
     version = raw.info.server_version
     if version < OLDEST_SERVER * 10000:
         raise StartError(
-            f"DATABASE_URL: the server is PostgreSQL {version // 10000};"
-            f" the console needs {OLDEST_SERVER} or later."
+            f"DATABASE_URL: the server is PostgreSQL {version // 10000}; the console needs {OLDEST_SERVER} or later."
         )
-    encoding, folds = connection.execute(
-        sa.text("SELECT current_setting('server_encoding'), lower('Ä') = 'ä'")
-    ).one()
+    encoding, folds = connection.execute(sa.text("SELECT current_setting('server_encoding'), lower('Ä') = 'ä'")).one()
     if encoding != "UTF8" or not folds:
         raise StartError(
             "DATABASE_URL: the database must be made with ENCODING 'UTF8' and a locale that knows letters"

@@ -1,0 +1,213 @@
+"""Give tests a database of their own, made by the migrations, and teams that use the console through it."""
+
+import atexit
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from itsdangerous import URLSafeTimedSerializer
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from werkzeug.test import TestResponse
+
+from contacts_app import create_app, embedded, migrations
+from contacts_app.accounts.models import Session, _digest, _hasher
+
+PASSWORD = "correct horse battery"
+PASSWORD_HASH = _hasher.hash(PASSWORD)
+CSRF_SECRET = "of this session"
+ROBOT = "https://oapi.dingtalk.com/robot/send?access_token="
+HTMX = {"HX-Request": "true"}
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Return a folder for one run of the tests, removed after the database in it has stopped."""
+    folder = Path(tempfile.mkdtemp(prefix="contacts-test-"))
+    # Registered before embedded.ensure registers its own, so this runs after it.
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def new_database(data_dir: Path) -> Callable[[], str]:
+    """Return a function that makes an empty database and returns its address.
+
+    The server is the embedded one, or the one that DATABASE_URL names.
+    """
+    given = os.environ.get("DATABASE_URL")
+    if not given:
+        embedded.ensure(data_dir)
+    admin = given or make_conninfo(
+        **conninfo_to_dict(embedded.url(data_dir)) | {"user": "postgres", "dbname": "postgres"}
+    )
+
+    def make() -> str:
+        name = f"test_{os.getpid()}_{next(_numbers)}"
+        with psycopg.connect(admin, autocommit=True) as connection:
+            owner = connection.execute("SELECT current_user").fetchone()[0] if given else "console"
+            connection.execute(f"CREATE DATABASE {name} OWNER {owner} TEMPLATE template0 ENCODING 'UTF8'")
+        parts = conninfo_to_dict(given or embedded.url(data_dir)) | {"dbname": name}
+        host = parts.pop("host", "")
+        query = "&".join(f"{key}={value}" for key, value in ({"host": host} | parts).items() if value)
+        return f"postgresql:///?{query}"
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def database_url(new_database: Callable[[], str]) -> str:
+    """Return the address of the database that the tests share; each test has its own accounts in it."""
+    return new_database()
+
+
+@pytest.fixture(scope="session")
+def settings(database_url: str, data_dir: Path) -> dict[str, str]:
+    """Return the environment that the console under test is started with."""
+    return {"DATABASE_URL": database_url, "DATA_DIR": str(data_dir), "SECRET_KEY": "k" * 40}
+
+
+@pytest.fixture(scope="session")
+def app(settings: dict[str, str]) -> Flask:
+    """Return the console on the migrated database."""
+    app = create_app(settings)
+    with app.app_context():
+        migrations.upgrade()
+    return app
+
+
+@pytest.fixture
+def sql(app: Flask, database_url: str) -> Iterator[psycopg.Connection]:
+    """Return a connection past the console, to arrange and to look; each statement commits."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        yield connection
+
+
+@dataclass
+class Team:
+    """An account with one user who is logged on."""
+
+    app: Flask
+    sql: psycopg.Connection
+    account_id: int
+    user_id: int
+    email: str
+    token: str
+    cookie: str
+    csrf_token: str
+    client: FlaskClient
+
+    def get(self, path: str, htmx: bool = False, **headers: str) -> TestResponse:
+        return self.client.get(path, headers=(HTMX if htmx else {}) | headers)
+
+    def post(self, path: str, data: dict[str, Any], htmx: bool = False, **headers: str) -> TestResponse:
+        """Post `data` with the token of this session."""
+        data = {"csrf_token": self.csrf_token} | data
+        return self.client.post(path, data=data, headers=(HTMX if htmx else {}) | headers)
+
+    def add(self, name: str = "Ann", **columns: Any) -> int:
+        """Write a contact past the console and return its id."""
+        if not columns.keys() & {"mobile", "email", "dingtalk_url"}:
+            columns["email"] = f"contact{next(_numbers)}@example.com"
+        columns |= {"account_id": self.account_id, "name": name}
+        names, marks = ", ".join(columns), ", ".join(["%s"] * len(columns))
+        query = f"INSERT INTO contacts ({names}) VALUES ({marks}) RETURNING id"
+        return self.sql.execute(query, list(columns.values())).fetchone()[0]
+
+    def contacts(self) -> list[dict[str, Any]]:
+        """Return this account's contacts as they stand in the table, oldest first."""
+        cursor = self.sql.cursor(row_factory=psycopg.rows.dict_row)
+        return cursor.execute("SELECT * FROM contacts WHERE account_id = %s ORDER BY id", [self.account_id]).fetchall()
+
+    def contact(self, identity: int) -> dict[str, Any] | None:
+        return next((contact for contact in self.contacts() if contact["id"] == identity), None)
+
+
+@pytest.fixture
+def new_team(app: Flask, sql: psycopg.Connection) -> Callable[..., Team]:
+    """Return a function that makes a team."""
+
+    def make(quota: int = 100) -> Team:
+        number = next(_numbers)
+        email, token = f"user{number}@example.com", f"token-{number}"
+        account_id = sql.execute(
+            "INSERT INTO accounts (name, contact_quota) VALUES (%s, %s) RETURNING id", [f"Team {number}", quota]
+        ).fetchone()[0]
+        user_id = sql.execute(
+            "INSERT INTO users (account_id, email, password_hash) VALUES (%s, %s, %s) RETURNING id",
+            [account_id, email, PASSWORD_HASH],
+        ).fetchone()[0]
+        sql.execute(
+            f"INSERT INTO {Session.__tablename__} (token_hash, account_id, user_id) VALUES (%s, %s, %s)",
+            [_digest(token), account_id, user_id],
+        )
+        signer = app.session_interface.get_signing_serializer(app)
+        cookie = signer.dumps({"token": token, "csrf_token": CSRF_SECRET, "_permanent": True})
+        csrf_token = URLSafeTimedSerializer(app.secret_key, salt="wtf-csrf-token").dumps(CSRF_SECRET)
+        client = app.test_client()
+        client.set_cookie("console", cookie)
+        return Team(app, sql, account_id, user_id, email, token, cookie, csrf_token, client)
+
+    return make
+
+
+@pytest.fixture
+def team(new_team: Callable[..., Team]) -> Team:
+    """Return a team with no contacts."""
+    return new_team()
+
+
+@pytest.fixture
+def other_team(new_team: Callable[..., Team]) -> Team:
+    """Return another team, whose contacts nobody of `team` may see."""
+    return new_team()
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nothing listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 20, what: str = "the condition") -> Any:
+    """Return what `condition` returns as soon as that is true; fail if it never is."""
+    deadline = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
+        time.sleep(0.02)
+    return result
+
+
+def answers(port: int) -> bool:
+    """Tell whether something listens at `port` of 127.0.0.1."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="session")
+def console(app: Flask, settings: dict[str, str]) -> Iterator[str]:
+    """Return the address of the console as production serves it: gunicorn with its configuration."""
+    port = free_port()
+    environ = os.environ | settings | {"PORT": str(port), "HOST": "127.0.0.1"}
+    command = [sys.executable, "-m", "gunicorn", "--config", "python:contacts_app.gunicorn_conf", "wsgi:app"]
+    process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: answers(port) or process.poll() is not None, what="gunicorn")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
