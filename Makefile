@@ -6,8 +6,10 @@ BIN := .venv/bin
 run: .venv/installed
 	@exec $(BIN)/flask --app wsgi serve
 
+# For a user who may not install packages, .venv/chromium holds the browser and a library of its driver.
 test: .venv/installed-tests
-	@exec $(BIN)/python -m pytest
+	@tests/browser/get-chromium
+	@PATH="$(CURDIR)/.venv/chromium:$$PATH" LD_LIBRARY_PATH="$(CURDIR)/.venv/chromium/lib" $(BIN)/python -m pytest
 
 lint: .venv/installed-tests
 	$(BIN)/ruff format --check .

@@ -7,7 +7,14 @@ import psycopg
 import sqlalchemy as sa
 from flask import Flask, Response, request
 from flask_wtf.csrf import CSRFError
-from werkzeug.exceptions import HTTPException, default_exceptions
+from werkzeug.exceptions import (
+    HTTPException,
+    MethodNotAllowed,
+    SecurityError,
+    ServiceUnavailable,
+    TooManyRequests,
+    default_exceptions,
+)
 
 from . import htmx
 from .config import StartError
@@ -48,20 +55,19 @@ def init_app(app: Flask) -> None:
 
 def _http_error(error: HTTPException) -> Response:
     if error.code is None or error.code < 400:  # a redirect of the router
-        response = error.get_response()
-        assert isinstance(response, Response)
-        return response
+        return Response(response=error.get_body(), headers=error.get_headers(), status=error.code)
     title, sentence = TEXTS.get(error.code, TEXTS[400 if error.code < 500 else 500])
-    own_words = error.description not in (None, default_exceptions.get(error.code, HTTPException).description)
     if isinstance(error, CSRFError):
         sentence = UNREADABLE_FORM
-    elif own_words and type(error).__module__ == "werkzeug.exceptions":
-        sentence = error.description or sentence
+    elif isinstance(error, SecurityError):
+        sentence = "The console does not answer to this host name. An administrator can add it to TRUSTED_HOSTS."
+    elif type(error) is default_exceptions[error.code] and error.description != type(error).description:
+        sentence = error.description or sentence  # a view's own words
     response = htmx.failed(error.code, title, sentence)
-    if error.code == 405:
-        response.headers["Allow"] = ", ".join(sorted(getattr(error, "valid_methods", None) or ()))
-    if error.code in (429, 503) and (retry_after := getattr(error, "retry_after", None)):
-        response.headers["Retry-After"] = str(retry_after)
+    if isinstance(error, MethodNotAllowed) and error.valid_methods:
+        response.allow.update(error.valid_methods)
+    if isinstance(error, TooManyRequests | ServiceUnavailable) and error.retry_after is not None:
+        response.headers["Retry-After"] = str(error.retry_after)
     return response
 
 

@@ -17,6 +17,13 @@ def render(page: str, fragment: str, status: int = 200, **context: Any) -> Respo
     return make_response(render_template(name, in_dialog=wants_fragment(), **context), status)
 
 
+def show_address(response: Response, address: str) -> None:
+    """Have the browser show `address`: a link adds to its history, typing in a form replaces what is there."""
+    if wants_fragment():
+        is_link = request.headers.get("HX-Source", "").partition("#")[0] == "a"
+        response.headers["HX-Push-Url" if is_link else "HX-Replace-Url"] = address
+
+
 def saved(message: str, address: str, fragment: str = "", status: int = 200, **context: Any) -> Response:
     """Answer a change: to htmx the fresh parts of the page and the message, else the way to `address`."""
     if not (fragment and wants_fragment()):
@@ -24,7 +31,7 @@ def saved(message: str, address: str, fragment: str = "", status: int = 200, **c
         return leave_for(address)
     response = make_response(render_template(fragment, message=message, **context), status)
     response.headers["HX-Trigger"] = "dialog:close"
-    response.headers["HX-Replace-Url"] = address
+    show_address(response, address)
     return response
 
 

@@ -41,6 +41,7 @@ def require_logon() -> ResponseReturnValue | None:
 def visitor_or_none() -> Visitor | None:
     """Return who sends this request, if it is a user with a live session."""
     if "visitor" not in g:
+        g.visitor = None  # also where the next line fails: the page that says so asks again
         token = session.get(TOKEN)
         g.visitor = Session.visitor(token) if isinstance(token, str) else None
     found: Visitor | None = g.visitor
@@ -91,9 +92,9 @@ def logon() -> ResponseReturnValue:
     attempt = LogonAttempt.begin(str(form.email.normal), request.remote_addr or "")
     if attempt is None:
         minutes = int(LOGON_WINDOW.total_seconds() // 60)
-        error = TooManyRequests(f"There were too many failed log-ons. Wait {minutes} minutes, then try again.")
-        error.retry_after = int(LOGON_WINDOW.total_seconds())
-        raise error
+        raise TooManyRequests(
+            f"There were too many failed log-ons. Wait {minutes} minutes, then try again.", retry_after=minutes * 60
+        )
     user = User.with_password(str(form.email.normal), form.password.data or "")
     if user is None:
         form.form_errors = [WRONG]

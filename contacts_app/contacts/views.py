@@ -38,8 +38,7 @@ def index() -> ResponseReturnValue:
     who = visitor()
     context = _listing(query, page, who.contact_count, who.contact_quota)
     response = htmx.render("contacts/index.html", "contacts/_found.html", **context)
-    if htmx.wants_fragment():
-        response.headers["HX-Replace-Url"] = _address(query)
+    htmx.show_address(response, _address(query))
     return response
 
 
