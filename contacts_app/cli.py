@@ -8,6 +8,7 @@ from functools import wraps
 from typing import ParamSpec, TypeVar
 
 import click
+import phonenumbers
 import sqlalchemy as sa
 from flask import Flask
 
@@ -180,12 +181,14 @@ def demo(contacts: int) -> None:
 def _sample_contacts(account_id: int, count: int) -> Iterator[Contact]:
     """Make contacts that nobody real is behind: numbers reserved for fiction, domains reserved for examples."""
     chance = random.Random(account_id)  # noqa: S311
+    # The North American plan keeps 555-0100 to 555-0199 of every area code for fiction.
+    fiction = (f"+1{area}55501{line:02}" for area in range(201, 990) for line in range(100))
+    mobiles = filter(lambda number: phonenumbers.is_valid_number(phonenumbers.parse(number)), fiction)
     for index in range(count):
         name = SAMPLE_NAMES[index % len(SAMPLE_NAMES)]
         if index >= len(SAMPLE_NAMES):
             name = f"{name} {index // len(SAMPLE_NAMES) + 1}"
-        # Ofcom keeps +44 7700 900000 to 900999 for drama, the North American plan 555-0100 to 0199.
-        mobile = f"+447700900{index:03}" if index < 1000 and chance.random() < 0.85 else None
+        mobile = next(mobiles) if chance.random() < 0.85 else None
         email = f"contact{index + 1}@example.com" if not mobile or chance.random() < 0.8 else None
         token = "".join(chance.choices("0123456789abcdef", k=64)) if chance.random() < 0.4 else None
         yield Contact(

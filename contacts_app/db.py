@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psycopg
 import sqlalchemy as sa
@@ -12,8 +12,13 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.orm import DeclarativeBase
 
 from . import embedded
+from .config import StartError
 
 OLDEST_SERVER = 15
+WRONG_ENCODING = (
+    "DATABASE_URL: the database must be made with ENCODING 'UTF8' and a locale that knows letters"
+    " beyond ASCII, such as C.UTF-8 or en_US.UTF-8."
+)
 CONNECTION_DEFAULTS = {
     "application_name": "alert-contacts",
     "connect_timeout": "5",
@@ -25,6 +30,7 @@ CONNECTION_DEFAULTS = {
 class Base(DeclarativeBase):
     """Name constraints that have no name of their own the same way on every machine."""
 
+    type_annotation_map: ClassVar[dict[Any, Any]] = {str: sa.Text()}
     metadata = sa.MetaData(
         naming_convention={
             "pk": "%(table_name)s_pkey",
@@ -44,7 +50,11 @@ def init_app(app: Flask, url: str | None, data_dir: Path) -> None:
     def connect() -> psycopg.Connection:
         if url is None:
             embedded.ensure(data_dir)  # also after it was killed
-        return psycopg.connect(**parameters)
+        connection = psycopg.connect(**parameters)
+        if connection.info.parameter_status("server_encoding") != "UTF8":
+            connection.close()
+            raise StartError(WRONG_ENCODING)  # SQLAlchemy cannot even ask such a server for its version
+        return connection
 
     app.config.update(
         SQLALCHEMY_DATABASE_URI="postgresql+psycopg://",

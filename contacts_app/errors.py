@@ -26,6 +26,7 @@ TEXTS = {
     403: ("This is not allowed", "Go back and try again."),
     404: ("This page does not exist", "The address is wrong, or what it led to has been deleted."),
     405: ("This address does not take that", "Go back and use the buttons of the page."),
+    409: ("Somebody else is changing the same", "Nothing was saved. Try again."),
     413: ("This is too much at once", "A form can carry at most 64 KiB. Shorten what you entered."),
     414: ("This address is too long", "Shorten the search or select fewer contacts."),
     415: ("This request cannot be understood", "Go back and use the form of the page."),
@@ -72,6 +73,8 @@ def _http_error(error: HTTPException) -> Response:
 
 
 def _no_database(error: Exception) -> Response:
+    if isinstance(getattr(error, "orig", None), psycopg.errors.DeadlockDetected | psycopg.errors.LockNotAvailable):
+        return htmx.failed(409, *TEXTS[409])
     logger.error("%s %s: %s", request.method, request.endpoint, _reason(error))
     response = htmx.failed(503, *TEXTS[503])
     response.headers["Retry-After"] = str(RETRY_SECONDS)

@@ -24,7 +24,7 @@ def show_address(response: Response, address: str) -> None:
         response.headers["HX-Push-Url" if is_link else "HX-Replace-Url"] = address
 
 
-def saved(message: str, address: str, fragment: str = "", status: int = 200, **context: Any) -> Response:
+def saved(message: str, address: str, fragment: str = "", status: int = 200, /, **context: Any) -> Response:
     """Answer a change: to htmx the fresh parts of the page and the message, else the way to `address`."""
     if not (fragment and wants_fragment()):
         flash(message)
@@ -39,7 +39,8 @@ def failed(status: int, title: str, sentence: str) -> Response:
     """Answer an error: a page of its own, or a message that leaves what is on the screen as it is."""
     if not wants_fragment():
         return make_response(render_template("error.html", title=title, sentence=sentence, status=status), status)
-    response = make_response(render_template("_error.html", sentence=sentence), status)
+    told = f"{title}. {sentence}" if status >= 500 else sentence
+    response = make_response(render_template("_error.html", sentence=told), status)
     # Only dialogs post: there the message has to stand inside, because all behind a dialog is out of reach.
     response.headers["HX-Retarget"] = "#dialog-messages" if request.method == "POST" else "#messages"
     response.headers["HX-Reswap"] = "innerHTML"
@@ -68,5 +69,5 @@ def address_shown() -> str:
 
 def query_shown(path: str) -> dict[str, str] | None:
     """Return the query of the page the person looks at, or None if that is not the one at `path`."""
-    parts = urlsplit(address_shown())
-    return dict(parse_qsl(parts.query)) if wants_fragment() and parts.path == path else None
+    shown, _, query = address_shown().partition("?")
+    return dict(parse_qsl(query)) if wants_fragment() and shown == path else None

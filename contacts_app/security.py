@@ -1,6 +1,8 @@
 """Send the headers that keep a browser from doing what the console never asks for."""
 
-from flask import Flask, Response, request
+from urllib.parse import unquote_to_bytes
+
+from flask import Flask, Response, abort, request
 
 from .config import current_settings
 
@@ -31,7 +33,21 @@ HEADERS = {
 
 def init_app(app: Flask) -> None:
     """Send the headers on every answer of `app`."""
+    app.before_request(_take_forms_only)
     app.after_request(_add_headers)
+
+
+def _take_forms_only() -> None:
+    """Refuse what no form of the console sends: JSON, files, and bytes that are no text."""
+    # Read before anything is parsed: afterwards there is nothing left to read.
+    body = request.get_data() if request.mimetype == "application/x-www-form-urlencoded" else b""
+    if request.method == "POST" and (request.is_json or request.files):
+        abort(415)
+    try:
+        # Werkzeug would keep such bytes as text like "%FF".
+        unquote_to_bytes(request.query_string + b"&" + body).decode()
+    except UnicodeDecodeError:
+        abort(400, "There are characters in this that cannot be shown. Type it instead of pasting it.")
 
 
 def _add_headers(response: Response) -> Response:

@@ -24,15 +24,15 @@ function say(sentence) {
   $("p", place).textContent = sentence;
 }
 
-// The element that opened the dialog gets the focus back from the browser. Where its row is gone, the next row does.
+// What opened the dialog gets the focus back from the browser. Where that is gone, its counterpart in the row or the next does.
 function rememberRow(opener) {
   const row = opener.closest("tr") || (opener.id === "batch-delete" && $("#contacts-form tr:has([name=id]:checked)"));
   const following = [];
   for (let next = row; next; next = next.nextElementSibling) following.push(next.id);
-  const control = opener.closest("tr") ? ".operation a:last-child" : "[name=id]";
+  const control = opener.matches(".operation a:first-child") ? ".operation a" : opener.closest("tr") ? ".operation a:last-child" : "[name=id]";
   focusNext = () => {
-    if (!row || row.isConnected) return;
-    const next = following.map((id) => document.getElementById(id)).find(Boolean) || $("#contacts-form tbody tr:last-child");
+    if (document.activeElement !== document.body && (!row || row.isConnected)) return;
+    const next = following.map((id) => document.getElementById(id)).find(Boolean) || (row && $("#contacts-form tbody tr:last-child"));
     (next ? $(control, next) : $("#new-contact")).focus();
   };
 }
@@ -47,7 +47,11 @@ document.addEventListener("htmx:after:swap", (event) => {
   countSelected();
 });
 
-document.addEventListener("dialog:close", () => dialog.close());
+document.addEventListener("dialog:close", () => {
+  dialog.close();
+  // What changed behind the modal dialog was not announced: put it in place again.
+  requestAnimationFrame(() => $("#messages").append(...$("#messages").childNodes));
+});
 dialog?.addEventListener("close", () => {
   dialog.replaceChildren();
   focusNext();
@@ -81,10 +85,18 @@ document.addEventListener("click", (event) => {
   else $(button.dataset.open).showModal();
 });
 
+$("#user-menu")?.addEventListener("focusout", (event) => {
+  if (event.relatedTarget && !event.currentTarget.contains(event.relatedTarget)) event.currentTarget.hidePopover();
+});
+
 document.addEventListener("keydown", (event) => {
+  if (event.key === " " && event.target.matches("a[role=button]")) {
+    event.preventDefault();
+    event.target.click();
+  }
   const typing = event.target.closest("input:not([type=checkbox]), select, textarea");
   if (typing || event.ctrlKey || event.metaKey || event.altKey || $("dialog[open]")) return;
-  if (localStorage.getItem("keys") === "off" && event.key !== "?") return;
+  if (localStorage.getItem("keys") === "off") return;
   const element = { "/": $("#q"), n: $("#new-contact"), "?": $("#keys") }[event.key];
   if (!element) return;
   event.preventDefault();

@@ -82,10 +82,10 @@ def setup() -> ResponseReturnValue:
 def logon() -> ResponseReturnValue:
     """Log a user on and lead to where they wanted to go."""
     address = own_address(request.args.get("next"))
-    if request.method == "GET" and visitor_or_none():
+    if request.method != "POST" and visitor_or_none():
         return redirect(address, 303)
     form = LogonForm()
-    if request.method == "GET":
+    if request.method != "POST":
         return htmx.render("accounts/logon.html", "accounts/logon.html", form=form)
     if not form.validate():
         return htmx.render("accounts/logon.html", "accounts/logon.html", 422, form=form)

@@ -49,7 +49,10 @@ def clean_mobile(value: str) -> str:
 
 def shown_mobile(mobile: str) -> str:
     """Return a mobile number in E.164 as it is written internationally."""
-    return phonenumbers.format_number(phonenumbers.parse(mobile), phonenumbers.PhoneNumberFormat.INTERNATIONAL)
+    try:
+        return phonenumbers.format_number(phonenumbers.parse(mobile), phonenumbers.PhoneNumberFormat.INTERNATIONAL)
+    except NumberParseException:  # written past the form: no reason to hide the whole list
+        return mobile
 
 
 def clean_dingtalk_url(value: str) -> str:
@@ -99,6 +102,8 @@ class ContactForm(FlaskForm):
     def validate(self, extra_validators: Mapping[str, Sequence[Any]] | None = None) -> bool:
         """Require one of the three channels, beside what each field requires."""
         valid = super().validate(extra_validators)
+        if self.version.errors:  # its field is hidden
+            self.form_errors = [*self.form_errors, "This form is damaged. Reload the page and try again."]
         channels = (self.mobile, self.email, self.dingtalk_url)
         if not any(channel.normal or channel.errors for channel in channels):
             _add_error(self.mobile, NO_CHANNEL)
@@ -146,9 +151,11 @@ class ContactForm(FlaskForm):
             if holder.id == contact_id:
                 continue
             link = _HOLDER.format(url_for("contacts.edit", id=holder.id), holder.name)
-            if holder.mobile and holder.mobile == self.mobile.normal:
+            same_mobile = holder.mobile is not None and holder.mobile == self.mobile.normal
+            if same_mobile:
                 _add_error(self.mobile, _in_words("contact_mobile_is_unique", link))
-            if holder.email and self.email.normal and holder.email.lower() == self.email.normal.lower():
+            # A holder without the number was found by the address, over the database's lower().
+            if not same_mobile or (holder.email or "").lower() == (self.email.normal or "-").lower():
                 _add_error(self.email, _in_words("contact_email_is_unique", link))
         if not self.errors:  # the holder is gone again
             _add_error(self[field], message.format("Another contact"))
@@ -164,6 +171,8 @@ REFUSALS: dict[str | None, tuple[str | None, str]] = {
         "{} has this mailbox already. Each mailbox can be used for only one contact.",
     ),
     "contact_has_a_channel": ("mobile", NO_CHANNEL),
+    # Letters that are newer than Python's tables or the database's may have another normal form there.
+    "contact_name_is_clean": ("name", "This name has characters that cannot be kept. Write it in another way."),
     "account_is_within_quota": (
         None,
         "The account has as many contacts as it can have. Delete one that is no longer needed, then press OK.",

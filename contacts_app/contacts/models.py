@@ -82,7 +82,9 @@ class Contact(Base):
     @classmethod
     def holders(cls, account_id: int, mobile: str | None, email: str | None) -> Sequence["Contact"]:
         """Return the contacts that have this number or this address already."""
-        same = sa.or_(cls.mobile == mobile, sa.func.lower(cls.email) == sa.func.lower(email))
+        # As a literal, because "== None" would become IS NULL and find everybody who has no number.
+        same_mobile = cls.mobile == sa.literal(mobile, sa.Text())
+        same = sa.or_(same_mobile, sa.func.lower(cls.email) == sa.func.lower(email))
         return db.session.scalars(sa.select(cls).where(cls.account_id == account_id, same)).all()
 
     @classmethod

@@ -46,7 +46,7 @@ def index() -> ResponseReturnValue:
 def new() -> ResponseReturnValue:
     """Create a contact."""
     who = visitor()
-    if request.method == "GET" and who.contact_count >= who.contact_quota:
+    if request.method != "POST" and who.contact_count >= who.contact_quota:
         return htmx.render("contacts/full.html", "contacts/_full.html", quota=who.contact_quota)
     return _edit(Contact(account_id=who.account_id))
 
@@ -66,7 +66,7 @@ def _edit(contact: Contact) -> ResponseReturnValue:
         context = {"form": form, "contact_id": contact_id, "theirs": theirs or {}}
         return htmx.render("contacts/edit.html", "contacts/_edit.html", status, **context)
 
-    if request.method == "GET":
+    if request.method != "POST":
         if contact_id:
             form.show(contact)
         return show(200)
@@ -77,6 +77,7 @@ def _edit(contact: Contact) -> ResponseReturnValue:
             raise StaleDataError
         form.write_to(contact)
         db.session.add(contact)
+        name = contact.name  # read before the commit: somebody may delete the contact right after it
         db.session.commit()
     except sa.exc.IntegrityError as error:
         db.session.rollback()
@@ -85,8 +86,10 @@ def _edit(contact: Contact) -> ResponseReturnValue:
     except StaleDataError:
         db.session.rollback()
         current = Contact.of(account_id, contact_id) or abort(404, GONE)
-        return show(409, form.conflicts_with(current))
-    name = contact.name
+        theirs = form.conflicts_with(current)
+        if theirs:
+            return show(409, theirs)
+        name = current.name  # somebody else has saved the very same
     return _changed(f"{name} has been saved." if contact_id else f"{name} has been created.")
 
 
@@ -95,7 +98,7 @@ def delete() -> ResponseReturnValue:
     """Ask whether to delete the selected contacts, or delete them."""
     account_id = visitor().account_id
     ids = read_ids(request.values.getlist("id"))
-    if request.method == "GET":
+    if request.method != "POST":
         contacts = Contact.names(account_id, ids)
         if not contacts:
             abort(404, GONE)
@@ -109,7 +112,8 @@ def delete() -> ResponseReturnValue:
     gone = len(ids) - len(names)
     told = f"{names[0]} has been deleted." if len(names) == 1 else f"{len(names)} contacts have been deleted."
     if gone:
-        told += " 1 was gone already." if gone == 1 else f" {gone} were gone already."
+        were_gone = "1 was gone already." if gone == 1 else f"{gone} were gone already."
+        told = f"{told} {were_gone}" if names else f"Nothing to delete: {were_gone}"
     if not names and not htmx.wants_fragment():
         abort(404, GONE)
     return _changed(told, 200 if names else 404)
@@ -126,9 +130,10 @@ def _changed(message: str, status: int = 200) -> Response:
         query = Query()
     account_id = visitor().account_id
     page = Contact.search(account_id, query)
-    if not page.rows and query.page > 1:  # the last page has just lost its last row
-        query = query._replace(page=query.page - 1)
-        page = Contact.search(account_id, query)
+    for number in (query.page - 1, 1):
+        if not page.rows and number > 0:  # the last page has just lost its last row
+            query = query._replace(page=number)
+            page = Contact.search(account_id, query)
     context = _listing(query, page, *Account.usage(account_id))
     return htmx.saved(message, _address(query), "contacts/_changed.html", status, **context)
 

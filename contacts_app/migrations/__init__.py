@@ -4,11 +4,12 @@ from pathlib import Path
 
 import alembic.command
 import alembic.config
+import alembic.util
 import psycopg
 import sqlalchemy as sa
 
 from ..config import StartError
-from ..db import OLDEST_SERVER, db
+from ..db import OLDEST_SERVER, WRONG_ENCODING, db
 
 LOCK = 0x616C657274  # an advisory lock of our own: two consoles that start at once migrate one after the other
 
@@ -24,7 +25,9 @@ def upgrade(revision: str = "head") -> None:
             config.attributes["connection"] = connection
             alembic.command.upgrade(config, revision)
             connection.commit()
-    except sa.exc.OperationalError as error:
+    except alembic.util.CommandError as error:
+        raise StartError(f"DATABASE_URL: the database belongs to a later version of the console: {error}.") from None
+    except sa.exc.DBAPIError as error:
         reason = str(error.orig).strip().splitlines()[0]
         raise StartError(f"DATABASE_URL: the database cannot be reached or used: {reason}") from None
 
@@ -37,9 +40,5 @@ def _check_server(connection: sa.Connection) -> None:
         raise StartError(
             f"DATABASE_URL: the server is PostgreSQL {version // 10000}; the console needs {OLDEST_SERVER} or later."
         )
-    encoding, folds = connection.execute(sa.text("SELECT current_setting('server_encoding'), lower('Ä') = 'ä'")).one()
-    if encoding != "UTF8" or not folds:
-        raise StartError(
-            "DATABASE_URL: the database must be made with ENCODING 'UTF8' and a locale that knows letters"
-            " beyond ASCII, such as C.UTF-8 or en_US.UTF-8."
-        )
+    if not connection.scalar(sa.text("SELECT lower('Ä') = 'ä'")):
+        raise StartError(WRONG_ENCODING)

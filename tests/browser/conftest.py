@@ -1,0 +1,178 @@
+"""Give tests a browser: one Chromium for the run, a context of its own for each page that a test opens."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page, Request, Route, expect, sync_playwright
+
+from tests.conftest import Team
+
+WIDE, NARROW = 1280, 375
+SECONDS = 15
+QUIET = (
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-domain-reliability",
+    "--disable-sync",
+    "--no-first-run",
+    "--no-pings",
+    "--metrics-recording-only",
+)
+NewPage = Callable[..., Page]
+expect.set_options(timeout=SECONDS * 1000)
+
+
+def find_chromium() -> str:
+    """Return the path of the browser; without one the tests fail, because skipping would hide it."""
+    names = ("chromium", "google-chrome", "chromium-browser")
+    found = next(filter(None, map(shutil.which, names)), None) or os.environ.get("CHROMIUM")
+    if not found:
+        pytest.fail(f"There is no browser: put one of {', '.join(names)} on the PATH or its path in CHROMIUM.", False)
+    return found
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Return the browser of this run of the tests."""
+    path = find_chromium()
+    with sync_playwright() as playwright:
+        # Without its sandbox only where it refuses to start with it.
+        browser = playwright.chromium.launch(executable_path=path, args=QUIET, chromium_sandbox=os.geteuid() != 0)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def new_page(browser: Browser, console: str) -> Iterator[NewPage]:
+    """Return a function that opens a blank page, logged on as a user of the team that it is given.
+
+    A violation of the Content-Security-Policy or an uncaught error in any of the pages fails the test.
+    """
+    contexts: list[BrowserContext] = []
+    complaints: list[str] = []
+
+    def make(team: Team | None = None, width: int = WIDE, **options: Any) -> Page:
+        address = options.setdefault("base_url", console)
+        context = browser.new_context(viewport={"width": width, "height": 800}, **options)
+        contexts.append(context)
+        context.set_default_timeout(SECONDS * 1000)
+        context.on("weberror", lambda error: complaints.append(str(error.error)))
+        context.on(
+            "console",
+            lambda message: complaints.append(message.text) if "Content Security Policy" in message.text else None,
+        )
+        if team:
+            context.add_cookies([{"name": "console", "value": team.cookie, "url": address}])
+        return context.new_page()
+
+    yield make
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def page(new_page: NewPage, team: Team) -> Page:
+    """Return a blank page, logged on as the user of `team`."""
+    return new_page(team)
+
+
+class Held:
+    """Keep under way the requests that `matches` picks, until the test lets them go."""
+
+    def __init__(self, page: Page, matches: Callable[[Request], bool]) -> None:
+        self.page = page
+        self.matches = matches
+        self.routes: list[Route] = []
+        page.route("**/contacts**", self._take)
+
+    def _take(self, route: Route) -> None:
+        if self.matches(route.request):
+            self.routes.append(route)
+        else:
+            route.fallback()
+
+    def wait(self) -> None:
+        """Wait until a request is under way."""
+        until(self.page, lambda: self.routes)
+
+    def release(self) -> None:
+        """Send on what was held, and let through what comes from now on."""
+        self.matches = lambda request: False
+        for route in self.routes:
+            route.continue_()
+
+
+def until(page: Page, condition: Callable[[], Any]) -> None:
+    """Let the browser go on until `condition` is true; fail if it never is."""
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        page.evaluate("() => new Promise(requestAnimationFrame)")
+
+
+def is_post(request: Request) -> bool:
+    return request.method == "POST"
+
+
+def mark(page: Page) -> None:
+    """Leave a mark in the page that is gone when it is loaded again."""
+    page.evaluate("() => { window.mark = 'same page' }")
+
+
+def is_marked(page: Page) -> bool:
+    return bool(page.evaluate("() => window.mark === 'same page'"))
+
+
+def dialog(page: Page, title: str | None = None) -> Locator:
+    """Return the open dialog with the title."""
+    return page.get_by_role("dialog", name=title, exact=True) if title else page.locator("dialog[open]")
+
+
+def names(page: Page) -> Locator:
+    """Return the names that the table shows."""
+    return page.locator("#contacts-table tbody th")
+
+
+def row(page: Page, name: str) -> Locator:
+    """Return the row of a contact."""
+    return page.get_by_role("row").filter(has=page.get_by_role("rowheader", name=name, exact=True))
+
+
+def control(page: Page, name: str, label: str) -> Locator:
+    """Return Editing or Delete of a contact, or the box that selects it."""
+    return row(page, name).get_by_role("checkbox" if label == "Select" else "link", name=label)
+
+
+def field(place: Page | Locator, label: str) -> Locator:
+    """Return the text field with the label."""
+    return place.get_by_role("textbox", name=label, exact=True)
+
+
+def batch_delete(page: Page) -> Locator:
+    return page.get_by_role("button", name="Batch delete")
+
+
+def search_box(page: Page) -> Locator:
+    return page.get_by_role("searchbox", name="Search for contacts")
+
+
+def message(page: Page) -> Locator:
+    """Return the live region."""
+    return page.get_by_role("status")
+
+
+def log_on(page: Page, team: Team, password: str) -> None:
+    """Fill in the log-on page."""
+    field(page, "E-mail").fill(team.email)
+    page.get_by_label("Password").fill(password)
+    page.get_by_role("button", name="Log on").click()
+
+
+def no_native_box(dialog: Dialog) -> None:
+    raise AssertionError(f"the browser's own box appeared: {dialog.message}")

@@ -1,0 +1,320 @@
+"""Show that every page and dialog can be read by a screen reader, on a wide and a narrow screen, light and dark."""
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from axe_playwright_python.base import AXE_SCRIPT
+from flask import Flask
+from playwright.sync_api import Page, expect
+from werkzeug.serving import make_server
+
+from contacts_app import create_app, migrations
+from contacts_app.accounts.views import setup_token
+from tests.browser.conftest import (
+    NARROW,
+    WIDE,
+    NewPage,
+    batch_delete,
+    control,
+    dialog,
+    field,
+    message,
+    names,
+    search_box,
+)
+from tests.conftest import ROBOT, Team
+
+LONG = "Zoe-with-a-name-of-sixty-four-characters-and-not-one-space-in-it"
+TAGS = ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"]
+AXE = "tags => axe.run({runOnly: tags, resultTypes: ['violations']}).then(({violations}) => violations)"
+# A box or a switch is as large as its label, which takes the click as well.
+SMALL = """() => [...(document.querySelector('dialog:modal') ?? document)
+    .querySelectorAll('a:not(.skip, .field-errors a), button, input:not([type=hidden]), select')]
+    .filter(element => element.checkVisibility({visibilityProperty: true}))
+    .map(element => element.closest('label') ?? element)
+    .map(element => [element.outerHTML.slice(0, 120), element.getBoundingClientRect()])
+    .filter(([, box]) => box.width && (box.width < 24 || box.height < 24))
+    .map(([element, box]) => `${Math.round(box.width)} x ${Math.round(box.height)}: ${element}`)"""
+WIDER = "() => document.documentElement.scrollWidth > innerWidth || document.body.scrollWidth > innerWidth"
+
+
+@pytest.fixture
+def contacts(team: Team) -> Team:
+    """Return a team with contacts that fill their columns."""
+    team.add("Ann", mobile="+8613800138000", email="ann@example.com", dingtalk_url=ROBOT + "0123456789abcdef")
+    team.add(LONG, email=f"{'a' * 64}@{'example-' * 7}example.com", receives_system_notifications=True)
+    team.add("王小明", mobile="+12025550123")
+    return team
+
+
+def click_ok(page: Page) -> None:
+    dialog(page).get_by_role("button", name="OK", exact=True).click()
+
+
+def show_list(page: Page, team: Team) -> None:
+    page.goto("/contacts")
+    expect(names(page)).to_have_count(3)
+
+
+def show_empty(page: Page, team: Team) -> None:
+    team.sql.execute("DELETE FROM contacts WHERE account_id = %s", [team.account_id])
+    page.goto("/contacts")
+    expect(page.get_by_role("heading", name="No contacts yet")).to_be_visible()
+
+
+def show_nothing_found(page: Page, team: Team) -> None:
+    page.goto("/contacts")
+    search_box(page).fill("nobody")
+    expect(page.get_by_role("heading", name="No contact found")).to_be_visible()
+
+
+def show_selected_and_message(page: Page, team: Team) -> None:
+    show_list(page, team)
+    control(page, "Ann", "Editing").click()
+    click_ok(page)
+    expect(message(page)).to_contain_text("Ann has been saved.")
+    control(page, "Ann", "Select").check()
+    expect(batch_delete(page)).to_be_enabled()
+
+
+def show_new(page: Page, team: Team) -> None:
+    show_list(page, team)
+    page.get_by_role("main").get_by_text("New contact", exact=True).click()
+    expect(dialog(page, "New contact")).to_be_visible()
+
+
+def show_errors(page: Page, team: Team) -> None:
+    show_list(page, team)
+    control(page, "Ann", "Editing").click()
+    for label, value in (("Name", ""), ("Mobile phone number", "12"), ("Mailbox", "x@")):
+        field(dialog(page), label).fill(value)
+    field(dialog(page), "DingTalk robot").fill("http://example.com")
+    click_ok(page)
+    expect(dialog(page)).to_contain_text("Enter a name.")
+
+
+def show_conflict(page: Page, team: Team) -> None:
+    show_list(page, team)
+    control(page, "Ann", "Editing").click()
+    expect(dialog(page)).to_be_visible()
+    team.sql.execute(
+        """UPDATE contacts SET version = version + 1, email = 'a@example.com', receives_system_notifications = true
+           WHERE account_id = %s AND name = 'Ann'""",
+        [team.account_id],
+    )
+    click_ok(page)
+    expect(dialog(page)).to_contain_text("Saved meanwhile")
+
+
+def show_delete(page: Page, team: Team) -> None:
+    show_list(page, team)
+    page.get_by_role("checkbox", name="Select all contacts").check()
+    batch_delete(page).click()
+    expect(dialog(page)).to_be_visible()
+
+
+def show_full(page: Page, team: Team) -> None:
+    team.sql.execute("UPDATE accounts SET contact_quota = 3 WHERE id = %s", [team.account_id])
+    show_new(page, team)
+
+
+def show_error_in_dialog(page: Page, team: Team) -> None:
+    show_new(page, team)
+    page.context.set_offline(True)
+    click_ok(page)
+    expect(dialog(page).get_by_role("alert").filter(has_text="try again")).to_be_visible()
+
+
+def show_keys(page: Page, team: Team) -> None:
+    show_list(page, team)
+    page.keyboard.press("?")
+    expect(dialog(page, "Keys")).to_be_visible()
+
+
+def show_user_menu(page: Page, team: Team) -> None:
+    show_list(page, team)
+    page.get_by_role("banner").get_by_role("button").last.click()
+    expect(page.get_by_role("button", name="Log off")).to_be_visible()
+
+
+def show_page(address: str, heading: str) -> Callable[[Page, Team], None]:
+    def show(page: Page, team: Team) -> None:
+        page.goto(address.format(id=team.contacts()[0]["id"]))
+        expect(page.get_by_role("heading", name=heading, level=1)).to_be_visible()
+
+    return show
+
+
+def show_log_on(page: Page, team: Team) -> None:
+    page.context.clear_cookies()
+    page.goto("/logon")
+    field(page, "E-mail").fill("x")
+    page.get_by_role("button", name="Log on").click()
+    expect(page.get_by_text("Enter your password.")).to_be_visible()
+
+
+SHOWN: dict[str, Callable[[Page, Team], None]] = {
+    "list": show_list,
+    "selected and message": show_selected_and_message,
+    "empty": show_empty,
+    "nothing found": show_nothing_found,
+    "new": show_new,
+    "errors": show_errors,
+    "conflict": show_conflict,
+    "delete": show_delete,
+    "full": show_full,
+    "error in dialog": show_error_in_dialog,
+    "keys": show_keys,
+    "user menu": show_user_menu,
+    "log-on": show_log_on,
+    "password": show_page("/password", "Change password"),
+    "error page": show_page("/nowhere", "This page does not exist"),
+    "new page": show_page("/contacts/new", "New contact"),
+    "edit page": show_page("/contacts/{id}/edit", "Edit contacts"),
+    "delete page": show_page("/contacts/delete?id={id}", "Delete this contact?"),
+}
+
+
+def complaints(page: Page) -> list[str]:
+    """Return what axe finds, what is wider than the screen and what is too small, in four looks at the page."""
+    page.evaluate(AXE_SCRIPT)
+    found: list[str] = []
+    for width in (WIDE, NARROW):
+        page.set_viewport_size({"width": width, "height": 800})
+        if page.evaluate(WIDER):
+            found.append(f"{width}: scrolls sideways")
+        found += [f"{width}: too small: {small}" for small in page.evaluate(SMALL)]
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+            violations: list[dict[str, Any]] = page.evaluate(AXE, TAGS)
+            found += [
+                f"{width} {scheme}: {violation['help']}: {[node['html'][:200] for node in violation['nodes']]}"
+                for violation in violations
+            ]
+    return found
+
+
+@pytest.mark.parametrize("shown", SHOWN)
+def test_axe_finds_nothing_and_everything_fits(new_page: NewPage, contacts: Team, shown: str) -> None:
+    page = new_page(contacts, reduced_motion="reduce")
+    SHOWN[shown](page, contacts)
+    assert not (found := complaints(page)), "\n".join(found)
+
+
+@pytest.fixture
+def empty_console(new_database: Callable[[], str], settings: dict[str, str]) -> Iterator[str]:
+    """Return the set-up link of a console that has no account yet."""
+    app: Flask = create_app(settings | {"DATABASE_URL": new_database()})
+    with app.app_context():
+        migrations.upgrade()
+        token = setup_token()
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.port}/setup?token={token}"
+    server.shutdown()
+    thread.join()
+
+
+def test_the_set_up_page_is_accessible_and_leads_to_the_empty_list(new_page: NewPage, empty_console: str) -> None:
+    page = new_page(reduced_motion="reduce")
+    page.goto(empty_console)
+    expect(page.get_by_label("Account")).to_be_focused()
+    page.get_by_role("button", name="Create account").click()
+    expect(page.get_by_label("Account")).to_have_accessible_description(re.compile("Enter a name"))
+    assert not (found := complaints(page)), "\n".join(found)
+    page.get_by_label("Account").fill("Operations")
+    page.get_by_label("E-mail").fill("ann@example.com")
+    page.get_by_label("Password").fill("correct horse battery")
+    page.get_by_role("button", name="Create account").click()
+    expect(page.get_by_role("heading", name="No contacts yet")).to_be_visible()
+    page.goto(empty_console)
+    expect(page).to_have_url(re.compile("/contacts$"))
+
+
+LIVE = "[aria-live]:not([aria-live=off]), [role=status], [role=alert], [role=log], output"
+
+
+def test_there_is_one_live_region_outside_dialogs_whatever_it_says(page: Page, contacts: Team) -> None:
+    show_list(page, contacts)
+    region = page.locator(LIVE)
+    expect(region).to_have_count(1)
+    region.evaluate("region => { region.mark = 'same region' }")
+    search_box(page).fill("ann")
+    expect(region).to_contain_text("1 contact found")
+    control(page, "Ann", "Editing").click()
+    click_ok(page)
+    expect(dialog(page)).to_have_count(0)
+    expect(region).to_contain_text("Ann has been saved.")
+    page.context.set_offline(True)
+    control(page, "Ann", "Editing").click()
+    expect(message(page)).to_contain_text("try again")
+    expect(region).to_have_count(1)
+    assert region.evaluate("region => region.mark") == "same region"
+
+
+def test_a_message_is_put_in_place_again_once_no_dialog_hides_it_from_a_screen_reader(
+    page: Page, contacts: Team
+) -> None:
+    show_list(page, contacts)
+    message(page).evaluate("""region => {
+        window.hidden = [];
+        const look = () => window.hidden.push(document.querySelector('dialog:modal') !== null);
+        new MutationObserver(look).observe(region, {childList: true});
+    }""")
+    control(page, "Ann", "Editing").click()
+    click_ok(page)
+    expect(message(page)).to_contain_text("Ann has been saved.")
+    expect(dialog(page)).to_have_count(0)
+    page.wait_for_function("() => window.hidden.at(-1) === false")
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_the_table_is_a_table_for_a_screen_reader(new_page: NewPage, contacts: Team, width: int) -> None:
+    page = new_page(contacts, width=width)
+    show_list(page, contacts)
+    tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+
+    def named(role: str) -> list[str]:
+        return [node["name"]["value"] for node in tree if not node["ignored"] and node["role"]["value"] == role]
+
+    assert len(named("table")) == 1
+    assert len(named("row")) == 4
+    assert named("rowheader") == ["Ann", LONG, "王小明"]
+    headers = ["Name", "Cell phone number", "Email", "DingTalk robot", "System notifications", "Operation"]
+    assert [name for name in named("columnheader") if "Select" not in name] == headers
+    assert len(named("cell")) + len(named("gridcell")) == 3 * 6
+
+
+def test_every_error_is_tied_to_its_field(page: Page, contacts: Team) -> None:
+    show_errors(page, contacts)
+    box = dialog(page)
+    for label, said in {
+        "Name": "Enter a name.",
+        "Mobile phone number": "This is not a complete mobile phone number",
+        "Mailbox": "This is not a complete e-mail address.",
+        "DingTalk robot": r"https://oapi\.dingtalk\.com/robot/send\?access_token=",
+    }.items():
+        expect(field(box, label)).to_have_attribute("aria-invalid", "true")
+        expect(field(box, label)).to_have_accessible_description(re.compile(said))
+    expect(field(box, "DingTalk robot")).to_have_accessible_description(re.compile("signature or a keyword"))
+
+
+def test_every_page_has_a_title_of_its_own_and_one_main_heading(page: Page, contacts: Team) -> None:
+    titles = set()
+    addresses = (
+        "/contacts",
+        "/contacts/new",
+        f"/contacts/{contacts.contacts()[0]['id']}/edit",
+        "/password",
+        "/nowhere",
+    )
+    for address in addresses:
+        page.goto(address)
+        titles.add(page.title())
+        expect(page.get_by_role("heading", level=1)).to_have_count(1)
+        expect(page.get_by_role("main")).to_have_count(1)
+    assert len(titles) == len(addresses)

@@ -1,0 +1,446 @@
+"""Show that the schema refuses every row that may not be, and the migrations a database that cannot hold it."""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Barrier
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from flask import Flask
+from psycopg import errors
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from contacts_app import create_app, embedded, migrations
+from contacts_app.config import StartError
+from contacts_app.db import Base, db
+from tests.conftest import PASSWORD_HASH, ROBOT, Team, free_port
+
+CONTACT = {"name": "Bob", "email": "bob@example.com"}
+# What stands in the table when each bad row comes.
+PRESENT = {"id": 7_000_000_001, "name": "Ann", "mobile": "+8613800138000", "email": "Ann@example.com"}
+BAD_CONTACTS: list[tuple[str, dict[str, Any]]] = [
+    ("contact_has_a_channel", {"email": None}),
+    *(
+        ("contact_name_is_clean", {"name": name})
+        for name in ("", "x" * 65, " Bob", "Bob ", "B\nob", "Bo\tb", "\x7fBob", "Bob\x9f", "B\u2028b", "Zoe\u0308")
+    ),
+    *(
+        ("contact_mobile_is_e164", {"mobile": mobile})
+        for mobile in (
+            *("", "13800138000", "+0123456", "+12345", "+1234567890123456", "+86 13800138000", "+١٣٨٠٠١٣٨"),
+            *("+8613800138001\n", "x+8613800138001"),
+        )
+    ),
+    *(
+        ("contact_email_is_an_address", {"email": email})
+        for email in (
+            *("", "bob", "@example.com", "bob@", "a@b@example.com", "bob lee@example.com", "bob@example.com\n"),
+            "b" * 250 + "@a.de",
+        )
+    ),
+    *(
+        ("contact_dingtalk_url_is_a_robot", {"dingtalk_url": url})
+        for url in (
+            "",
+            ROBOT,
+            "http://oapi.dingtalk.com/robot/send?access_token=abc",
+            "https://ann@oapi.dingtalk.com/robot/send?access_token=abc",
+            "https://oapi.dingtalk.com:443/robot/send?access_token=abc",
+            "https://oapi.dingtalk.com/robot/sent?access_token=abc",
+            "https://oapi.dingtalk.com/robot/send?access_token=abc&x=1",
+            "https://oapi.dingtalk.com/robot/send?access_token=abc#x",
+            f"{ROBOT}abc\n",
+        )
+    ),
+    ("contact_mobile_is_unique", {"mobile": PRESENT["mobile"]}),
+    ("contact_email_is_unique", {"email": PRESENT["email"]}),
+    ("contact_email_is_unique", {"email": "aNN@EXAMPLE.com"}),
+    ("contacts_pkey", {"id": PRESENT["id"]}),
+    ("contacts_accounts_fkey", {"account_id": 9_000_000_000}),
+]
+BAD_ACCOUNTS: list[tuple[str, dict[str, Any]]] = [
+    ("accounts_pkey", {"id": "account_id"}),
+    ("account_name_is_unique", {"name": "account_name"}),
+    *(("account_name_is_short", {"name": name}) for name in ("", "   ", "x" * 65)),
+    ("account_is_within_quota", {"contact_count": 101}),
+    ("account_is_within_quota", {"contact_count": -1}),
+    ("account_is_within_quota", {"contact_quota": -1}),
+]
+BAD_USERS: list[tuple[str, dict[str, Any]]] = [
+    ("users_pkey", {"id": "user_id"}),
+    ("users_accounts_fkey", {"account_id": 9_000_000_000}),
+    ("user_email_is_unique", {"email": "email"}),
+    ("user_email_is_unique", {"email": "EMAIL"}),
+    *(("user_email_is_an_address", {"email": email}) for email in ("", "bob", "a@b@c", "b ob@example.com")),
+    *(("user_password_is_argon2id", {"password_hash": text}) for text in ("", "secret", "scrypt:32768:8:1$a$b")),
+]
+BAD_SESSIONS: list[tuple[str, dict[str, Any]]] = [
+    ("sessions_pkey", {"token_hash": "token_hash"}),
+    ("sessions_users_fkey", {"user_id": 9_000_000_000}),
+    ("sessions_users_fkey", {"account_id": 9_000_000_000}),
+    ("session_token_is_hashed", {"token_hash": b""}),
+    ("session_token_is_hashed", {"token_hash": b"the token itself"}),
+]
+TESTED_ELSEWHERE_HERE = {"logon_attempts_pkey", "alembic_version_pkc"}
+NOT_NULL = [
+    (table.name, column.name)
+    for table in Base.metadata.sorted_tables
+    for column in table.columns
+    if not column.nullable and column.computed is None
+]
+
+
+def insert(sql: psycopg.Connection, table: str, row: dict[str, Any]) -> None:
+    marks = ", ".join(["%s"] * len(row))
+    sql.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", list(row.values()))
+
+
+def refusal(sql: psycopg.Connection, table: str, row: dict[str, Any]) -> str | None:
+    """Return the name of the constraint that refuses `row`."""
+    with pytest.raises(errors.IntegrityError) as caught:
+        insert(sql, table, row)
+    return caught.value.diag.constraint_name
+
+
+def row_id(value: Any) -> str:
+    return value if isinstance(value, str) else ascii(value)[:50]
+
+
+@pytest.mark.parametrize(("constraint", "bad"), BAD_CONTACTS, ids=row_id)
+def test_a_bad_contact_is_refused_by_name(team: Team, constraint: str, bad: dict[str, Any]) -> None:
+    team.add(**PRESENT)
+    assert refusal(team.sql, "contacts", {"account_id": team.account_id} | CONTACT | bad) == constraint
+    assert [contact["name"] for contact in team.contacts()] == ["Ann"]
+
+
+@pytest.mark.parametrize(("constraint", "bad"), BAD_CONTACTS[:-2], ids=row_id)
+def test_a_good_contact_cannot_become_a_bad_one(team: Team, constraint: str, bad: dict[str, Any]) -> None:
+    team.add(**PRESENT)
+    good = team.add(**CONTACT)
+    sets = ", ".join(f"{column} = %s" for column in bad)
+    with pytest.raises(errors.IntegrityError) as caught:
+        team.sql.execute(f"UPDATE contacts SET {sets} WHERE id = %s", [*bad.values(), good])
+    assert caught.value.diag.constraint_name == constraint
+
+
+def test_good_contacts_are_taken(team: Team, other_team: Team) -> None:
+    team.add(**PRESENT)
+    other_team.add(**PRESENT)  # the same number, address and even id: another account's are no concern
+    team.add("字" * 64, mobile="+123456")
+    team.add("字" * 64, mobile="+123456789012345", email=None, dingtalk_url=None)
+    team.add("b", email="b" * 249 + "@a.de")
+    team.add("c", dingtalk_url=f"{ROBOT}a-Z_9")
+    team.add("d", dingtalk_url=f"{ROBOT}a-Z_9")
+    assert len(team.contacts()) == 6
+
+
+@pytest.mark.parametrize(("constraint", "bad"), BAD_ACCOUNTS, ids=row_id)
+def test_a_bad_account_is_refused_by_name(team: Team, constraint: str, bad: dict[str, Any]) -> None:
+    name = team.sql.execute("SELECT name FROM accounts WHERE id = %s", [team.account_id]).fetchone()[0]
+    taken = {"account_id": team.account_id, "account_name": name}
+    bad = {column: taken.get(value, value) for column, value in bad.items()}
+    row = {"name": f"{constraint} of {team.account_id}", "contact_quota": 100} | bad
+    assert refusal(team.sql, "accounts", row) == constraint
+
+
+@pytest.mark.parametrize(("constraint", "bad"), BAD_USERS, ids=row_id)
+def test_a_bad_user_is_refused_by_name(team: Team, constraint: str, bad: dict[str, Any]) -> None:
+    taken = {"user_id": team.user_id, "email": team.email, "EMAIL": team.email.upper()}
+    bad = {column: taken.get(value, value) for column, value in bad.items()}
+    row = {"account_id": team.account_id, "email": f"bob{team.user_id}@example.com", "password_hash": PASSWORD_HASH}
+    assert refusal(team.sql, "users", row | bad) == constraint
+
+
+@pytest.mark.parametrize(("constraint", "bad"), BAD_SESSIONS, ids=row_id)
+def test_a_bad_session_is_refused_by_name(team: Team, constraint: str, bad: dict[str, Any]) -> None:
+    found = team.sql.execute("SELECT token_hash FROM sessions WHERE account_id = %s", [team.account_id]).fetchone()
+    bad = {column: found[0] if value == "token_hash" else value for column, value in bad.items()}
+    row = {"token_hash": b"x" * 32, "account_id": team.account_id, "user_id": team.user_id} | bad
+    assert refusal(team.sql, "sessions", row) == constraint
+
+
+def test_two_logon_attempts_cannot_share_an_id(team: Team) -> None:
+    row = {"id": 8_000_000_000 + team.account_id, "email_hash": b"x", "address": "192.0.2.1"}
+    insert(team.sql, "logon_attempts", row)
+    assert refusal(team.sql, "logon_attempts", row) == "logon_attempts_pkey"
+
+
+def test_every_constraint_of_the_schema_has_a_bad_row_here(sql: psycopg.Connection) -> None:
+    query = """
+        SELECT conname FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype IN ('c', 'f', 'p', 'u', 'x')
+        UNION SELECT indexrelid::regclass::text FROM pg_index
+        WHERE indisunique AND indrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)
+    """  # noqa: E501
+    schema = {name for (name,) in sql.execute(query)}
+    tested = {name for name, _ in BAD_CONTACTS + BAD_ACCOUNTS + BAD_USERS + BAD_SESSIONS}
+    assert schema == tested | TESTED_ELSEWHERE_HERE
+
+
+def test_every_trigger_of_the_schema_is_known_here(sql: psycopg.Connection) -> None:
+    found = sql.execute("SELECT tgname FROM pg_trigger WHERE NOT tgisinternal ORDER BY tgname").fetchall()
+    assert found == [("contact_stays_in_its_account",), ("count_deleted",), ("count_inserted",)]
+
+
+@pytest.mark.parametrize(("table", "column"), NOT_NULL, ids=".".join)
+def test_a_column_that_must_hold_something_cannot_be_emptied(team: Team, table: str, column: str) -> None:
+    team.add(**PRESENT)
+    insert(team.sql, "logon_attempts", {"email_hash": b"x", "address": "192.0.2.1"})
+    with pytest.raises(errors.NotNullViolation) as caught:
+        team.sql.execute(f"UPDATE {table} SET {column} = NULL")
+    assert (caught.value.diag.table_name, caught.value.diag.column_name) == (table, column)
+
+
+def test_a_contact_stays_in_its_account(team: Team, other_team: Team) -> None:
+    contact = team.add()
+    with pytest.raises(errors.IntegrityError, match="a contact stays in its account"):
+        team.sql.execute("UPDATE contacts SET account_id = %s WHERE id = %s", [other_team.account_id, contact])
+    assert (counted(team), counted(other_team)) == (1, 0)
+    team.sql.execute("UPDATE contacts SET account_id = %s WHERE id = %s", [team.account_id, contact])
+
+
+def test_the_form_that_names_are_found_by_cannot_be_written(team: Team) -> None:
+    contact = team.add("ＡＮＮ")
+    with pytest.raises(errors.GeneratedAlways):
+        team.sql.execute("UPDATE contacts SET name_key = 'bob' WHERE id = %s", [contact])
+    assert team.contact(contact)["name_key"] == "ann"
+
+
+def test_an_account_with_contacts_cannot_be_deleted(team: Team) -> None:
+    team.add()
+    with pytest.raises(errors.ForeignKeyViolation) as caught:
+        team.sql.execute("DELETE FROM accounts WHERE id = %s", [team.account_id])
+    assert caught.value.diag.constraint_name == "contacts_accounts_fkey"
+
+
+def test_users_and_sessions_go_with_their_account(team: Team) -> None:
+    team.sql.execute("DELETE FROM accounts WHERE id = %s", [team.account_id])
+    for table in ("users", "sessions"):
+        found = team.sql.execute(f"SELECT count(*) FROM {table} WHERE account_id = %s", [team.account_id])
+        assert found.fetchone() == (0,)
+
+
+def counted(team: Team) -> int:
+    return team.sql.execute("SELECT contact_count FROM accounts WHERE id = %s", [team.account_id]).fetchone()[0]
+
+
+def add_many(team: Team, count: int, start: int = 0) -> None:
+    team.sql.execute(
+        "INSERT INTO contacts (account_id, name, email)"
+        " SELECT %s, 'Ann', 'ann' || number || '@example.com' FROM generate_series(%s::int, %s::int) AS number",
+        [team.account_id, start + 1, start + count],
+    )
+
+
+def test_the_count_follows_inserts_and_deletes(team: Team, other_team: Team) -> None:
+    assert counted(team) == 0
+    first = team.add()
+    add_many(team, 20)
+    add_many(other_team, 3)
+    assert (counted(team), counted(other_team)) == (21, 3)
+    team.sql.execute("DELETE FROM contacts WHERE id = %s", [first])
+    team.sql.execute("DELETE FROM contacts WHERE id = %s", [first])
+    assert (counted(team), counted(other_team)) == (20, 3)
+    team.sql.execute("UPDATE contacts SET name = 'Bob' WHERE account_id = %s", [team.account_id])
+    assert counted(team) == 20
+    # One statement over two accounts counts for each.
+    both = [team.account_id, other_team.account_id]
+    team.sql.execute("DELETE FROM contacts WHERE account_id = ANY(%s) AND email LIKE 'ann1%%'", [both])
+    assert (counted(team), counted(other_team)) == (len(team.contacts()), len(other_team.contacts())) == (9, 2)
+
+
+def test_the_count_follows_what_really_happened(team: Team) -> None:
+    add_many(team, 5)
+    with team.sql.transaction(force_rollback=True):
+        add_many(team, 5, start=5)
+        assert counted(team) == 10
+    assert counted(team) == 5
+    team.sql.execute(
+        "INSERT INTO contacts (account_id, name, email) SELECT account_id, name, email FROM contacts"
+        " WHERE account_id = %s ON CONFLICT DO NOTHING",
+        [team.account_id],
+    )
+    assert counted(team) == 5
+    with team.sql.cursor().copy("COPY contacts (account_id, name, email) FROM STDIN") as copy:
+        copy.write_row((team.account_id, "Copied", "copied@example.com"))
+    assert counted(team) == 6
+
+
+def test_the_quota_is_a_fact_of_the_schema(new_team: Callable[..., Team]) -> None:
+    team = new_team(quota=3)
+    add_many(team, 3)
+    for more in (1, 2):
+        with pytest.raises(errors.CheckViolation) as caught:
+            add_many(team, more, start=3)
+        assert caught.value.diag.constraint_name == "account_is_within_quota"
+    assert counted(team) == len(team.contacts()) == 3
+
+
+def catalogue(url: str) -> dict[str, set[tuple[Any, ...]]]:
+    """Return columns, constraints and indexes of the schema at `url`, each as PostgreSQL writes it."""
+    queries = {
+        "columns": """
+            SELECT attrelid::regclass::text, attname, format_type(atttypid, atttypmod), attnotnull, attgenerated,
+                pg_get_expr(adbin, adrelid)
+            FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+            LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+            WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND attnum > 0""",
+        "constraints": """
+            SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
+            WHERE connamespace = 'public'::regnamespace AND contype <> 'n'""",
+        "indexes": "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
+    }
+    with psycopg.connect(url) as connection:
+        return {
+            kind: {row for row in connection.execute(query).fetchall() if row[0] != "alembic_version"}
+            for kind, query in queries.items()
+        }
+
+
+def test_the_models_describe_the_migrated_schema(
+    app: Flask, database_url: str, new_database: Callable[[], str], settings: dict[str, str]
+) -> None:
+    url = new_database()
+    with create_app(settings | {"DATABASE_URL": url}).app_context():
+        Base.metadata.create_all(db.engine)
+    modelled, migrated = catalogue(url), catalogue(database_url)
+    for kind, found in migrated.items():
+        assert modelled[kind] == found, kind
+
+
+def test_alembic_finds_nothing_to_migrate(app: Flask) -> None:
+    options = {"compare_type": True, "compare_server_default": True}
+    with app.app_context(), db.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection, opts=options), Base.metadata) == []
+
+
+def revision(url: str) -> str:
+    with psycopg.connect(url) as connection:
+        return connection.execute("SELECT version_num FROM alembic_version").fetchone()[0]
+
+
+def upgrade(url: str, settings: dict[str, str]) -> None:
+    with create_app(settings | {"DATABASE_URL": url}).app_context():
+        try:
+            migrations.upgrade()
+        finally:
+            db.engine.dispose()
+
+
+def test_an_upgrade_that_has_nothing_to_do_changes_nothing(
+    team: Team, database_url: str, settings: dict[str, str]
+) -> None:
+    team.add()
+    before = catalogue(database_url), revision(database_url), team.contacts()
+    upgrade(database_url, settings)
+    upgrade(database_url, settings)
+    assert (catalogue(database_url), revision(database_url), team.contacts()) == before
+
+
+def test_consoles_that_start_at_once_migrate_one_after_the_other(
+    database_url: str, new_database: Callable[[], str], settings: dict[str, str], app: Flask
+) -> None:
+    url, barrier = new_database(), Barrier(4)
+
+    def start(_: int) -> None:
+        barrier.wait()
+        upgrade(url, settings)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(start, range(4)))
+    assert catalogue(url) == catalogue(database_url)
+    assert revision(url) == revision(database_url)
+
+
+def reason(url: str, settings: dict[str, str]) -> str:
+    """Return the one line that a start on the database at `url` ends with."""
+    with pytest.raises(StartError) as caught:
+        upgrade(url, settings)
+    line = str(caught.value)
+    assert line.startswith("DATABASE_URL: ")
+    assert "\n" not in line
+    assert "s3cret" not in line
+    return line
+
+
+def test_a_database_out_of_reach_is_refused(settings: dict[str, str]) -> None:
+    url = f"postgresql://ann:s3cret@127.0.0.1:{free_port()}/contacts"
+    assert "cannot be reached" in reason(url, settings)
+
+
+def test_a_database_that_does_not_exist_is_refused(database_url: str, settings: dict[str, str]) -> None:
+    missing = database_url.replace(conninfo_to_dict(database_url)["dbname"], "missing")
+    assert "missing" in reason(missing, settings)
+
+
+def test_a_server_that_is_too_old_is_refused(
+    database_url: str, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No such server is at hand: for this test, every server is too old.
+    monkeypatch.setattr(migrations, "OLDEST_SERVER", 1000)
+    assert "the console needs 1000 or later" in reason(database_url, settings)
+
+
+@contextmanager
+def database_made_with(options: str, data_dir: Path) -> Iterator[str]:
+    """Yield the address of a database that CREATE DATABASE made with `options`, which new_database has no way to."""
+    given = os.environ.get("DATABASE_URL")
+    parts = conninfo_to_dict(given or embedded.url(data_dir))
+    name, owner = f"odd_{os.getpid()}", parts.get("user") or "CURRENT_USER"
+    admin = given or make_conninfo(**parts | {"user": "postgres", "dbname": "postgres"})
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} OWNER {owner} TEMPLATE template0 {options}")
+        try:
+            parts = {key: value for key, value in parts.items() if value} | {"dbname": name}
+            yield "postgresql:///?" + "&".join(f"{key}={value}" for key, value in parts.items())
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1", "UTF8"])
+def test_a_database_that_cannot_hold_any_letter_is_refused(
+    app: Flask, data_dir: Path, settings: dict[str, str], encoding: str
+) -> None:
+    with database_made_with(f"ENCODING '{encoding}' LOCALE_PROVIDER libc LOCALE 'C'", data_dir) as url:
+        assert "must be made with ENCODING 'UTF8' and a locale" in reason(url, settings)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    ["ALTER DATABASE {} SET default_transaction_read_only = on", "DROP SCHEMA public"],
+    ids=["read-only", "nowhere to create tables"],
+)
+def test_a_database_that_takes_no_tables_is_refused(
+    new_database: Callable[[], str], settings: dict[str, str], spoil: str
+) -> None:
+    url = new_database()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(spoil.format(conninfo_to_dict(url)["dbname"]))
+    assert "cannot be" in reason(url, settings)
+
+
+def test_a_database_of_a_later_version_is_refused(new_database: Callable[[], str], settings: dict[str, str]) -> None:
+    url = new_database()
+    upgrade(url, settings)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    assert "9999" in reason(url, settings) or "later version" in reason(url, settings)
+    assert revision(url) == "9999"
+
+
+def test_a_migration_that_fails_leaves_nothing_half_done(
+    new_database: Callable[[], str], settings: dict[str, str]
+) -> None:
+    url = new_database()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE contacts (id int)")
+        with pytest.raises((StartError, sa.exc.DBAPIError)):
+            upgrade(url, settings)
+        tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+    assert tables == [("contacts",)]
