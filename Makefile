@@ -4,7 +4,7 @@ BIN := .venv/bin
 .PHONY: run test lint
 
 run: .venv/installed
-	@exec $(BIN)/flask --app wsgi serve
+	@exec $(BIN)/python -m flask --app wsgi serve
 
 # For a user who may not install packages, .venv/chromium holds the browser and a library of its driver.
 test: .venv/installed-tests
@@ -17,7 +17,7 @@ lint: .venv/installed-tests
 	$(BIN)/mypy
 
 .venv/installed: requirements.txt
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@echo "Installing what requirements.txt names into .venv …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@

@@ -8,4 +8,6 @@ from contacts_app.config import StartError
 try:
     app = create_app()
 except StartError as error:
-    sys.exit(f"alert-contacts: {error}")
+    print(f"alert-contacts: {error}", file=sys.stderr)
+    # Flask's command ends with 1; to gunicorn 4 says that the app cannot be loaded, so that it does not try for ever.
+    sys.exit(4 if "gunicorn" in sys.modules else 1)

@@ -74,8 +74,15 @@ def _cleaned(clean: Callable[[str], str]) -> Callable[[click.Context, click.Para
     return callback
 
 
+def _clean_account(value: str) -> str:
+    value = clean_text(value)
+    if not 1 <= len(value) <= 64:
+        raise ValueError("The name of an account has 1 to 64 characters.")
+    return value
+
+
 account_option = click.option(
-    "--account", "account_name", required=True, callback=_cleaned(clean_text), help="The account's name."
+    "--account", "account_name", required=True, callback=_cleaned(_clean_account), help="The account's name."
 )
 email_option = click.option("--email", required=True, callback=_cleaned(clean_email), help="The user's e-mail address.")
 password_option = click.option(
@@ -113,8 +120,9 @@ def serve_command() -> None:
 @click.command()
 @_plainly
 def migrate() -> None:
-    """Bring the database's schema up to date, before a new version serves it."""
+    """Bring the database's schema and the accounts' quota up to date, before a new version serves it."""
     serve.prepare()
+    serve.apply_settings()
 
 
 @click.command("create-account")

@@ -1,5 +1,6 @@
 """Read every setting once from the environment, and refuse a bad one by its name."""
 
+import ipaddress
 import os
 import re
 import secrets
@@ -72,12 +73,16 @@ def load(environ: Mapping[str, str]) -> Settings:
                 )
         return found
 
-    data_dir = Path(text("DATA_DIR", str(PROJECT / "instance"))).expanduser().absolute()
+    try:
+        # The web server and a command may stand elsewhere than the console; all mean the same folder.
+        data_dir = PROJECT / Path(text("DATA_DIR", "instance")).expanduser()
+    except RuntimeError:
+        raise StartError(f"DATA_DIR must be a folder; there is no home of this user: {text('DATA_DIR')!r}.") from None
     region = text("DEFAULT_REGION", "CN").upper()
     if region not in phonenumbers.SUPPORTED_REGIONS:
         raise StartError(f"DEFAULT_REGION must be a country's two letters, such as CN or US, not {region!r}.")
     host = text("HOST", "127.0.0.1")
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+|\[?[0-9a-fA-F:.]+(%\w+)?\]?", host):
+    if not _is_host(host):
         raise StartError(f"HOST must be an address or a host name, not {host!r}.")
     return Settings(
         host=host.strip("[]"),
@@ -96,6 +101,14 @@ def load(environ: Mapping[str, str]) -> Settings:
     )
 
 
+def _is_host(value: str) -> bool:
+    try:
+        ipaddress.ip_address(value.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return bool(re.fullmatch(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*", value))
+    return True
+
+
 def _database_url(value: str) -> str | None:
     if not value:
         return None
@@ -104,10 +117,14 @@ def _database_url(value: str) -> str | None:
     if not url.startswith("postgresql://"):
         raise StartError(f"{wrong}.")
     try:
-        conninfo_to_dict(url)
+        parts = conninfo_to_dict(url)
     except psycopg.ProgrammingError:
         # The reason that psycopg gives quotes the address, and with it the password.
         raise StartError(f"{wrong}; this one cannot be read.") from None
+    # A password with @ or / in it that is not written %40 or %2F: its rest would be shown as a host that is not there.
+    told = " ".join(str(parts.get(name, "")) for name in ("user", "host", "dbname"))
+    if "@" in told or not re.fullmatch(r"[0-9,]*", str(parts.get("port", ""))):
+        raise StartError(f"{wrong}, with %40 for @ and %2F for / in a password.")
     return url
 
 
@@ -133,9 +150,9 @@ def _secret_key(value: str, data_dir: Path) -> str:
                 pass
             finally:
                 draft.unlink()
-        key = path.read_text().strip()
+        key = path.read_text(encoding="ascii", errors="replace").strip()
     except OSError as error:
         raise StartError(f"DATA_DIR must be a folder this user can write to; {data_dir}: {error.strerror}.") from None
-    if len(key) < 32:
+    if len(key) < 32 or not key.isascii():
         raise StartError(f"{path} is damaged; remove it (everybody logs on again) or restore it from a backup.")
     return key

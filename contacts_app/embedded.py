@@ -11,17 +11,20 @@ import fcntl
 import hashlib
 import os
 import pwd
+import re
 import shutil
 import socket
+import stat
 import struct
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import psutil
 import psycopg
@@ -56,19 +59,37 @@ def ensure(data_dir: Path) -> None:
     """Start the server in `data_dir` unless it runs; it stops when the last process that asked for it ends."""
     global _lock
     with _starting(data_dir):
-        if not _listens(data_dir):
-            _start(data_dir)
-            _create_database(data_dir)
-        if _lock is None:
+        is_first = _lock is None
+        if is_first:
+            # What is set for some other PostgreSQL must not lead libpq or the server astray.
+            for name in [name for name in os.environ if name.startswith("PG")]:
+                del os.environ[name]
+            # Before the start, so that one that fails half-way leaves no server behind.
             _lock = (data_dir / "postgres.users.lock").open("ab")
             fcntl.flock(_lock, fcntl.LOCK_SH)
             atexit.register(_leave, data_dir, os.getpid())
+        is_started = not _listens(data_dir)
+        if is_started:
+            _start(data_dir)
+        if is_first or is_started:
+            _create_database(data_dir)
+
+
+def _forget() -> None:
+    """Leave the lock to the process that forked; the child takes its own when it first connects."""
+    global _lock
+    if _lock is not None:
+        _lock.close()
+        _lock = None
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def _leave(data_dir: Path, owner: int) -> None:
     global _lock
-    if os.getpid() != owner or _lock is None:
-        return  # a forked worker, or already done
+    if os.getpid() != owner or _lock is None or not data_dir.is_dir():
+        return  # a forked worker, already done, or nothing left to serve
     with _starting(data_dir):
         _lock.close()
         _lock = None
@@ -78,7 +99,10 @@ def _leave(data_dir: Path, owner: int) -> None:
             except BlockingIOError:
                 return  # somebody else still uses the server
             if _listens(data_dir):
-                _run("pg_ctl", "-D", _pgdata(data_dir), "-m", "fast", "-w", "stop")
+                stop = ("-m", "fast", "-w", "-t", str(RECOVERY_LIMIT), "stop")
+                ended = _run("pg_ctl", "-D", _pgdata(data_dir), *stop, check=False)
+                if _listens(data_dir):
+                    print(f"alert-contacts: the embedded PostgreSQL still runs: {ended.told}.", file=sys.stderr)
 
 
 @contextmanager
@@ -98,8 +122,12 @@ def _pgdata(data_dir: Path) -> Path:
 
 
 def _socket_dir(data_dir: Path) -> Path:
-    """Return the folder of the socket: the data's own, or a short private one where that path is too long."""
-    if len(os.fsencode(_pgdata(data_dir) / SOCKET_NAME)) <= SOCKET_PATH_LIMIT:
+    """Return the folder of the socket: the data's own, or a short private one.
+
+    PostgreSQL, libpq and the shell between them each read commas, quotes and dollars in its path their own way.
+    """
+    path = str(_pgdata(data_dir) / SOCKET_NAME)
+    if re.fullmatch(r"[A-Za-z0-9_./-]+", path) and len(path) <= SOCKET_PATH_LIMIT:
         return _pgdata(data_dir)
     digest = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
     return Path(f"/tmp/alert-contacts-{os.geteuid()}-{digest}")  # noqa: S108 (made with mode 0700, owner checked)
@@ -125,14 +153,16 @@ def _start(data_dir: Path) -> None:
     if user := _server_user():
         os.chown(log, user.pw_uid, user.pw_gid)
     options = " ".join(f"-c {name}='{value}'" for name, value in SERVER_SETTINGS.items())
-    options += f" -k '{_socket_dir(data_dir)}'"
+    options += f" -k {_socket_dir(data_dir)}"
     deadline = time.monotonic() + 20
     while True:
-        _disown_stale_pid_file(pgdata)
+        _disown_stale_pid_files(data_dir)
         written = log.stat().st_size
+        # Names within the folder, because pg_ctl gives them to a shell.
         result = _run(
-            *("pg_ctl", "-D", pgdata, "-l", log, "-w", "-t", str(RECOVERY_LIMIT)),
+            *("pg_ctl", "-D", pgdata.name, "-l", log.name, "-w", "-t", str(RECOVERY_LIMIT)),
             *("-o", options, "start"),
+            cwd=data_dir,
             check=False,
         )
         if result.returncode == 0:
@@ -143,14 +173,16 @@ def _start(data_dir: Path) -> None:
             time.sleep(0.2)
             continue
         lines = [line for line in reason.splitlines() if "FATAL" in line or "PANIC" in line]
-        told = lines[0].split("FATAL:")[-1].strip() if lines else f"see {log}"
+        told = lines[0].split("FATAL:")[-1].strip() if lines else f"{result.told}; see {log}"
         raise StartError(f"the embedded PostgreSQL in {pgdata} does not start: {told}.")
 
 
 def _initialise(data_dir: Path) -> None:
     """Make the database cluster beside its place and move it there whole, so that a kill leaves no half of one."""
-    draft = data_dir / "postgres.new"
-    shutil.rmtree(draft, ignore_errors=True)
+    for old in data_dir.glob("postgres.new*"):
+        shutil.rmtree(old, ignore_errors=True)
+    # Of this process alone: the initdb of a killed one may still be writing to its own.
+    draft = data_dir / f"postgres.new.{os.getpid()}"
     _own(draft)
     _run(
         *("initdb", "-D", draft, "-U", "postgres", "--auth=trust", "--encoding=UTF8"),
@@ -162,7 +194,7 @@ def _initialise(data_dir: Path) -> None:
 
 def _create_database(data_dir: Path) -> None:
     admin = make_conninfo(host=str(_socket_dir(data_dir)), user="postgres", dbname="postgres")
-    with psycopg.connect(admin, autocommit=True) as connection:
+    with _connect_when_ready(admin) as connection:
         for found, create in (
             ("SELECT 1 FROM pg_roles WHERE rolname = 'console'", "CREATE ROLE console LOGIN"),
             (
@@ -174,22 +206,46 @@ def _create_database(data_dir: Path) -> None:
                 connection.execute(create)
 
 
-def _disown_stale_pid_file(pgdata: Path) -> None:
+def _connect_when_ready(address: str) -> psycopg.Connection:
+    """Connect to a server that listens already but may still be replaying its log."""
+    deadline = time.monotonic() + RECOVERY_LIMIT
+    while True:
+        try:
+            return psycopg.connect(address, autocommit=True)
+        except psycopg.OperationalError as error:
+            if "the database system is" not in str(error) or time.monotonic() > deadline:
+                reason = str(error).strip().splitlines()[-1]
+                raise StartError(f"the embedded PostgreSQL does not let the console in: {reason}") from None
+        time.sleep(0.2)
+
+
+def _disown_stale_pid_files(data_dir: Path) -> None:
     """Let the server start although the process id that a killed one left behind now belongs to something else.
 
-    PostgreSQL takes any live process of the same user for its predecessor. The rest of the file must stay: with it
-    the server recognises backends that still use the old shared memory.
+    PostgreSQL takes any live process of the same user for its predecessor, be it a browser or the server of another
+    data folder. The rest of the files must stay: with it the server recognises backends that still use the old
+    shared memory.
     """
-    path = pgdata / "postmaster.pid"
-    try:
-        pid, *rest = path.read_text().splitlines(keepends=True)
-        if psutil.Process(int(pid)).name() != "postgres":
-            path.write_text("".join([f"{_run('postgres', '--version').pid}\n", *rest]))
-    except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
-        return
+    pgdata = _pgdata(data_dir)
+    for path in (pgdata / "postmaster.pid", _socket_dir(data_dir) / f"{SOCKET_NAME}.lock"):
+        try:
+            pid, *rest = path.read_text().splitlines(keepends=True)
+            process = psutil.Process(int(pid))
+            if process.name() != "postgres" or not os.path.samefile(process.cwd(), pgdata):
+                path.write_text("".join([f"{_run('postgres', '--version').pid}\n", *rest]))
+        except (FileNotFoundError, ValueError, psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
 
 
-def _run(program: str, *arguments: str | Path, check: bool = True) -> subprocess.Popen[bytes]:
+class _Ended(NamedTuple):
+    """A program that came to its end: its process id, its exit status and the last line it printed."""
+
+    pid: int
+    returncode: int
+    told: str
+
+
+def _run(program: str, *arguments: str | Path, cwd: Path = Path("/"), check: bool = True) -> _Ended:
     """Run one of the server's programs to its end; raise StartError with its last line if it fails."""
     user = _server_user()
     # A file, because the server inherits it and would keep a pipe open for ever.
@@ -200,7 +256,7 @@ def _run(program: str, *arguments: str | Path, check: bool = True) -> subprocess
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                cwd="/",
+                cwd=cwd,
                 env=os.environ | {"LC_ALL": "C"},
                 start_new_session=True,  # Ctrl-C is for the console, which stops the server in its own time
                 user=user.pw_uid if user else None,
@@ -210,11 +266,13 @@ def _run(program: str, *arguments: str | Path, check: bool = True) -> subprocess
         except OSError as error:
             raise StartError(f"{_bin() / program} cannot be run: {error.strerror}.") from None
         process.wait()
-        if check and process.returncode:
-            output.seek(0)
-            lines = output.read().decode(errors="replace").strip().splitlines() or [program]
-            raise StartError(f"the embedded PostgreSQL: {lines[-1].removesuffix('.')}.")
-    return process
+        output.seek(0)
+        lines = output.read().decode(errors="replace").strip().splitlines() or [program]
+    wrong = [line for line in lines if re.search("FATAL|PANIC|error:", line)]
+    told = (wrong or lines)[-1].removesuffix(".")
+    if check and process.returncode:
+        raise StartError(f"the embedded PostgreSQL: {told}.")
+    return _Ended(process.pid, process.returncode, told)
 
 
 def _bin() -> Path:
@@ -246,10 +304,13 @@ def _own(folder: Path) -> None:
     """Make `folder` one that only the server's user can enter."""
     folder.mkdir(mode=0o700, exist_ok=True)
     user = _server_user()
+    # In /tmp anybody may have been first, with a folder or with a link to somewhere else.
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in {os.geteuid(), user.pw_uid if user else os.geteuid()}:
+        raise StartError(f"{folder} belongs to another user; remove it or set DATA_DIR to a short, plain path.")
+    folder.chmod(0o700)
     if user:
         os.chown(folder, user.pw_uid, user.pw_gid)
-    elif folder.stat().st_uid != os.geteuid():
-        raise StartError(f"{folder} belongs to another user; remove it or set DATA_DIR to a shorter path.")
 
 
 def _let_server_in(data_dir: Path) -> None:
@@ -261,7 +322,7 @@ def _let_server_in(data_dir: Path) -> None:
     user = _server_user()
     if user is None:
         return
-    for folder in {data_dir, *data_dir.parents, *_bin().parents}:
+    for folder in {data_dir.resolve(), *data_dir.resolve().parents, *_bin().resolve().parents}:
         mode = folder.stat().st_mode
         if mode & 0o001 or folder.stat().st_uid == user.pw_uid:
             continue

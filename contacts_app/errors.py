@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from flask import Flask, Response, request
 from flask_wtf.csrf import CSRFError
 from werkzeug.exceptions import (
+    BadHost,
     HTTPException,
     MethodNotAllowed,
     SecurityError,
@@ -57,11 +58,12 @@ def init_app(app: Flask) -> None:
 def _http_error(error: HTTPException) -> Response:
     if error.code is None or error.code < 400:  # a redirect of the router
         return Response(response=error.get_body(), headers=error.get_headers(), status=error.code)
+    if isinstance(error, SecurityError | BadHost):  # nothing can be linked to from a host that is not ours
+        sentence = "The console does not answer to this host name. An administrator can add it to TRUSTED_HOSTS."
+        return Response(f"{sentence}\n", error.code, content_type="text/plain; charset=utf-8")
     title, sentence = TEXTS.get(error.code, TEXTS[400 if error.code < 500 else 500])
     if isinstance(error, CSRFError):
         sentence = UNREADABLE_FORM
-    elif isinstance(error, SecurityError):
-        sentence = "The console does not answer to this host name. An administrator can add it to TRUSTED_HOSTS."
     elif type(error) is default_exceptions[error.code] and error.description != type(error).description:
         sentence = error.description or sentence  # a view's own words
     response = htmx.failed(error.code, title, sentence)

@@ -22,16 +22,21 @@ from .db import db
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+SHORT_LIFE, MOST_FAILURES = 30, 5  # a web server that lives for fewer seconds than this, so many times in a row
 PORT_PATIENCE = 3  # seconds in which the workers of a killed server notice it and let go of the port
 
 
 def prepare() -> None:
-    """Have the database run, its schema up to date and every account's quota as the settings say."""
+    """Have the database run and its schema up to date."""
     settings = current_settings()
     if settings.database_url is None:
         embedded.ensure(settings.data_dir)
     migrations.upgrade()
-    Account.apply_quota(settings.contact_quota)
+
+
+def apply_settings() -> None:
+    """Give every account the quota that the settings of the console, and of no other command, name."""
+    Account.apply_quota(current_settings().contact_quota)
     db.session.commit()
 
 
@@ -39,21 +44,25 @@ def run() -> None:
     """Serve until Ctrl-C or SIGTERM; start the web server again should it die."""
     settings = current_settings()
     stopping: list[int] = []
+    failures = 0
 
     def stop(number: int, frame: FrameType | None) -> None:
         stopping.append(number)
 
+    # From the first moment on: a start that is interrupted ends its database, too.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, stop)
     with _alone(settings.data_dir if settings.database_url is None else None):
         _check_port(settings)
         prepare()
+        apply_settings()
         is_new = not Account.any_exists()
         db.session.remove()
         db.engine.dispose()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, stop)
         announced = False
         while not stopping:
-            server = _start_server()
+            server, started = _start_server(), time.monotonic()
             while server.poll() is None and not stopping and not announced:
                 if _answers(settings):
                     _announce(settings, is_new)
@@ -64,6 +73,9 @@ def run() -> None:
             if not announced and not stopping:
                 raise StartError("the web server did not start; its own message stands above.")
             if not stopping:
+                failures = failures + 1 if time.monotonic() - started < SHORT_LIFE else 0
+                if failures == MOST_FAILURES:
+                    raise StartError("the web server ends again and again; its own message stands above.")
                 click.echo("The web server has ended; starting it again.", err=True)
             elif server.poll() is None:
                 server.terminate()
@@ -76,8 +88,12 @@ def _alone(data_dir: Path | None) -> Iterator[None]:
     if data_dir is None:
         yield
         return
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (data_dir / "serve.lock").open("ab") as lock:
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = (data_dir / "serve.lock").open("ab")
+    except OSError as error:
+        raise StartError(f"DATA_DIR must be a folder this user can write to; {data_dir}: {error.strerror}.") from None
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -98,7 +114,7 @@ def _check_port(settings: Settings) -> None:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(address)
             return
-        except socket.gaierror:
+        except (socket.gaierror, UnicodeError):
             raise StartError(f"HOST must be an address of this machine, not {settings.host!r}.") from None
         except OSError as error:
             if time.monotonic() > deadline:
@@ -134,6 +150,8 @@ def _answers(settings: Settings) -> bool:
 def _announce(settings: Settings, is_new: bool) -> None:
     host = socket.gethostname() if settings.host in ANY_ADDRESS else settings.host
     address = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+    if settings.proxy_count and settings.trusted_hosts:  # how browsers reach it
+        address = f"{'https' if settings.https else 'http'}://{settings.trusted_hosts[0].removeprefix('.')}"
     if is_new:
         link = f"{address}/setup?token={setup_token()}"
         click.echo(f"Set up the first account (this link works once): {link}")

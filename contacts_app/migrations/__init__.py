@@ -21,6 +21,9 @@ def upgrade(revision: str = "head") -> None:
     try:
         with db.engine.connect() as connection:
             _check_server(connection)
+            # A migration of a big table, or waiting for somebody else's, may take its time.
+            connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
+            connection.execute(sa.text("SET LOCAL lock_timeout = 0"))
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
             config.attributes["connection"] = connection
             alembic.command.upgrade(config, revision)

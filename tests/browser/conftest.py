@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,22 +28,26 @@ NewPage = Callable[..., Page]
 expect.set_options(timeout=SECONDS * 1000)
 
 
-def find_chromium() -> str:
+def find_chromium(downloaded: str) -> str:
     """Return the path of the browser; without one the tests fail, because skipping would hide it."""
     names = ("chromium", "google-chrome", "chromium-browser")
-    found = next(filter(None, map(shutil.which, names)), None) or os.environ.get("CHROMIUM")
+    found = next(filter(None, map(shutil.which, (*names, downloaded))), None)
     if not found:
-        pytest.fail(f"There is no browser: put one of {', '.join(names)} on the PATH or its path in CHROMIUM.", False)
+        pytest.fail(f"There is no browser: put one of {', '.join(names)} on the PATH.", False)
     return found
+
+
+def can_sandbox() -> bool:
+    """Tell whether Chromium starts with its sandbox: not as root, nor where user namespaces are refused (a chroot)."""
+    return os.geteuid() != 0 and subprocess.run(["unshare", "--user", "true"], capture_output=True).returncode == 0
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Return the browser of this run of the tests."""
-    path = find_chromium()
     with sync_playwright() as playwright:
-        # Without its sandbox only where it refuses to start with it.
-        browser = playwright.chromium.launch(executable_path=path, args=QUIET, chromium_sandbox=os.geteuid() != 0)
+        path = find_chromium(playwright.chromium.executable_path)
+        browser = playwright.chromium.launch(executable_path=path, args=QUIET, chromium_sandbox=can_sandbox())
         yield browser
         browser.close()
 

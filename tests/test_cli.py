@@ -1,0 +1,237 @@
+"""Show that the commands do their work, whether the console runs or not, and say plainly why they cannot."""
+
+import re
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import psycopg
+import pytest
+from click.testing import Result
+from flask import Flask
+
+from contacts_app import embedded
+from tests.conftest import PASSWORD, Team
+from tests.test_embedded import flask, is_ready, let_go, migrated, new_folder, processes, use
+from tests.test_serve import Console
+
+COMMANDS = ("serve", "migrate", "create-account", "create-user", "set-password", "demo")
+_numbers = count(1)
+
+
+folder = pytest.fixture(new_folder)
+
+
+@pytest.fixture
+def run(app: Flask) -> Callable[..., Result]:
+    """Return a function that runs a command in this process, as `flask --app wsgi` does in one of its own."""
+
+    def invoke(*arguments: str, text: str = "") -> Result:
+        with app.app_context():
+            return app.test_cli_runner().invoke(args=arguments, input=text)
+
+    return invoke
+
+
+@pytest.fixture
+def account(sql: psycopg.Connection) -> str:
+    """Return the name of an account without users."""
+    name = f"Account {next(_numbers)}"
+    sql.execute("INSERT INTO accounts (name, contact_quota) VALUES (%s, 100)", [name])
+    return name
+
+
+def new_email() -> str:
+    return f"somebody{next(_numbers)}@example.com"
+
+
+def can_log_on(app: Flask, email: str, password: str) -> bool:
+    """Tell whether the log-on page lets this pair in."""
+    browser = app.test_client()
+    token = re.search(r'name="csrf_token" value="([^"]+)"', browser.get("/logon").text)[1]
+    answer = browser.post("/logon", data={"csrf_token": token, "email": email, "password": password})
+    return answer.status_code == 303
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(run: Callable[..., Result], command: str) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert result.output.startswith("Usage:")
+    wanted = {"create-account": ("--account", "--email", "--password-stdin"), "demo": ("--contacts",)}
+    wanted |= {"create-user": wanted["create-account"], "set-password": ("--email", "--password-stdin")}
+    for option in wanted.get(command, ()):
+        assert re.search(rf"{option} .*\w", result.output)
+
+
+def test_create_account_makes_an_account_and_its_first_user(app: Flask, run: Callable[..., Result]) -> None:
+    email, name = new_email(), f"Rechenzentrum Süd {next(_numbers)}"
+    arguments = ["create-account", "--account", f" {name} ", "--email", email, "--password-stdin"]
+    result = run(*arguments, text=f"{PASSWORD}\n")
+    assert (result.exit_code, result.output) == (0, f"Created the account {name} with the user {email}.\n")
+    assert can_log_on(app, email, PASSWORD)
+    assert not can_log_on(app, email, PASSWORD + "x")
+
+
+def test_a_password_that_is_asked_for_is_not_shown(app: Flask, run: Callable[..., Result], account: str) -> None:
+    email = new_email()
+    arguments = ["create-user", "--account", account, "--email", email]
+    result = run(*arguments, text=f"{PASSWORD}\n{PASSWORD}\n")
+    assert result.exit_code == 0
+    assert PASSWORD not in result.output
+    assert can_log_on(app, email, PASSWORD)
+
+
+def test_create_user_adds_to_the_account_that_is_named(
+    run: Callable[..., Result], sql: psycopg.Connection, account: str
+) -> None:
+    email = new_email()
+    arguments = ["create-user", "--account", account, "--email", email, "--password-stdin"]
+    result = run(*arguments, text=PASSWORD)
+    assert (result.exit_code, result.output) == (0, f"Created the user {email} in the account {account}.\n")
+    found = "SELECT a.name FROM users u JOIN accounts a ON a.id = u.account_id WHERE u.email = %s"
+    assert sql.execute(found, [email]).fetchall() == [(account,)]
+
+
+def test_set_password_replaces_the_password_and_ends_all_sessions_of_that_user(
+    app: Flask, run: Callable[..., Result], team: Team, other_team: Team
+) -> None:
+    assert (team.get("/contacts").status_code, other_team.get("/contacts").status_code) == (200, 200)
+    arguments = ["set-password", "--email", team.email.upper(), "--password-stdin"]
+    result = run(*arguments, text="another good password\n")
+    assert result.exit_code == 0, result.output
+    assert (team.get("/contacts").status_code, other_team.get("/contacts").status_code) == (303, 200)
+    assert can_log_on(app, team.email, "another good password")
+    assert not can_log_on(app, team.email, PASSWORD)
+
+
+@pytest.mark.parametrize("contacts", [1, 37, 130])
+def test_demo_makes_an_account_of_contacts_and_says_how_to_log_on(
+    app: Flask, run: Callable[..., Result], sql: psycopg.Connection, contacts: int
+) -> None:
+    result = run("demo", "--contacts", str(contacts))
+    assert result.exit_code == 0, result.output
+    name = re.search(rf"^Created the account (Demo \d+) with {contacts} contacts.$", result.output, re.M)[1]
+    email, password = re.search(r"^Log on as (\S+) with the password (\S+)$", result.output, re.M).groups()
+    assert sql.execute("SELECT contact_count FROM accounts WHERE name = %s", [name]).fetchone() == (contacts,)
+    assert can_log_on(app, email, password)
+
+
+def test_migrate_can_be_repeated(run: Callable[..., Result]) -> None:
+    for _ in range(2):
+        assert run("migrate").exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["create-account", "create-user", "set-password"])
+@pytest.mark.parametrize(
+    ("email", "password", "expected"),
+    [
+        ("nobody", PASSWORD, "e-mail address"),
+        ("a@b@c.example.com", PASSWORD, "e-mail address"),
+        ("", PASSWORD, "'--email'"),
+        ("somebody@example.com", "elevenchars", "at least 12 characters"),
+        ("somebody@example.com", "", "at least 12 characters"),
+        ("somebody@example.com", "twelve\tletters", "control characters"),
+    ],
+)
+def test_a_bad_address_or_password_is_refused_and_nothing_written(
+    run: Callable[..., Result],
+    sql: psycopg.Connection,
+    account: str,
+    command: str,
+    email: str,
+    password: str,
+    expected: str,
+) -> None:
+    place = {"create-account": ["--account", "New one"], "create-user": ["--account", account], "set-password": []}
+    arguments = [command, *place[command], "--email", email, "--password-stdin"]
+    result = run(*arguments, text=f"{password}\n")
+    assert result.exit_code not in (0, None)
+    assert expected in result.output.splitlines()[-1]
+    assert sql.execute("SELECT count(*) FROM accounts WHERE name = 'New one'").fetchone() == (0,)
+    assert sql.execute("SELECT count(*) FROM users WHERE email = %s", [email]).fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (lambda team, name: ["create-account", "--account", name, "--email", new_email()], "of this name already"),
+        (lambda team, name: ["create-account", "--account", "Two", "--email", team.email], "this address already"),
+        (lambda team, name: ["create-user", "--account", name, "--email", team.email.upper()], "this address already"),
+        (lambda team, name: ["create-user", "--account", "Nowhere", "--email", new_email()], "no account named"),
+        (lambda team, name: ["set-password", "--email", new_email()], "no user with the address"),
+        (lambda team, name: ["create-account", "--account", "x" * 65, "--email", new_email()], "1 to 64 characters"),
+        (lambda team, name: ["create-account", "--account", " ", "--email", new_email()], "'--account'"),
+        (lambda team, name: ["create-account", "--account", "a\0b", "--email", new_email()], "characters in this"),
+        (lambda team, name: ["create-account", "--account", "\udcff", "--email", new_email()], "characters in this"),
+    ],
+)
+def test_what_is_taken_unknown_or_too_long_is_refused_and_nothing_written(
+    run: Callable[..., Result],
+    sql: psycopg.Connection,
+    team: Team,
+    account: str,
+    arguments: Callable[[Team, str], list[str]],
+    expected: str,
+) -> None:
+    counted = "SELECT (SELECT count(*) FROM accounts), (SELECT count(*) FROM users)"
+    before = sql.execute(counted).fetchone()
+    result = run(*arguments(team, account), "--password-stdin", text=PASSWORD)
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code not in (0, None)
+    assert expected in result.output.splitlines()[-1]
+    assert sql.execute(counted).fetchone() == before
+
+
+@pytest.mark.parametrize("contacts", ["0", "-1", "many", "20001"])
+def test_demo_refuses_a_number_it_cannot_make(run: Callable[..., Result], contacts: str) -> None:
+    result = run("demo", "--contacts", contacts)
+    assert result.exit_code == 2
+    assert "--contacts" in result.output.splitlines()[-1]
+
+
+def test_a_command_without_the_services_quota_leaves_the_quotas_as_they_are(
+    run: Callable[..., Result], new_team: Callable[..., Team], sql: psycopg.Connection
+) -> None:
+    # Whoever types the command rarely has the settings of the service in the shell.
+    team = new_team(quota=500)
+    result = run("set-password", "--email", team.email, "--password-stdin", text=PASSWORD)
+    assert result.exit_code == 0
+    query = "SELECT contact_quota FROM accounts WHERE id = %s"
+    assert sql.execute(query, [team.account_id]).fetchone() == (500,)
+
+
+def _make_and_change(data_dir: Path, email: str, account: str) -> None:
+    for arguments in (
+        ["create-account", "--account", account, "--email", email, "--password-stdin"],
+        ["create-user", "--account", account, "--email", f"second.{email}", "--password-stdin"],
+        ["set-password", "--email", email, "--password-stdin"],
+        ["demo"],
+    ):
+        result = flask(data_dir, *arguments, text=PASSWORD)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert result.stdout
+
+
+def _users(data_dir: Path, account: str) -> set[str]:
+    with psycopg.connect(embedded.url(data_dir)) as connection:
+        query = "SELECT email FROM users JOIN accounts ON accounts.id = account_id WHERE accounts.name = %s"
+        return {email for (email,) in connection.execute(query, [account])}
+
+
+def test_commands_work_while_the_console_runs(folder: Path) -> None:
+    console = Console(migrated(folder)).wait()
+    _make_and_change(console.data_dir, "ann@example.com", "Meanwhile")
+    assert _users(console.data_dir, "Meanwhile") == {"ann@example.com", "second.ann@example.com"}
+    assert console.is_healthy()
+    assert console.stop() == 0
+
+
+def test_commands_work_while_the_console_does_not_run(folder: Path) -> None:
+    data_dir = migrated(folder)
+    _make_and_change(data_dir, "bob@example.com", "Afterwards")
+    assert processes(data_dir) == []
+    user = use(data_dir)
+    assert is_ready(user)
+    assert _users(data_dir, "Afterwards") == {"bob@example.com", "second.bob@example.com"}
+    let_go(user)
