@@ -27,6 +27,6 @@ def init_app(app: Flask) -> None:
     def keep(response: Response) -> Response:
         if request.endpoint == "static" and response.status_code in (200, 304):
             filename = str((request.view_args or {}).get("filename"))
-            if request.args.get("v") == hashes.get(filename):
+            if filename in hashes and request.args.get("v") == hashes[filename]:
                 response.headers["Cache-Control"] = f"public, max-age={YEAR}, immutable"
         return response

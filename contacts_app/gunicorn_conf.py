@@ -3,11 +3,24 @@
 import gc
 import os
 from typing import Any
+from urllib.parse import quote
+
+from gunicorn.glogging import Logger
 
 from . import embedded
 from .config import load
 
 _settings = load(os.environ)
+
+
+class logger_class(Logger):  # type: ignore[misc] # gunicorn's name for it; gunicorn has no types
+    """Log paths as they were sent: a decoded line break would let a visitor write lines of their own."""
+
+    def atoms(self, *arguments: Any) -> dict[str, Any]:
+        """Return what a line of the log is made of."""
+        atoms: dict[str, Any] = super().atoms(*arguments)
+        return atoms | {"U": quote(atoms["U"], encoding="latin-1")}
+
 
 bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
 worker_class = "gthread"

@@ -58,10 +58,10 @@ def leave_for(address: str) -> Response:
 
 def address_shown() -> str:
     """Return path and query of the page that the person looks at, which is also where to return to."""
-    if not wants_fragment():
-        return request.full_path.rstrip("?") if request.method == "GET" else request.path
+    if not wants_fragment() and request.method != "POST":
+        return request.full_path.rstrip("?")
     try:
-        parts = urlsplit(request.headers.get("HX-Current-URL", ""))
+        parts = urlsplit(request.headers.get("HX-Current-URL" if wants_fragment() else "Referer", ""))
     except ValueError:
         return "/"
     return f"{parts.path}?{parts.query}".rstrip("?") or "/"

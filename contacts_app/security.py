@@ -39,6 +39,8 @@ def init_app(app: Flask) -> None:
 
 def _take_forms_only() -> None:
     """Refuse what no form of the console sends: JSON, files, and bytes that are no text."""
+    if request.headers.get("Transfer-Encoding"):
+        abort(411)  # a body of unknown length would be cut at the limit, and half a form taken for a whole one
     # Read before anything is parsed: afterwards there is nothing left to read.
     body = request.get_data() if request.mimetype == "application/x-www-form-urlencoded" else b""
     if request.method == "POST" and (request.is_json or request.files):
@@ -54,8 +56,8 @@ def _add_headers(response: Response) -> Response:
     for name, value in HEADERS.items():
         response.headers[name] = value
     if current_settings().https:
-        response.headers["Strict-Transport-Security"] = "max-age=31536000; includeSubDomains"
-    if request.endpoint != "static":
+        response.headers["Strict-Transport-Security"] = "max-age=31536000"
+    if request.endpoint != "static" or response.status_code >= 400:
         response.headers["Cache-Control"] = "no-store"
         response.vary.add("HX-Request")
     return response

@@ -14,7 +14,9 @@ def check_password(value: str) -> None:
     """Raise ValueError with a sentence if `value` is no password to choose."""
     if UNREADABLE.search(value):
         raise ValueError("A password cannot contain control characters.")
-    if not SHORTEST_PASSWORD <= len(value) <= LONGEST_PASSWORD:
+    if len(value) > LONGEST_PASSWORD:
+        raise ValueError(f"A password has at most {LONGEST_PASSWORD} characters.")
+    if len(value) < SHORTEST_PASSWORD:
         raise ValueError(f"A password has at least {SHORTEST_PASSWORD} characters; a few words are a good one.")
 
 

@@ -103,8 +103,12 @@ class User(Base):
 
     @classmethod
     def by_email(cls, email: str) -> "User | None":
-        """Find the user with this address, whatever its case."""
-        return db.session.scalar(sa.select(cls).where(sa.func.lower(cls.email) == sa.func.lower(email)))
+        """Find the user with this address, whatever its case, and keep the row as it is until the commit.
+
+        A log-on with the old password thus ends before a change of the password ends all sessions, or fails.
+        """
+        found = sa.select(cls).where(sa.func.lower(cls.email) == sa.func.lower(email))
+        return db.session.scalar(found.with_for_update(read=True))
 
     @classmethod
     def with_password(cls, email: str, password: str) -> "User | None":
@@ -245,7 +249,9 @@ class LogonAttempt(Base):
         The locks make attempts on one address or e-mail count one after the other, so that a hundred at once
         are not all "the tenth". They are taken in one order and end with the commit.
         """
-        email_hash, address = _digest(email.lower()), _network(address)
+        # Folded as by_email folds it: no other spelling of the same user has tries of its own.
+        folded = db.session.scalar(sa.select(sa.func.lower(email)))
+        email_hash, address = _digest(str(folded)), _network(address)
         for kind, key in ((1, email_hash), (2, _digest(address))):
             number = int.from_bytes(key[:4], signed=True)
             db.session.execute(sa.select(sa.func.pg_advisory_xact_lock(kind, number)))
@@ -289,4 +295,5 @@ def _network(address: str) -> str:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return address
+    parsed = getattr(parsed, "ipv4_mapped", None) or parsed  # as a socket for both protocols reports it
     return str(ipaddress.ip_network((parsed, 64), strict=False)) if parsed.version == 6 else str(parsed)

@@ -31,7 +31,13 @@ def public(view: View) -> View:
 def require_logon() -> ResponseReturnValue | None:
     """Let a request through if its view is public or its session is live; else lead to the log-on page."""
     view = current_app.view_functions.get(request.endpoint or "")
-    if view is None or request.endpoint == "static" or getattr(view, "is_public", False):
+    if request.endpoint == "static":
+        g.visitor = None  # a file is the same for everybody, and so is the page that says there is none
+        return None
+    if view is None:
+        visitor_or_none()  # the page that says so shows it; a database that is away comes out here
+        return None
+    if getattr(view, "is_public", False):
         return None
     if visitor_or_none() is None:
         return htmx.leave_for(url_for("accounts.logon", next=htmx.address_shown()))
@@ -89,12 +95,7 @@ def logon() -> ResponseReturnValue:
         return htmx.render("accounts/logon.html", "accounts/logon.html", form=form)
     if not form.validate():
         return htmx.render("accounts/logon.html", "accounts/logon.html", 422, form=form)
-    attempt = LogonAttempt.begin(str(form.email.normal), request.remote_addr or "")
-    if attempt is None:
-        minutes = int(LOGON_WINDOW.total_seconds() // 60)
-        raise TooManyRequests(
-            f"There were too many failed log-ons. Wait {minutes} minutes, then try again.", retry_after=minutes * 60
-        )
+    attempt = _count_attempt(str(form.email.normal))
     user = User.with_password(str(form.email.normal), form.password.data or "")
     if user is None:
         form.form_errors = [WRONG]
@@ -121,10 +122,12 @@ def password() -> ResponseReturnValue:
     form = PasswordForm()
     if form.validate_on_submit():
         who = visitor()
+        attempt = _count_attempt(who.email)
         user = db.session.get_one(User, (who.account_id, who.user_id))
         if user.has_password(form.current.data or ""):
             user.set_password(form.new.data or "")
             user.end_sessions(but=session[TOKEN])
+            LogonAttempt.succeeded(attempt)
             db.session.commit()
             flash("The password has been changed. Your other sessions have ended.")
             return redirect(url_for("contacts.index"), 303)
@@ -146,8 +149,21 @@ def own_address(address: str | None) -> str:
     return url_for("contacts.index")
 
 
+def _count_attempt(email: str) -> int:
+    """Count a try of a password before it is looked at; refuse it when there were too many."""
+    attempt = LogonAttempt.begin(email, request.remote_addr or "")
+    if attempt is None:
+        minutes = int(LOGON_WINDOW.total_seconds() // 60)
+        raise TooManyRequests(
+            f"There were too many failed log-ons. Wait {minutes} minutes, then try again.", retry_after=minutes * 60
+        )
+    return attempt
+
+
 def _log_on(user: User) -> None:
     """Open a session under a new cookie, so that one planted before means nothing."""
+    if isinstance(former := session.get(TOKEN), str):
+        Session.end(former)
     token = Session.begin(user)
     db.session.commit()
     session.clear()

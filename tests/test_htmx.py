@@ -1,0 +1,117 @@
+"""Show that one address answers a page to a browser and a fragment to htmx, and never mixes them up."""
+
+import pytest
+
+from tests.conftest import HTMX, Team
+
+PAGES = ["/contacts", "/contacts/new"]
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_browser_gets_a_page_and_htmx_a_fragment(team: Team, path: str) -> None:
+    page, fragment = team.get(path), team.get(path, htmx=True)
+    assert "<!doctype html>" in page.text
+    assert "<html" not in fragment.text
+    for answer in (page, fragment):
+        assert answer.status_code == 200
+        assert "HX-Request" in {name.strip() for name in answer.headers["Vary"].split(",")}
+
+
+@pytest.mark.parametrize("value", ["false", "", "True", "1", "x" * 1000])
+def test_only_htmx_own_header_asks_for_a_fragment(team: Team, value: str) -> None:
+    assert "<!doctype html>" in team.get("/contacts", **{"HX-Request": value}).text
+
+
+def test_a_saved_form_leads_a_browser_on_and_gives_htmx_the_fresh_table(team: Team) -> None:
+    plain = team.post("/contacts/new", {"name": "Ann", "email": "ann@example.com"})
+    assert (plain.status_code, plain.location) == (303, "/contacts")
+    assert "Ann has been created." in team.get("/contacts").text
+    assert "Ann has been created." not in team.get("/contacts").text, "a message is shown once"
+    current = {"HX-Current-URL": "http://localhost/contacts?sort=-name"}
+    swapped = team.post("/contacts/new", {"name": "Bob", "email": "bob@example.com"}, htmx=True, **current)
+    assert swapped.status_code == 200
+    for sight in ('id="contacts-table"', "2 of 100", "Bob has been created."):
+        assert sight in swapped.text
+    assert swapped.text.index("Editing Bob") < swapped.text.index("Editing Ann")
+    assert swapped.headers["HX-Trigger"] == "dialog:close"
+    assert "has been created" not in team.get("/contacts").text, "htmx has shown it already"
+
+
+def test_a_form_saved_over_another_page_leads_to_the_list(team: Team) -> None:
+    answer = team.post(
+        "/contacts/new",
+        {"name": "Ann", "email": "ann@example.com"},
+        htmx=True,
+        **{"HX-Current-URL": "http://localhost/contacts/new"},
+    )
+    assert (answer.status_code, answer.text, answer.headers["HX-Redirect"]) == (204, "", "/contacts")
+
+
+NASTY = [
+    *(
+        "",
+        "http://[",
+        "http://a//[",
+        "http://a//[x",
+        "//[",
+        "javascript:alert(1)",
+        "\xff\xfe\x80",
+        "x" * 8000,
+        "?",
+        "#",
+    ),
+    *(
+        "http://localhost/contacts?" + "a=1&" * 2000,
+        "http://localhost/contacts?q=%00",
+        "http://localhost/contacts?q=%ff",
+    ),
+    *(
+        "http://localhost/contacts?page=999999",
+        "http://localhost/contacts?page=-1&field=x&sort=y",
+        "http://h:99999999/",
+    ),
+    *("http://localhost/contacts?q=%ED%A0%80&field=mobile", "http://localhost/contacts?q=" + "x" * 255),
+]
+
+
+@pytest.mark.parametrize("shown", NASTY)
+def test_what_is_said_to_be_shown_never_breaks_a_change(team: Team, shown: str) -> None:
+    headers = {"HX-Current-URL": shown}
+    created = team.post("/contacts/new", {"name": "Ann", "email": "ann@example.com"}, htmx=True, **headers)
+    assert created.status_code in (200, 204)
+    assert len(team.contacts()) == 1
+    deleted = team.post("/contacts/delete", {"id": team.contacts()[0]["id"]}, htmx=True, **headers)
+    assert deleted.status_code in (200, 204)
+    assert team.contacts() == []
+    for answer in (created, deleted):
+        for name in ("HX-Redirect", "HX-Replace-Url", "HX-Push-Url"):
+            assert answer.headers.get(name, "/contacts").split("?")[0] == "/contacts"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "place"),
+    [
+        ("GET", "/contacts/999999999/edit", 404, "#messages"),
+        ("GET", "/contacts?page=0", 400, "#messages"),
+        ("POST", "/contacts/999999999/edit", 404, "#dialog-messages"),
+        ("POST", "/contacts/delete", 400, "#dialog-messages"),
+        ("POST", "/nowhere", 404, "#dialog-messages"),
+    ],
+)
+def test_an_error_for_htmx_is_a_message_and_leaves_the_page_as_it_is(
+    team: Team, method: str, path: str, status: int, place: str
+) -> None:
+    answer = team.client.open(path, method=method, headers=HTMX, data={"csrf_token": team.csrf_token})
+    assert answer.status_code == status
+    assert (answer.headers["HX-Retarget"], answer.headers["HX-Reswap"]) == (place, "innerHTML")
+    assert 'class="message message-error"' in answer.text
+    assert "<html" not in answer.text
+
+
+def test_no_answer_to_htmx_is_a_redirect_that_the_browser_follows_unseen(team: Team) -> None:
+    identity = team.add("Ann", email="ann@example.com")
+    bare = team.app.test_client()
+    for path in ("/contacts", "/contacts/new", f"/contacts/{identity}/edit", f"/contacts/delete?id={identity}"):
+        answer = bare.get(path, headers=HTMX)
+        assert (answer.status_code, answer.text) == (204, "")
+        assert answer.headers["HX-Redirect"].startswith("/logon?next=")
