@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -47,6 +48,7 @@ def clean_mobile(value: str) -> str:
     raise ValueError(f"This is not a complete mobile phone number{shown}.")
 
 
+@lru_cache(maxsize=100_000)
 def shown_mobile(mobile: str) -> str:
     """Return a mobile number in E.164 as it is written internationally."""
     try:

@@ -574,3 +574,23 @@ def test_two_users_of_an_account_see_the_same_contacts_and_other_teams_see_none(
     for client, sees in ((team.client, True), (second, True), (other_team.client, False)):
         assert ("Only of this team" in client.get("/contacts").text) is sees
         assert client.get(f"/contacts/{identity}/edit").status_code == (200 if sees else 404)
+
+
+def test_guesses_of_the_current_password_count_as_failed_log_ons(team: Team) -> None:
+    values = {"current": "a wrong one, again", "new": NEW_PASSWORD, "again": NEW_PASSWORD}
+    address = {"REMOTE_ADDR": new_address()}
+    values["csrf_token"] = team.csrf_token
+    answers = [
+        team.client.post("/password", data=values, environ_overrides=address).status_code
+        for _ in range(models.LOGONS_PER_EMAIL + 1)
+    ]
+    assert answers == [422] * models.LOGONS_PER_EMAIL + [429]
+    assert log_on(team.app.test_client(), team.email).status_code == 429
+
+
+def test_logging_on_again_ends_the_session_before(team: Team) -> None:
+    assert team.post("/logon", {"email": team.email, "password": PASSWORD}).status_code == 303
+    former = team.app.test_client()
+    former.set_cookie("console", team.cookie)
+    assert not is_logged_on(former)
+    assert is_logged_on(team.client)
