@@ -83,7 +83,8 @@ def postmasters(data_dir: Path) -> list[psutil.Process]:
 def kill(victims: list[psutil.Process]) -> None:
     """Kill as `kill -9` does, and return when they are gone."""
     for process in victims:
-        process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # the end of another one has ended it
+            process.kill()
     psutil.wait_procs(victims, timeout=20)
 
 
