@@ -34,6 +34,7 @@ TEXTS = {
     415: ("This request cannot be understood", "Go back and use the form of the page."),
     422: ("This cannot be saved", "Go back and correct what you entered."),
     429: ("Too many attempts", "Wait ten minutes, then try again."),
+    431: ("This request cannot be understood", "Delete the cookies of this address in your browser, then try again."),
     500: (
         "Something went wrong here",
         "Nothing was saved. Try again, and tell your administrator if it stays.",

@@ -2,13 +2,19 @@
 
 import gc
 import os
+from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
 from gunicorn.glogging import Logger
+from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
+from gunicorn.workers.gthread import ThreadWorker
 
 from . import embedded
 from .config import load
+from .errors import TEXTS
+from .security import headers
 
 _settings = load(os.environ)
 
@@ -22,8 +28,23 @@ class logger_class(Logger):  # type: ignore[misc] # gunicorn's name for it; guni
         return atoms | {"U": quote(atoms["U"], encoding="latin-1")}
 
 
+class worker_class(ThreadWorker):  # type: ignore[misc]
+    """Answer what never reaches the app in the console's own way: a sentence, its headers, and none of it logged."""
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
+        """Refuse a request that cannot be read, whose line may hold a query and whose headers a cookie."""
+        statuses = {LimitRequestLine: 414, LimitRequestHeaders: 431}
+        status = HTTPStatus(statuses.get(type(exc), 400 if isinstance(exc, ParseException) else 500))
+        self.log.warning("%s: %s", status.phrase, type(exc).__name__)
+        body = f"{TEXTS[status][1]}\n".encode()
+        told = {"Connection": "close", "Content-Type": "text/plain; charset=utf-8", "Content-Length": str(len(body))}
+        lines = [f"HTTP/1.1 {status} {status.phrase}"]
+        lines += [f"{name}: {value}" for name, value in (told | headers(_settings.https)).items()]
+        with suppress(OSError):  # nobody waits for it any more
+            client.sendall("\r\n".join([*lines, "", ""]).encode() + body)
+
+
 bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
-worker_class = "gthread"
 workers = _settings.workers
 threads = _settings.threads
 # Loaded once before the fork; db.py gives every worker connections of its own.

@@ -52,11 +52,13 @@ def _take_forms_only() -> None:
         abort(400, "There are characters in this that cannot be shown. Type it instead of pasting it.")
 
 
+def headers(https: bool) -> dict[str, str]:
+    """Return the headers that every answer carries."""
+    return HEADERS | ({"Strict-Transport-Security": "max-age=31536000"} if https else {})
+
+
 def _add_headers(response: Response) -> Response:
-    for name, value in HEADERS.items():
-        response.headers[name] = value
-    if current_settings().https:
-        response.headers["Strict-Transport-Security"] = "max-age=31536000"
+    response.headers.update(headers(current_settings().https))
     if request.endpoint != "static" or response.status_code >= 400:
         response.headers["Cache-Control"] = "no-store"
         response.vary.add("HX-Request")

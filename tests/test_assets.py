@@ -8,6 +8,7 @@ import pytest
 from flask import Flask
 
 from contacts_app import create_app
+from contacts_app.config import PROJECT
 from tests.conftest import Team
 
 FOREVER = "public, max-age=31536000, immutable"
@@ -82,3 +83,7 @@ def test_a_missing_file_shown_to_a_user_is_not_kept(team: Team) -> None:
 )
 def test_a_strange_condition_is_no_error_of_the_console(app: Flask, headers: dict[str, str]) -> None:
     assert app.test_client().get("/static/app.css", headers=headers).status_code in (200, 206, 400, 416)
+
+
+def test_the_script_of_our_own_stays_small() -> None:
+    assert len((PROJECT / "static" / "app.js").read_text().splitlines()) < 130

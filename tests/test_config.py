@@ -1,13 +1,15 @@
 """Show that every setting has a default, takes its good values, and is refused by name when it is wrong."""
 
+import dataclasses
 import multiprocessing
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from contacts_app.config import PROJECT, StartError, load
+from contacts_app.config import PROJECT, Settings, StartError, load
 from tests.test_embedded import flask
 
 KEY = "k" * 32
@@ -195,3 +197,9 @@ def test_a_relative_data_folder_is_the_same_one_wherever_a_process_stands(
     relative = os.path.relpath(tmp_path / "data", PROJECT)
     monkeypatch.chdir(tmp_path)
     assert loaded(DATA_DIR=relative).data_dir.resolve() == (tmp_path / "data").resolve()
+
+
+def test_readme_lists_every_setting() -> None:
+    table = (PROJECT / "README.md").read_text().partition("## Settings")[2].partition("\n## ")[0]
+    listed = {name.lower() for name in re.findall(r"`([A-Z_]+)`", table)}
+    assert {field.name for field in dataclasses.fields(Settings)} <= listed

@@ -111,6 +111,32 @@ def test_a_database_that_is_away_is_503_until_it_is_back(
     assert team.contacts() == []
 
 
+@pytest.mark.parametrize("headers", [{}, HTMX], ids=["page", "htmx"])
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "/logon", 503),
+        ("POST", "/logoff", 503),
+        ("GET", "/setup?token={link}", 503),
+        ("POST", "/setup?token={link}", 503),
+        ("GET", "/setup?token=guess", 404),
+        ("GET", "/healthz", 503),
+    ],
+)
+def test_who_is_logged_on_is_told_of_a_database_that_is_away_on_public_pages_too(
+    team: Team, settings: dict[str, str], method: str, path: str, status: int, headers: dict[str, str]
+) -> None:
+    app = create_app(settings | {"DATABASE_URL": f"postgresql://127.0.0.1:{free_port()}/x"})
+    client = app.test_client()
+    client.set_cookie("console", team.cookie)
+    with app.app_context():
+        path = path.format(link=setup_token())
+    data = {"email": "ann@example.com", "password": "hunter2-secret", "account": "A", "csrf_token": team.csrf_token}
+    answer = client.open(path, method=method, data=data if method == "POST" else None, headers=headers)
+    assert answer.status_code == status
+    assert shows_no_internals(answer.text)
+
+
 def test_the_log_on_page_says_that_the_database_is_away(settings: dict[str, str]) -> None:
     app = create_app(settings | {"DATABASE_URL": f"postgresql://127.0.0.1:{free_port()}/x"})
     answer = log_on(app.test_client(), "ann@example.com", "hunter2-secret")
@@ -305,6 +331,32 @@ def test_a_visitor_cannot_write_lines_into_the_servers_log(served: tuple[int, Pa
 )
 def test_a_strange_request_on_the_wire_is_no_error_of_the_server(served: tuple[int, Path], request_line: bytes) -> None:
     answer = raw(served[0], request_line + b"\r\nHost: x\r\nConnection: close\r\n\r\n")
+    for name in (b"Content-Security-Policy: default-src 'none'", b"X-Content-Type-Options: nosniff"):
+        assert not answer or name in answer
+    assert b"<h1><p>" not in answer
     status = answer.split(b" ", 2)[1:2]
     assert status == [] or int(status[0]) < 500, answer[:400]
     assert shows_no_internals(answer.decode(errors="replace"))
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status"),
+    [
+        (b"GET /contacts?q=hunter2 or so HTTP/1.1", 400),
+        (b"GET /contacts?q=hunter2", 400),
+        (b"GET /contacts HTTP/1.1\r\nCookie hunter2", 400),
+        (b"GET /contacts HTTP/1.1\r\nCookie: hunter2\x01", 400),
+        (b"POST /logon?next=hunter2 HTTP/1.1\r\nContent-Length: -1", 400),
+        (b"GET /contacts?q=" + b"hunter2" * 1000 + b" HTTP/1.1", 414),
+        (b"GET /contacts HTTP/1.1\r\nCookie: " + b"hunter2" * 2000, 431),
+    ],
+)
+def test_what_is_no_request_gets_a_sentence_and_none_of_it_is_logged(
+    served: tuple[int, Path], request_line: bytes, status: int
+) -> None:
+    port, log = served
+    answer = raw(port, request_line + b"\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert errors.TEXTS[status][1].encode() in answer
+    raw(port, b"GET /after-%d HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % len(request_line))
+    assert "hunter2" not in logged(log, f"/after-{len(request_line)}")

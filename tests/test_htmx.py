@@ -1,8 +1,10 @@
 """Show that one address answers a page to a browser and a fragment to htmx, and never mixes them up."""
 
+import re
+
 import pytest
 
-from tests.conftest import HTMX, Team
+from tests.conftest import HTMX, PASSWORD, Team
 
 PAGES = ["/contacts", "/contacts/new"]
 
@@ -111,7 +113,20 @@ def test_an_error_for_htmx_is_a_message_and_leaves_the_page_as_it_is(
 def test_no_answer_to_htmx_is_a_redirect_that_the_browser_follows_unseen(team: Team) -> None:
     identity = team.add("Ann", email="ann@example.com")
     bare = team.app.test_client()
-    for path in ("/contacts", "/contacts/new", f"/contacts/{identity}/edit", f"/contacts/delete?id={identity}"):
+    paths = ("/contacts", "/contacts/new", f"/contacts/{identity}/edit", f"/contacts/delete?id={identity}", "/password")
+    for path in paths:
         answer = bare.get(path, headers=HTMX)
         assert (answer.status_code, answer.text) == (204, "")
         assert answer.headers["HX-Redirect"].startswith("/logon?next=")
+
+
+def test_a_log_on_a_log_off_and_a_new_password_lead_htmx_to_the_next_page(team: Team) -> None:
+    log_on = {"email": team.email, "password": PASSWORD}
+    change = {"current": PASSWORD, "new": "a different passphrase", "again": "a different passphrase"}
+    for path, data, leads_to in (("/password", change, "/contacts"), ("/logoff", {}, "/logon")):
+        answer = team.post(path, data, htmx=True)
+        assert (answer.status_code, answer.text, answer.headers["HX-Redirect"]) == (204, "", leads_to)
+    page = team.get("/logon").text
+    log_on |= {"password": change["new"], "csrf_token": re.search(r'name="csrf_token" value="([^"]+)"', page)[1]}
+    answer = team.post("/logon", log_on, htmx=True)
+    assert (answer.status_code, answer.headers["HX-Redirect"]) == (204, "/contacts")

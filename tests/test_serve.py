@@ -11,7 +11,7 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.cookiejar import CookieJar
 from pathlib import Path
@@ -41,16 +41,16 @@ in_use = pytest.fixture(new_server, scope="module")
 
 
 class Console:
-    """A console started by the command behind `make run`."""
+    """A console started by the command behind `make run`, or by another."""
 
-    def __init__(self, data_dir: Path, **settings: str) -> None:
+    def __init__(self, data_dir: Path, command: Sequence[str] = (*FLASK, "serve"), **settings: str) -> None:
         self.data_dir = data_dir
         self.port = int(settings.setdefault("PORT", str(free_port())))
         self.address = f"http://127.0.0.1:{self.port}"
         self.output = data_dir.parent / "output"
         with self.output.open("w") as output:
             self.process = subprocess.Popen(
-                [*FLASK, "serve"],
+                command,
                 cwd=PROJECT,
                 env=environment(data_dir, **settings),
                 stdin=subprocess.DEVNULL,
@@ -88,6 +88,19 @@ class Console:
         with psycopg.connect(embedded.url(self.data_dir), autocommit=True) as connection:
             cursor = connection.execute(query)
             return cursor.fetchall() if cursor.description else []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_make_run_ends_with_the_address_and_stops_everything(folder: Path, number: int) -> None:
+    console = Console(folder / "data", ("make", "--no-print-directory", "run")).wait()
+    assert console.printed()[-1] == f"The console is ready: {console.address}/"
+    assert console.is_healthy()
+    if number == signal.SIGINT:
+        os.killpg(console.process.pid, number)  # as Ctrl-C does
+    else:
+        console.process.send_signal(number)
+    console.process.wait(40)
+    wait_for(lambda: processes(console.data_dir) == [], what="the end of every process")
 
 
 def _page(browser: urllib.request.OpenerDirector, address: str, **fields: str) -> tuple[str, str]:

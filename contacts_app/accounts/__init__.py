@@ -11,5 +11,5 @@ def init_app(app: Flask) -> None:
     # First the log-on, then the token: whose session has ended is led to log on, not told of a forged request.
     app.before_request(views.require_logon)
     CSRFProtect(app)
-    app.context_processor(lambda: {"visitor": views.visitor_or_none()})
+    app.context_processor(lambda: {"visitor": views.visitor_to_show()})
     app.register_blueprint(views.blueprint)

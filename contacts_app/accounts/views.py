@@ -6,12 +6,13 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from flask import Blueprint, abort, current_app, flash, g, redirect, request, session, url_for
+import sqlalchemy as sa
+from flask import Blueprint, abort, current_app, flash, g, request, session, url_for
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import TooManyRequests
 
 from .. import htmx
-from ..config import current_settings
+from ..config import StartError, current_settings
 from ..db import db
 from .forms import LogonForm, PasswordForm, SetupForm
 from .models import LOGON_WINDOW, Account, LogonAttempt, Session, User, Visitor
@@ -47,11 +48,19 @@ def require_logon() -> ResponseReturnValue | None:
 def visitor_or_none() -> Visitor | None:
     """Return who sends this request, if it is a user with a live session."""
     if "visitor" not in g:
-        g.visitor = None  # also where the next line fails: the page that says so asks again
+        g.visitor = None  # also where the next line fails: the page that says so does not ask again
         token = session.get(TOKEN)
         g.visitor = Session.visitor(token) if isinstance(token, str) else None
     found: Visitor | None = g.visitor
     return found
+
+
+def visitor_to_show() -> Visitor | None:
+    """Return who sends this request, also on the page that says that the database is away."""
+    try:
+        return visitor_or_none()
+    except (sa.exc.SQLAlchemyError, StartError):
+        return None
 
 
 def visitor() -> Visitor:
@@ -66,7 +75,7 @@ def setup() -> ResponseReturnValue:
     if not hmac.compare_digest(request.args.get("token", "").encode(), setup_token().encode()):
         abort(404)
     if Account.any_exists():
-        return redirect(url_for(".logon"), 303)
+        return htmx.leave_for(url_for(".logon"))
     form = SetupForm()
     if not form.validate_on_submit():
         status = 422 if request.method == "POST" else 200
@@ -74,13 +83,13 @@ def setup() -> ResponseReturnValue:
     Account.hold_creation()
     if Account.any_exists():  # somebody else held the link, too
         db.session.rollback()
-        return redirect(url_for(".logon"), 303)
+        return htmx.leave_for(url_for(".logon"))
     user = Account.create(str(form.account.normal), current_settings().contact_quota).add_user(
         str(form.email.normal), str(form.password.data)
     )
     _log_on(user)
     flash("The account has been set up. Create the first contact.")
-    return redirect(url_for("contacts.index"), 303)
+    return htmx.leave_for(url_for("contacts.index"))
 
 
 @blueprint.route("/logon", methods=["GET", "POST"])
@@ -89,7 +98,7 @@ def logon() -> ResponseReturnValue:
     """Log a user on and lead to where they wanted to go."""
     address = own_address(request.args.get("next"))
     if request.method != "POST" and visitor_or_none():
-        return redirect(address, 303)
+        return htmx.leave_for(address)
     form = LogonForm()
     if request.method != "POST":
         return htmx.render("accounts/logon.html", "accounts/logon.html", form=form)
@@ -102,7 +111,7 @@ def logon() -> ResponseReturnValue:
         return htmx.render("accounts/logon.html", "accounts/logon.html", 422, form=form)
     LogonAttempt.succeeded(attempt)
     _log_on(user)
-    return redirect(address, 303)
+    return htmx.leave_for(address)
 
 
 @blueprint.post("/logoff")
@@ -113,7 +122,7 @@ def logoff() -> ResponseReturnValue:
         Session.end(token)
         db.session.commit()
     session.clear()
-    return redirect(url_for(".logon"), 303)
+    return htmx.leave_for(url_for(".logon"))
 
 
 @blueprint.route("/password", methods=["GET", "POST"])
@@ -130,7 +139,7 @@ def password() -> ResponseReturnValue:
             LogonAttempt.succeeded(attempt)
             db.session.commit()
             flash("The password has been changed. Your other sessions have ended.")
-            return redirect(url_for("contacts.index"), 303)
+            return htmx.leave_for(url_for("contacts.index"))
         form.current.errors = ["This is not your current password."]
     status = 422 if request.method == "POST" else 200
     return htmx.render("accounts/password.html", "accounts/password.html", status, form=form)

@@ -1,5 +1,6 @@
 """Show that every page and dialog can be read by a screen reader, on a wide and a narrow screen, light and dark."""
 
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -178,8 +179,11 @@ SHOWN: dict[str, Callable[[Page, Team], None]] = {
 }
 
 
-def complaints(page: Page) -> list[str]:
-    """Return what axe finds, what is wider than the screen and what is too small, in four looks at the page."""
+def complaints(page: Page, name: str) -> list[str]:
+    """Return what axe finds, what is wider than the screen and what is too small, in four looks at the page.
+
+    With SCREENSHOTS naming a folder, a picture of each look is left there.
+    """
     page.evaluate(AXE_SCRIPT)
     found: list[str] = []
     for width in (WIDE, NARROW):
@@ -189,6 +193,8 @@ def complaints(page: Page) -> list[str]:
         found += [f"{width}: too small: {small}" for small in page.evaluate(SMALL)]
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+            if folder := os.environ.get("SCREENSHOTS"):
+                page.screenshot(path=f"{folder}/{name}-{width}-{scheme}.png", caret="initial")
             violations: list[dict[str, Any]] = page.evaluate(AXE, TAGS)
             found += [
                 f"{width} {scheme}: {violation['help']}: {[node['html'][:200] for node in violation['nodes']]}"
@@ -201,7 +207,7 @@ def complaints(page: Page) -> list[str]:
 def test_axe_finds_nothing_and_everything_fits(new_page: NewPage, contacts: Team, shown: str) -> None:
     page = new_page(contacts, reduced_motion="reduce")
     SHOWN[shown](page, contacts)
-    assert not (found := complaints(page)), "\n".join(found)
+    assert not (found := complaints(page, shown)), "\n".join(found)
 
 
 @pytest.fixture
@@ -225,7 +231,7 @@ def test_the_set_up_page_is_accessible_and_leads_to_the_empty_list(new_page: New
     expect(page.get_by_label("Account")).to_be_focused()
     page.get_by_role("button", name="Create account").click()
     expect(page.get_by_label("Account")).to_have_accessible_description(re.compile("Enter a name"))
-    assert not (found := complaints(page)), "\n".join(found)
+    assert not (found := complaints(page, "set-up")), "\n".join(found)
     page.get_by_label("Account").fill("Operations")
     page.get_by_label("E-mail").fill("ann@example.com")
     page.get_by_label("Password").fill("correct horse battery")
