@@ -19,6 +19,7 @@ from .config import DINGTALK_HOSTS, StartError, current_settings
 from .contacts.models import Contact
 from .db import db, violated_constraint
 from .fields import clean_email, clean_text
+from .groups.models import Group
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,6 +34,7 @@ SAMPLE_NAMES = (
     *("Payments team", "Mohammed Al-Sayed", "مريم حسن", "Payments robot", "Nguyễn Thị Lan", "Tom O’Brien"),
     *("刘洋", "Storage duty", "Βασίλης Παππάς", "Emma de Vries", "陈静", "Web front end", "Kofi Mensah"),
 )
+SAMPLE_GROUPS = ("Night shift", "Databases", "Payments", "Network")
 
 
 def init_app(app: Flask) -> None:
@@ -180,7 +182,13 @@ def demo(contacts: int) -> None:
     email, password = f"demo{number}@example.com", "-".join(secrets.token_hex(3) for _ in range(3))
     account = Account.create(f"Demo {number}", max(contacts, current_settings().contact_quota))
     account.add_user(email, password)
-    db.session.add_all(_sample_contacts(account.id, contacts))
+    samples = list(_sample_contacts(account.id, contacts))
+    db.session.add_all(samples)
+    for index, name in enumerate(SAMPLE_GROUPS):
+        group = Group(account_id=account.id, name=name)
+        db.session.add(group)
+        db.session.flush()
+        group.add_members(contact.id for contact in samples[index :: len(SAMPLE_GROUPS) + 1])
     db.session.commit()
     click.echo(f"Created the account {account.name} with {contacts} contacts.")
     click.echo(f"Log on as {email} with the password {password}")

@@ -29,7 +29,7 @@ TEXTS = {
     405: ("This address does not take that", "Go back and use the buttons of the page."),
     409: ("Somebody else is changing the same", "Nothing was saved. Try again."),
     411: ("This request cannot be understood", "The form does not say how long it is. Go back and try again."),
-    413: ("This is too much at once", "A form can carry at most 64 KiB. Shorten what you entered."),
+    413: ("This is too much at once", "A form can carry only so much. Shorten what you entered, or do it in parts."),
     414: ("This address is too long", "Shorten the search or select fewer contacts."),
     415: ("This request cannot be understood", "Go back and use the form of the page."),
     422: ("This cannot be saved", "Go back and correct what you entered."),

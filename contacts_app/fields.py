@@ -7,7 +7,7 @@ from typing import Any
 
 from email_validator import EmailNotValidError, validate_email
 from wtforms import StringField
-from wtforms.validators import StopValidation
+from wtforms.validators import StopValidation, ValidationError
 from wtforms.widgets import EmailInput, TelInput
 
 # Control characters, half of a surrogate pair, what stands for bytes that were no text, and marks that
@@ -52,6 +52,20 @@ class NormalField(StringField):
         except ValueError as error:
             raise StopValidation(str(error)) from None
         self.normal = self.normal or None
+
+
+class NameField(NormalField):
+    """A NormalField for a name: 1 to 64 characters, one of which can be seen."""
+
+    def post_validate(self, form: object, validation_stopped: bool) -> None:
+        """Require the characters of a name."""
+        if validation_stopped:
+            return
+        name = self.normal or ""
+        if not any(unicodedata.category(character)[0] in "LNPS" for character in name):
+            raise ValidationError("Enter a name.")
+        if len(name) > 64:
+            raise ValidationError(f"A name has at most 64 characters; this one has {len(name)}.")
 
 
 class TelField(NormalField):

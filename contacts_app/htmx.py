@@ -11,7 +11,7 @@ def wants_fragment() -> bool:
     return request.headers.get("HX-Request") == "true"
 
 
-def render(page: str, fragment: str, status: int = 200, **context: Any) -> Response:
+def render(page: str, fragment: str, status: int = 200, /, **context: Any) -> Response:
     """Answer the template `page` to a browser and `fragment` to htmx."""
     name = fragment if wants_fragment() else page
     return make_response(render_template(name, in_dialog=wants_fragment(), **context), status)

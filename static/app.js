@@ -3,19 +3,19 @@
 
 const $ = (selector, root = document) => root.querySelector(selector);
 const dialog = $("#dialog");
+const boxes = () => [...document.querySelectorAll(".list-form tbody [name=id]")];
 let focusNext = () => {};
 
 function countSelected() {
-  const boxes = [...document.querySelectorAll("#contacts-form tbody [name=id]")];
-  const selected = boxes.filter((box) => box.checked).length;
-  const button = $("#batch-delete");
-  if (!button) return;
-  button.disabled = selected === 0;
+  const all = boxes();
+  const selected = all.filter((box) => box.checked).length;
+  if (!$("#selected")) return;
+  for (const button of document.querySelectorAll("[data-batch]")) button.disabled = selected === 0;
   $("#selected").textContent = selected ? ` (${selected})` : "";
   const every = $("#select-all");
   if (!every) return;
-  every.checked = selected > 0 && selected === boxes.length;
-  every.indeterminate = selected > 0 && selected < boxes.length;
+  every.checked = selected > 0 && selected === all.length;
+  every.indeterminate = selected > 0 && selected < all.length;
 }
 
 function say(sentence) {
@@ -26,19 +26,21 @@ function say(sentence) {
 
 // What opened the dialog gets the focus back from the browser. Where that is gone, its counterpart in the row or the next does.
 function rememberRow(opener) {
-  const row = opener.closest("tr") || (opener.id === "batch-delete" && $("#contacts-form tr:has([name=id]:checked)"));
+  const row = opener.closest("tr") || (opener.matches("[data-batch]") && $(".list-form tr:has([name=id]:checked)"));
   const following = [];
   for (let next = row; next; next = next.nextElementSibling) following.push(next.id);
   const control = opener.matches(".operation a:first-child") ? ".operation a" : opener.closest("tr") ? ".operation a:last-child" : "[name=id]";
   focusNext = () => {
     if (document.activeElement !== document.body && (!row || row.isConnected)) return;
-    const next = following.map((id) => document.getElementById(id)).find(Boolean) || (row && $("#contacts-form tbody tr:last-child"));
-    (next ? $(control, next) : $("#new-contact")).focus();
+    const next = following.map((id) => document.getElementById(id)).find(Boolean) || (row && $(".list-form tbody tr:last-child"));
+    (next ? $(control, next) : $("[data-new]")).focus();
   };
 }
 
 document.addEventListener("htmx:after:swap", (event) => {
   const { ctx } = event.detail;
+  if (ctx.target?.id === "groups-members") pickAgain();
+  else countPicked();
   if (dialog?.childElementCount && !dialog.open && ctx.target === dialog) {
     rememberRow(document.activeElement);
     dialog.showModal();
@@ -46,6 +48,27 @@ document.addEventListener("htmx:after:swap", (event) => {
   if (ctx.sourceElement?.matches?.("[data-top]")) scrollTo(0, 0);
   countSelected();
 });
+
+// What is picked stays picked, even what was picked while the answer to the filter was under way.
+let picked = new Set();
+function countPicked() {
+  const form = $("#groups-edit");
+  if (!form) return;
+  picked = new Set(new FormData(form).getAll("member"));
+  $("#picked", form).textContent = picked.size;
+}
+function pickAgain() {
+  const list = $("#groups-members");
+  if (!list) return;
+  for (const input of list.querySelectorAll("[type=hidden]")) input.remove();
+  const missing = new Set(picked);
+  for (const box of list.querySelectorAll("[name=member]")) {
+    box.checked = picked.has(box.value);
+    missing.delete(box.value);
+  }
+  for (const value of missing) list.append(Object.assign(document.createElement("input"), { type: "hidden", name: "member", value }));
+  countPicked();
+}
 
 document.addEventListener("dialog:close", () => {
   dialog.close();
@@ -70,8 +93,9 @@ document.addEventListener("htmx:error", () =>
 
 document.addEventListener("change", (event) => {
   const { id, checked } = event.target;
-  if (id === "select-all") for (const box of document.querySelectorAll("#contacts-form tbody [name=id]")) box.checked = checked;
+  if (id === "select-all") for (const box of boxes()) box.checked = checked;
   if (id === "keys-on") localStorage.setItem("keys", checked ? "on" : "off");
+  countPicked();
   countSelected();
 });
 
@@ -90,20 +114,16 @@ $("#user-menu")?.addEventListener("focusout", (event) => {
 });
 
 document.addEventListener("keydown", (event) => {
-  if (event.key === " " && event.target.matches("a[role=button]")) {
-    event.preventDefault();
-    event.target.click();
-  }
+  if (event.key === " " && event.target.matches("a[role=button]")) return event.preventDefault(), event.target.click();
   const typing = event.target.closest("input:not([type=checkbox]), select, textarea");
   if (typing || event.ctrlKey || event.metaKey || event.altKey || $("dialog[open]")) return;
   if (localStorage.getItem("keys") === "off") return;
-  const element = { "/": $("#q"), n: $("#new-contact"), "?": $("#keys") }[event.key];
-  if (!element) return;
+  const act = { "/": () => $("#q")?.select(), n: () => $("[data-new]")?.click(), "?": () => $("#keys")?.showModal() }[event.key];
+  if (!act) return;
   event.preventDefault();
-  if (element.id === "q") element.select();
-  else if (element.id === "keys") element.showModal();
-  else element.click();
+  act();
 });
 
 if ($("#keys-on")) $("#keys-on").checked = localStorage.getItem("keys") !== "off";
+countPicked();
 countSelected();

@@ -24,7 +24,7 @@ from tests.conftest import HTMX, PASSWORD, Team
 # Whatever else is served asks for a log-on; who adds a route here says that it is meant for everybody.
 PUBLIC = {"static", "accounts.setup", "accounts.logon", "accounts.logoff", "health.healthz"}
 VERBS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"]
-QUERY = ["q", "field", "sort", "page", "id", "next", "token", "v"]
+QUERY = ["q", "field", "sort", "page", "id", "next", "token", "v", "show", "pick"]
 HEADERS = [
     "HX-Current-URL",
     "HX-Source",
@@ -83,7 +83,10 @@ NASTY = [
     ),
 ]
 NAMES = [f"{n}-{value[:12]!r}" for n, value in enumerate(NASTY)]
+# What the console itself writes into a form, so that a person can do nothing but reload when it is broken.
+WRITTEN_BY_THE_PAGE = {"id", "member", "group", "pick", "unknown"}
 _logons = count(1)
+_identities = count(5_000_000_000)
 
 
 def encoded(value: str | bytes) -> str:
@@ -112,12 +115,23 @@ def path_of(rule: Rule, value: object) -> str:
     return re.sub(r"<[^>]+>", lambda _: str(value), rule.rule)
 
 
+def add_both(team: Team, name: str = "Ann", email: str = "ann@example.com") -> int:
+    """Write a contact and a group that it is in, both with one id, which fits every route; return it."""
+    identity = next(_identities)
+    team.add(name, id=identity, email=email)
+    team.sql.execute("INSERT INTO groups (account_id, id, name) VALUES (%s, %s, %s)", [team.account_id, identity, name])
+    team.sql.execute("INSERT INTO memberships VALUES (%s, %s, %s)", [team.account_id, identity, identity])
+    return identity
+
+
 def snapshot(sql: psycopg.Connection) -> tuple[Any, ...]:
     """Return a sum of all that is written, but for what a visit or a guess leaves behind."""
     found = sql.execute(
         """SELECT (SELECT (count(*), sum(hashtextextended(t::text, 0)))::text FROM accounts t),
                   (SELECT (count(*), sum(hashtextextended(t::text, 0)))::text FROM users t),
                   (SELECT (count(*), sum(hashtextextended(t::text, 0)))::text FROM contacts t),
+                  (SELECT (count(*), sum(hashtextextended(t::text, 0)))::text FROM groups t),
+                  (SELECT (count(*), sum(hashtextextended(t::text, 0)))::text FROM memberships t),
                   (SELECT (count(*), sum(hashtextextended(token_hash::text, 0)))::text FROM sessions)"""
     ).fetchone()
     assert found
@@ -161,7 +175,7 @@ def setup_app(settings: dict[str, str], new_database: Callable[[], str]) -> Iter
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_nobody_reaches_a_route_that_is_not_meant_for_everybody(team: Team, verb: str) -> None:
-    identity = team.add("Ann of the team", email="ann@example.com")
+    identity = add_both(team, "Ann of the team")
     before, client = snapshot(team.sql), team.app.test_client()
     for rule in rules(team.app):
         if rule.endpoint in PUBLIC:
@@ -181,7 +195,7 @@ def test_nobody_reaches_a_route_that_is_not_meant_for_everybody(team: Team, verb
 
 
 def test_head_answers_as_get_does_and_writes_nothing(team: Team) -> None:
-    identity = team.add("Ann", email="ann@example.com")
+    identity = add_both(team)
     before = snapshot(team.sql)
     for rule in rules(team.app, "HEAD"):
         path = f"{path_of(rule, identity)}?id={identity}"
@@ -201,7 +215,7 @@ def foreign_tokens(app: Flask) -> list[str | None]:
 @pytest.mark.parametrize("is_logged_on", [True, False])
 @pytest.mark.parametrize("htmx", [True, False])
 def test_no_route_takes_a_form_without_its_token(team: Team, is_logged_on: bool, htmx: bool) -> None:
-    identity = team.add("Ann", email="ann@example.com")
+    identity = add_both(team)
     before = snapshot(team.sql)
     client = team.client if is_logged_on else team.app.test_client()
     values = {"id": identity, "name": "Bob", "email": team.email, "password": PASSWORD, "version": 1}
@@ -217,16 +231,18 @@ def test_no_route_takes_a_form_without_its_token(team: Team, is_logged_on: bool,
 
 
 @pytest.mark.parametrize("htmx", [True, False])
-def test_another_teams_contact_is_404_on_every_route_for_every_verb(team: Team, other_team: Team, htmx: bool) -> None:
-    identity = other_team.add("Not of this team", email="secret@example.com")
+def test_what_another_team_has_is_404_on_every_route_for_every_verb(team: Team, other_team: Team, htmx: bool) -> None:
+    identity = add_both(other_team, "Not of this team", "secret@example.com")
     before = snapshot(team.sql)
     values = {"csrf_token": team.csrf_token, "id": identity, "name": "Mine", "email": "mine@example.com", "version": 1}
-    headers = HTMX | {"HX-Current-URL": "http://localhost/contacts"} if htmx else {}
+    values |= {"group": identity, "member": identity}
     for verb in VERBS:
         for rule in rules(team.app):
-            takes_id = "id" in rule.arguments or rule.rule.endswith("/delete")
+            takes_id = "id" in rule.arguments or rule.rule.endswith(("/delete", "/assign"))
             if not takes_id:
                 continue
+            shown = "/".join(rule.rule.split("/")[:2])  # the list that the route belongs to
+            headers = HTMX | {"HX-Current-URL": f"http://localhost{shown}"} if htmx else {}
             path, data = path_of(rule, identity), values if verb == "POST" else None
             path += "" if verb == "POST" else f"?id={identity}"
             answer = team.client.open(path, method=verb, data=data, headers=headers)
@@ -241,7 +257,7 @@ def test_another_teams_contact_is_404_on_every_route_for_every_verb(team: Team, 
 def form_of(team: Team, rule: Rule, identity: int) -> tuple[str, set[str]]:
     """Return the path of the rule's form and the names of its fields, as its own page has them."""
     path = path_of(rule, identity)
-    page = team.get(f"{path}?id={identity}") if "GET" in (rule.methods or ()) else team.get("/contacts")
+    page = team.get(f"{path}?id={identity}") if "GET" in (rule.methods or ()) else team.get("/groups/new")
     return path, Fields(page.text).names | {"id", "unknown"}
 
 
@@ -254,9 +270,10 @@ def body_of(nasty_field: str, nasty: str | bytes, rest: dict[str, str]) -> dict[
 
 @pytest.mark.parametrize("nasty", NASTY, ids=NAMES)
 def test_nothing_nasty_in_a_field_of_any_form_is_an_error(team: Team, other_team: Team, nasty: str | bytes) -> None:
-    identity = team.add("Ann", email="ann@example.com")
+    identity = add_both(team)
     other_team.add("Other", email="ann@example.com")
     good = {"name": "Bob", "email": "bob@example.com", "version": "1", "current": "x", "id": "1"}
+    good |= {"member": str(identity), "group": str(identity), "action": "add"}
     for rule in rules(team.app, "POST"):
         if rule.endpoint in PUBLIC:
             continue
@@ -267,7 +284,7 @@ def test_nothing_nasty_in_a_field_of_any_form_is_an_error(team: Team, other_team
             answer = team.client.post(path, **body_of(field, nasty, rest))
             check(answer)
             is_text = isinstance(nasty, str)
-            assert answer.status_code != 400 or field in ("id", "unknown") or not is_text, "the token was right"
+            assert answer.status_code != 400 or field in WRITTEN_BY_THE_PAGE or not is_text, "the token was right"
             if answer.status_code >= 400:
                 assert snapshot(team.sql) == before, f"{path} wrote something"
             else:
@@ -300,22 +317,23 @@ def test_nothing_nasty_in_the_forms_that_are_for_everybody_is_an_error(
 
 
 # These read arguments; every other route meets two of them with each nasty value, which in turn are all.
-READ_ARGUMENTS = {"contacts.index", "accounts.logon"}
+READ_ARGUMENTS = {"contacts.index", "groups.index", "accounts.logon"}
 
 
 @pytest.mark.parametrize("number", range(len(NASTY)), ids=NAMES)
 def test_nothing_nasty_in_a_path_or_an_argument_is_an_error(team: Team, number: int) -> None:
-    before, bare, text = snapshot(team.sql), team.app.test_client(), encoded(NASTY[number][:6000])
+    identity, bare, text = add_both(team), team.app.test_client(), encoded(NASTY[number][:6000])
+    before = snapshot(team.sql)
     headers = HTMX if number % 2 else {}
     for rule in rules(team.app, "GET"):
         names = QUERY if rule.endpoint in READ_ARGUMENTS else [QUERY[(number + n) % len(QUERY)] for n in (0, 4)]
         for name in names:
             client = bare if rule.endpoint in PUBLIC else team.client
-            check(client.get(f"{path_of(rule, 1)}?{name}={text}", headers=headers))
+            check(client.get(f"{path_of(rule, identity)}?{name}={text}", headers=headers))
         if rule.arguments:
             check(team.get(path_of(rule, text)))
     every = "&".join(f"{name}={text}" for name in QUERY)
-    for path in (f"/contacts?{every}", f"/{text}?{text}={text}", f"/contacts/{text}"):
+    for path in (f"/contacts?{every}", f"/groups?{every}", f"/{text}?{text}={text}", f"/contacts/{text}"):
         check(bare.get(path))
     assert snapshot(team.sql) == before
 
@@ -330,6 +348,9 @@ def test_a_query_that_no_browser_sends_is_no_error(team: Team, query: str) -> No
             "/contacts",
             "/contacts/new",
             "/contacts/delete",
+            "/groups",
+            "/groups/new",
+            "/groups/assign",
             "/logon",
             "/setup",
             "/nowhere",
@@ -348,11 +369,11 @@ def bodies(team: Team, fields: set[str]) -> Iterator[tuple[str, bytes]]:
     yield "", b"csrf_token=" + token
     yield "x" * 1000, b"csrf_token=" + token
     yield form, b"\xff\xfe\x00=\xff&name=\xed\xa0\x80&csrf_token=" + token
-    yield f"{form}; charset=utf-7", b"name=+ADw-script+AD4-&csrf_token=" + token
-    yield f"{form}; charset=rot13", b"name=x&csrf_token=" + token
+    yield f"{form}; charset=utf-7", b"name=+ADw-script+AD4-%00&csrf_token=" + token
+    yield f"{form}; charset=rot13", b"name=&csrf_token=" + token
     yield form, b"&".join([b"csrf_token=" + token, *[b"id=%d" % n for n in range(6000)]])
     yield form, b"&" * 60_000 + b"csrf_token=" + token
-    yield form, b"csrf_token=" + token + b"&name=a&name=b&email=c&email=d&version=1&version=2"
+    yield form, b"csrf_token=" + token + b"&name=&name=b&email=c&email=d&version=1&version=2"
     yield form, b"csrf_token[]=" + token + b"&name[]=x&name[a]=y"
     yield "multipart/form-data", b"--x\r\n"
     yield "multipart/form-data; boundary=" + "x" * 300, b"--x\r\n"
@@ -367,7 +388,7 @@ def bodies(team: Team, fields: set[str]) -> Iterator[tuple[str, bytes]]:
         start + b"".join(part % (b"f%d" % n, b"", b"") for n in range(1100)) + b"--x--",
     )
     charset = b"\r\nContent-Type: text/plain; charset=rot13"
-    yield "multipart/form-data; boundary=x", start + part % (b"name", charset, b"x") + b"--x--"
+    yield "multipart/form-data; boundary=x", start + part % (b"name", charset, b"x" * 65) + b"--x--"
     for field in sorted(fields - {"csrf_token"}):
         file = part % (field.encode(), b'; filename="f.txt"\r\nContent-Type: text/plain', b"content")
         yield "multipart/form-data; boundary=x", start + file + b"--x--"
@@ -375,7 +396,7 @@ def bodies(team: Team, fields: set[str]) -> Iterator[tuple[str, bytes]]:
 
 
 def test_no_body_of_another_kind_is_an_error(team: Team) -> None:
-    identity = team.add("Ann", email="ann@example.com")
+    identity = add_both(team)
     before = snapshot(team.sql)
     for rule in rules(team.app, "POST"):
         if rule.endpoint == "accounts.logoff":

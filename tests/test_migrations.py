@@ -25,12 +25,10 @@ from tests.conftest import PASSWORD_HASH, ROBOT, Team, free_port
 CONTACT = {"name": "Bob", "email": "bob@example.com"}
 # What stands in the table when each bad row comes.
 PRESENT = {"id": 7_000_000_001, "name": "Ann", "mobile": "+8613800138000", "email": "Ann@example.com"}
+BAD_NAMES = ["", "x" * 65, " Bob", "Bob ", "B\nob", "Bo\tb", "\x7fBob", "Bob\x9f", "B\u2028b", "Zoe\u0308"]
 BAD_CONTACTS: list[tuple[str, dict[str, Any]]] = [
     ("contact_has_a_channel", {"email": None}),
-    *(
-        ("contact_name_is_clean", {"name": name})
-        for name in ("", "x" * 65, " Bob", "Bob ", "B\nob", "Bo\tb", "\x7fBob", "Bob\x9f", "B\u2028b", "Zoe\u0308")
-    ),
+    *(("contact_name_is_clean", {"name": name}) for name in BAD_NAMES),
     *(
         ("contact_mobile_is_e164", {"mobile": mobile})
         for mobile in (
@@ -87,6 +85,23 @@ BAD_SESSIONS: list[tuple[str, dict[str, Any]]] = [
     ("sessions_users_fkey", {"account_id": 9_000_000_000}),
     ("session_token_is_hashed", {"token_hash": b""}),
     ("session_token_is_hashed", {"token_hash": b"the token itself"}),
+]
+# "other" stands for what another account has; the group "Ops é" with id 7000000002 and its member are there already.
+PRESENT_GROUP = {"id": 7_000_000_002, "name": "Ops é"}
+BAD_GROUPS: list[tuple[str, dict[str, Any]]] = [
+    *(("group_name_is_clean", {"name": name}) for name in BAD_NAMES),
+    *(("group_name_is_unique", {"name": name}) for name in ("Ops é", "OPS É", "ops é", "Ｏｐｓ É", "Ops\u00a0é")),
+    ("groups_pkey", {"id": PRESENT_GROUP["id"]}),
+    ("groups_accounts_fkey", {"account_id": 9_000_000_000}),
+]
+BAD_MEMBERSHIPS: list[tuple[str, dict[str, Any]]] = [
+    ("memberships_pkey", {}),
+    ("memberships_groups_fkey", {"group_id": 9_000_000_000}),
+    ("memberships_groups_fkey", {"group_id": "other group"}),
+    ("memberships_contacts_fkey", {"contact_id": 9_000_000_000}),
+    ("memberships_contacts_fkey", {"contact_id": "other contact"}),
+    ("memberships_groups_fkey", {"account_id": "other account", "contact_id": "other contact"}),
+    ("memberships_contacts_fkey", {"account_id": "other account", "group_id": "other group"}),
 ]
 TESTED_ELSEWHERE_HERE = {"logon_attempts_pkey", "alembic_version_pkc"}
 NOT_NULL = [
@@ -166,6 +181,75 @@ def test_a_bad_session_is_refused_by_name(team: Team, constraint: str, bad: dict
     assert refusal(team.sql, "sessions", row) == constraint
 
 
+def add_group(team: Team, *members: int, **columns: Any) -> int:
+    """Write a group past the console and return its id."""
+    row = {"account_id": team.account_id, "name": "Ops"} | columns
+    insert(team.sql, "groups", row)
+    found = team.sql.execute("SELECT max(id) FROM groups WHERE account_id = %s", [team.account_id]).fetchone()
+    for member in members:
+        row = {"account_id": team.account_id, "group_id": found[0], "contact_id": member}
+        insert(team.sql, "memberships", row)
+    return found[0]
+
+
+def members(team: Team) -> list[tuple[int, int]]:
+    query = "SELECT group_id, contact_id FROM memberships WHERE account_id = %s ORDER BY group_id, contact_id"
+    return team.sql.execute(query, [team.account_id]).fetchall()
+
+
+@pytest.mark.parametrize(("constraint", "bad"), BAD_GROUPS, ids=row_id)
+def test_a_bad_group_is_refused_by_name(team: Team, constraint: str, bad: dict[str, Any]) -> None:
+    add_group(team, **PRESENT_GROUP)
+    assert refusal(team.sql, "groups", {"account_id": team.account_id, "name": "Bob"} | bad) == constraint
+
+
+@pytest.mark.parametrize(("constraint", "bad"), BAD_GROUPS[:-2], ids=row_id)
+def test_a_good_group_cannot_become_a_bad_one(team: Team, constraint: str, bad: dict[str, Any]) -> None:
+    add_group(team, **PRESENT_GROUP)
+    good = add_group(team, id=7_000_000_003)
+    with pytest.raises(errors.IntegrityError) as caught:
+        team.sql.execute("UPDATE groups SET name = %s WHERE id = %s", [bad["name"], good])
+    assert caught.value.diag.constraint_name == constraint
+
+
+@pytest.mark.parametrize(("constraint", "bad"), BAD_MEMBERSHIPS, ids=row_id)
+def test_a_bad_membership_is_refused_by_name(
+    team: Team, other_team: Team, constraint: str, bad: dict[str, Any]
+) -> None:
+    contact, other_contact = team.add(), other_team.add()
+    group, other_group = add_group(team, contact), add_group(other_team)
+    others = {"other account": other_team.account_id, "other group": other_group, "other contact": other_contact}
+    row = {"account_id": team.account_id, "group_id": group, "contact_id": contact}
+    row |= {column: others.get(value, value) for column, value in bad.items()}
+    assert refusal(team.sql, "memberships", row) == constraint
+    assert (members(team), members(other_team)) == ([(group, contact)], [])
+
+
+def test_good_groups_are_taken(team: Team, other_team: Team) -> None:
+    contact = team.add()
+    add_group(team, contact, **PRESENT_GROUP)
+    add_group(other_team, **PRESENT_GROUP)  # the same name and even id: another account's are no concern
+    second = add_group(team, contact, id=7_000_000_003, name="字" * 64)
+    assert members(team) == [(PRESENT_GROUP["id"], contact), (second, contact)]
+
+
+def test_memberships_go_with_the_contact_and_with_the_group(team: Team) -> None:
+    ann, bob = team.add("Ann"), team.add("Bob")
+    first, second = add_group(team, ann, bob, name="First"), add_group(team, ann, bob, name="Second")
+    team.sql.execute("DELETE FROM contacts WHERE id = %s", [ann])
+    assert members(team) == [(first, bob), (second, bob)]
+    team.sql.execute("DELETE FROM groups WHERE account_id = %s AND id = %s", [team.account_id, first])
+    assert members(team) == [(second, bob)]
+    assert [contact["name"] for contact in team.contacts()] == ["Bob"]
+
+
+def test_an_account_with_groups_cannot_be_deleted(team: Team) -> None:
+    add_group(team)
+    with pytest.raises(errors.ForeignKeyViolation) as caught:
+        team.sql.execute("DELETE FROM accounts WHERE id = %s", [team.account_id])
+    assert caught.value.diag.constraint_name == "groups_accounts_fkey"
+
+
 def test_two_logon_attempts_cannot_share_an_id(team: Team) -> None:
     row = {"id": 8_000_000_000 + team.account_id, "email_hash": b"x", "address": "192.0.2.1"}
     insert(team.sql, "logon_attempts", row)
@@ -179,7 +263,7 @@ def test_every_constraint_of_the_schema_has_a_bad_row_here(sql: psycopg.Connecti
         WHERE indisunique AND indrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)
     """  # noqa: E501
     schema = {name for (name,) in sql.execute(query)}
-    tested = {name for name, _ in BAD_CONTACTS + BAD_ACCOUNTS + BAD_USERS + BAD_SESSIONS}
+    tested = {name for name, _ in BAD_CONTACTS + BAD_ACCOUNTS + BAD_USERS + BAD_SESSIONS + BAD_GROUPS + BAD_MEMBERSHIPS}
     assert schema == tested | TESTED_ELSEWHERE_HERE
 
 
@@ -190,7 +274,7 @@ def test_every_trigger_of_the_schema_is_known_here(sql: psycopg.Connection) -> N
 
 @pytest.mark.parametrize(("table", "column"), NOT_NULL, ids=".".join)
 def test_a_column_that_must_hold_something_cannot_be_emptied(team: Team, table: str, column: str) -> None:
-    team.add(**PRESENT)
+    add_group(team, team.add(**PRESENT))
     insert(team.sql, "logon_attempts", {"email_hash": b"x", "address": "192.0.2.1"})
     with pytest.raises(errors.NotNullViolation) as caught:
         team.sql.execute(f"UPDATE {table} SET {column} = NULL")

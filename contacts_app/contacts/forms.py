@@ -1,7 +1,6 @@
 """Say what a contact may be, and put what the database refuses beside its field."""
 
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -21,8 +20,8 @@ from wtforms.widgets import HiddenInput
 
 from ..config import current_settings
 from ..db import violated_constraint
-from ..fields import INVISIBLE, EmailField, NormalField, TelField, clean_text
-from .models import FIELDS, PAGE_SIZE, SORTS, Contact, Query
+from ..fields import INVISIBLE, EmailField, NameField, NormalField, TelField, clean_text
+from .models import FIELDS, FILTERS, PAGE_SIZE, SORTS, Contact, Query
 
 NO_CHANNEL = "Enter a mobile phone number, a mailbox or a DingTalk robot: at least one of the three."
 CAN_BE_MOBILE = (PhoneNumberType.MOBILE, PhoneNumberType.FIXED_LINE_OR_MOBILE)
@@ -80,21 +79,13 @@ def clean_dingtalk_url(value: str) -> str:
 class ContactForm(FlaskForm):
     """The dialogs New contact and Edit contacts."""
 
-    name = NormalField("Name")
+    name = NameField("Name")
     mobile = TelField("Mobile phone number", clean_mobile)
     email = EmailField("Mailbox")
     dingtalk_url = NormalField("DingTalk robot", clean_dingtalk_url)
     receives_system_notifications = BooleanField("Receive system notifications")
     form_errors: Sequence[str] = ()
     version = IntegerField(widget=HiddenInput(), validators=[Optional()])
-
-    def validate_name(self, field: NormalField) -> None:
-        """Require 1 to 64 characters, one of which can be seen."""
-        name = field.normal or ""
-        if not any(unicodedata.category(character)[0] in "LNPS" for character in name):
-            raise ValidationError("Enter a name.")
-        if len(name) > 64:
-            raise ValidationError(f"A name has at most 64 characters; this one has {len(name)}.")
 
     def validate_email(self, field: EmailField) -> None:
         """Require a length that mail can carry."""
@@ -211,34 +202,47 @@ def shown_robot(url: str) -> str:
 
 def read_query(arguments: Mapping[str, str]) -> Query:
     """Return which contacts the address asks for; a value that no link of the console has is a 400."""
-    try:
-        text = clean_text(arguments.get("q", ""))
-    except ValueError as error:
-        raise BadRequest(f"This cannot be searched for. {error}") from None
+    text = read_text(arguments.get("q", ""))
     field, sort = arguments.get("field", "name"), arguments.get("sort", "name")
-    page = arguments.get("page", "1")
+    show, page = arguments.get("show", "all"), arguments.get("page", "1")
     if field not in FIELDS:
         raise BadRequest("Contacts can be searched by Name, Cell phone number or Email only.")
     if sort not in SORTS:
         raise BadRequest("Contacts can be sorted by name, by creation or by change only.")
-    if not re.fullmatch("[1-9][0-9]{0,5}", page):
-        raise BadRequest("The number of a page is 1 or more.")
-    if len(text) > 254:
-        raise BadRequest("A search has at most 254 characters.")
+    if show not in FILTERS:
+        raise BadRequest("The list cannot be narrowed to that.")
     number = None
     if field == "mobile":
         with suppress(ValueError):
             number = clean_mobile(text)
-    return Query(text, field, sort, int(page), number)
+    return Query(text, field, sort, read_page(page), show, number)
+
+
+def read_text(value: str) -> str:
+    """Return what to search for; what cannot stand in a name is a 400."""
+    try:
+        text = clean_text(value)
+    except ValueError as error:
+        raise BadRequest(f"This cannot be searched for. {error}") from None
+    if len(text) > 254:
+        raise BadRequest("A search has at most 254 characters.")
+    return text
+
+
+def read_page(value: str) -> int:
+    """Return the number of a page; what is none is a 400."""
+    if not re.fullmatch("[1-9][0-9]{0,5}", value):
+        raise BadRequest("The number of a page is 1 or more.")
+    return int(value)
 
 
 def read_ids(values: Iterable[str]) -> list[int]:
-    """Return the ids of the selected contacts; too many, none or one that is no number is a 400."""
+    """Return the ids of the selected rows; too many, none or one that is no number is a 400."""
     ids = list(dict.fromkeys(values))
     if not ids:
-        raise BadRequest("No contact is selected. Select the contacts to delete, then press Batch delete.")
+        raise BadRequest("Nothing is selected. Select rows of the list first.")
     if len(ids) > PAGE_SIZE:
-        raise BadRequest(f"At most {PAGE_SIZE} contacts can be deleted at a time.")
+        raise BadRequest(f"At most {PAGE_SIZE} rows can be selected at a time.")
     if not all(re.fullmatch("[1-9][0-9]{0,17}", value) for value in ids):
-        raise BadRequest("A selected contact cannot be recognised. Reload the page and select again.")
+        raise BadRequest("A selected row cannot be recognised. Reload the page and select again.")
     return [int(value) for value in ids]

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -13,7 +13,10 @@ from ..accounts.models import Account
 from ..db import Base, db
 
 PAGE_SIZE = 100
-CONTROL_CHARACTERS = r"[\u0001-\u001F\u007F-\u009F\u2028\u2029]"
+CLEAN_NAME = (
+    "char_length(name) BETWEEN 1 AND 64 AND name = btrim(name) AND name IS NFC NORMALIZED"
+    r" AND name !~ '[\u0001-\u001F\u007F-\u009F\u2028\u2029]'"
+)
 
 
 class Contact(Base):
@@ -43,11 +46,7 @@ class Contact(Base):
         sa.UniqueConstraint("account_id", "mobile", name="contact_mobile_is_unique"),
         sa.Index("contact_email_is_unique", "account_id", sa.func.lower(email), unique=True),
         sa.CheckConstraint("num_nonnulls(mobile, email, dingtalk_url) > 0", name="contact_has_a_channel"),
-        sa.CheckConstraint(
-            f"char_length(name) BETWEEN 1 AND 64 AND name = btrim(name) AND name IS NFC NORMALIZED"
-            f" AND name !~ '{CONTROL_CHARACTERS}'",
-            name="contact_name_is_clean",
-        ),
+        sa.CheckConstraint(CLEAN_NAME, name="contact_name_is_clean"),
         sa.CheckConstraint(r"mobile ~ '^\+[1-9][0-9]{5,14}$'", name="contact_mobile_is_e164"),
         sa.CheckConstraint(
             "email ~ '^[^@[:space:]]+@[^@[:space:]]+$' AND char_length(email) <= 254",
@@ -97,12 +96,13 @@ class Contact(Base):
 
 
 class Query(NamedTuple):
-    """Say which contacts to list: `text` within `field`, in the order of `sort`, page 1 and on."""
+    """Say which contacts to list: `text` within `field`, those of `show`, in the order of `sort`, page 1 and on."""
 
     text: str = ""
     field: str = "name"
     sort: str = "name"
     page: int = 1
+    show: str = "all"
     number: str | None = None  # E.164, where the text is a whole mobile number in any spelling
 
 
@@ -124,6 +124,16 @@ class Page(NamedTuple):
     total: int
 
 
+class Surroundings:
+    """Answer what rooms below this one know of contacts; they put their functions in the place of these."""
+
+    groups_of: Callable[[int, Iterable[int]], dict[int, list[tuple[int, str]]]]
+    left_by: Callable[[int, Iterable[int]], Sequence[tuple[str, bool]]]
+
+
+surroundings = Surroundings()
+
+
 # Bytes, not a language's order: the same on every server, and no index breaks when a C library is upgraded.
 _by_name = sa.collate(Contact.name_key, "C")
 _orders: dict[str, sa.ColumnElement[Any]] = {
@@ -134,6 +144,8 @@ _orders: dict[str, sa.ColumnElement[Any]] = {
     "changed": Contact.updated_at.asc(),
     "-changed": Contact.updated_at.desc(),
 }
+# What the list can be narrowed to: a name for the address, words for the person, a condition. Rooms below add theirs.
+FILTERS: dict[str, tuple[str, sa.ColumnElement[bool]]] = {"all": ("All contacts", sa.true())}
 SORTS = tuple(_orders)
 FIELDS = ("name", "mobile", "email")
 
@@ -156,6 +168,8 @@ _page_statement = (
 def _statement(query: Query) -> tuple[sa.Select[*tuple[Any, ...]], dict[str, Any]]:
     """Return the page's statement; strpos and not LIKE, so that no character of the text is special."""
     statement: sa.Select[*tuple[Any, ...]] = _page_statement.order_by(_orders[query.sort], Contact.id)
+    if query.show != "all":
+        statement = statement.where(FILTERS[query.show][1])
     if not query.text:
         return statement, {}
     if query.field == "name":

@@ -1,5 +1,6 @@
 """List, create, edit and delete contacts."""
 
+from collections.abc import Sequence
 from functools import partial
 from math import ceil
 from typing import Any
@@ -15,7 +16,7 @@ from ..accounts.models import Account
 from ..accounts.views import visitor
 from ..db import db
 from .forms import ContactForm, read_ids, read_query, shown_mobile, shown_robot
-from .models import PAGE_SIZE, Contact, Page, Query
+from .models import FILTERS, PAGE_SIZE, Contact, Page, Query, surroundings
 
 blueprint = Blueprint("contacts", __name__)
 NAMES_SHOWN = 10
@@ -63,7 +64,8 @@ def _edit(contact: Contact) -> ResponseReturnValue:
     form = ContactForm()
 
     def show(status: int, theirs: dict[str, Any] | None = None) -> Response:
-        context = {"form": form, "contact_id": contact_id, "theirs": theirs or {}}
+        groups = surroundings.groups_of(account_id, [contact_id]) if contact_id else {}
+        context = {"form": form, "contact_id": contact_id, "theirs": theirs or {}, "groups": groups.get(contact_id, [])}
         return htmx.render("contacts/edit.html", "contacts/_edit.html", status, **context)
 
     if request.method != "POST":
@@ -90,7 +92,7 @@ def _edit(contact: Contact) -> ResponseReturnValue:
         if theirs:
             return show(409, theirs)
         name = current.name  # somebody else has saved the very same
-    return _changed(f"{name} has been saved." if contact_id else f"{name} has been created.")
+    return changed(f"{name} has been saved." if contact_id else f"{name} has been created.")
 
 
 @blueprint.route("/contacts/delete", methods=["GET", "POST"])
@@ -106,24 +108,30 @@ def delete() -> ResponseReturnValue:
             *("contacts/delete.html", "contacts/_delete.html"),
             contacts=contacts,
             names_shown=NAMES_SHOWN,
+            left_groups=surroundings.left_by(account_id, ids),
         )
     names = Contact.delete(account_id, ids)
     db.session.commit()
-    gone = len(ids) - len(names)
-    told = f"{names[0]} has been deleted." if len(names) == 1 else f"{len(names)} contacts have been deleted."
-    if gone:
-        were_gone = "1 was gone already." if gone == 1 else f"{gone} were gone already."
-        told = f"{told} {were_gone}" if names else f"Nothing to delete: {were_gone}"
     if not names and not htmx.wants_fragment():
         abort(404, GONE)
-    return _changed(told, 200 if names else 404)
+    return changed(told_deleted(names, len(ids), "contacts"), 200 if names else 404)
 
 
-def _changed(message: str, status: int = 200) -> Response:
+def told_deleted(names: Sequence[str], asked: int, things: str) -> str:
+    """Say in words how many of the `asked` were deleted and how many somebody else had deleted before."""
+    told = f"{names[0]} has been deleted." if len(names) == 1 else f"{len(names)} {things} have been deleted."
+    gone = asked - len(names)
+    if not gone:
+        return told
+    were_gone = "1 was gone already." if gone == 1 else f"{gone} were gone already."
+    return f"{told} {were_gone}" if names else f"Nothing to delete: {were_gone}"
+
+
+def changed(message: str, status: int = 200) -> Response:
     """Answer a change with the list that the person was looking at, as it is now."""
-    shown = htmx.query_shown(url_for(".index"))
+    shown = htmx.query_shown(url_for("contacts.index"))
     if shown is None:
-        return htmx.saved(message, url_for(".index"))
+        return htmx.saved(message, url_for("contacts.index"))
     try:
         query = read_query(shown)
     except BadRequest:
@@ -146,6 +154,8 @@ def _listing(query: Query, page: Page, count: int, quota: int) -> dict[str, Any]
         "total": page.total,
         "pages": ceil(page.total / PAGE_SIZE),
         "count": count,
+        "groups": surroundings.groups_of(visitor().account_id, [row.id for row in page.rows]) if page.rows else {},
+        "filters": {name: words for name, (words, _) in FILTERS.items()},
         "quota": quota,
         "address": partial(_address, query),
         "shown_mobile": shown_mobile,
@@ -156,6 +166,12 @@ def _listing(query: Query, page: Page, count: int, quota: int) -> dict[str, Any]
 def _address(query: Query, **changes: Any) -> str:
     """Return the address of the list that `query` describes, without what is the default."""
     wanted = query._replace(page=1)._replace(**changes) if changes else query
-    values: dict[str, Any] = {"q": wanted.text, "field": wanted.field, "sort": wanted.sort, "page": wanted.page}
-    default = {"q": "", "field": "name", "sort": "name", "page": 1}
-    return url_for(".index", **{name: value for name, value in values.items() if value != default[name]})
+    values: dict[str, Any] = {
+        "q": wanted.text,
+        "field": wanted.field,
+        "sort": wanted.sort,
+        "page": wanted.page,
+        "show": wanted.show,
+    }
+    default = {"q": "", "field": "name", "sort": "name", "page": 1, "show": "all"}
+    return url_for("contacts.index", **{name: value for name, value in values.items() if value != default[name]})

@@ -141,16 +141,16 @@ def dialog(page: Page, title: str | None = None) -> Locator:
 
 def names(page: Page) -> Locator:
     """Return the names that the table shows."""
-    return page.locator("#contacts-table tbody th")
+    return page.locator("#contacts-table tbody th > bdi")
 
 
 def row(page: Page, name: str) -> Locator:
-    """Return the row of a contact."""
-    return page.get_by_role("row").filter(has=page.get_by_role("rowheader", name=name, exact=True))
+    """Return the row of a contact or a group."""
+    return page.get_by_role("row").filter(has=page.locator("th > bdi").get_by_text(name, exact=True))
 
 
 def control(page: Page, name: str, label: str) -> Locator:
-    """Return Editing or Delete of a contact, or the box that selects it."""
+    """Return Editing or Delete of a contact or a group, or the box that selects it."""
     return row(page, name).get_by_role("checkbox" if label == "Select" else "link", name=label)
 
 

@@ -24,6 +24,7 @@ from tests.browser.conftest import (
     field,
     message,
     names,
+    row,
     search_box,
 )
 from tests.conftest import ROBOT, Team
@@ -129,6 +130,112 @@ def show_error_in_dialog(page: Page, team: Team) -> None:
     expect(dialog(page).get_by_role("alert").filter(has_text="try again")).to_be_visible()
 
 
+def add_group(team: Team, name: str, *members: str) -> None:
+    """Write a group past the console."""
+    team.sql.execute(
+        """WITH made AS (INSERT INTO groups (account_id, name) VALUES (%s, %s) RETURNING account_id, id)
+           INSERT INTO memberships (account_id, group_id, contact_id)
+           SELECT made.account_id, made.id, contacts.id FROM made JOIN contacts USING (account_id)
+           WHERE contacts.name = ANY(%s)""",
+        [team.account_id, name, list(members)],
+    )
+
+
+def add_groups(team: Team) -> None:
+    """Write a group of three, one of one, one of nobody, and one whose name fills its column."""
+    add_group(team, "Operations", "Ann", LONG, "王小明")
+    add_group(team, "数据库值班", "Ann")
+    add_group(team, "Nobody’s")
+    add_group(team, LONG, "Ann")
+
+
+def show_groups(page: Page, team: Team) -> None:
+    add_groups(team)
+    page.goto("/groups")
+    row(page, "Operations").get_by_text("3 contacts").click()
+    expect(row(page, "Operations").get_by_role("listitem")).to_have_count(3)
+    control(page, "Operations", "Select").check()
+
+
+def show_groups_empty(page: Page, team: Team) -> None:
+    page.goto("/groups")
+    expect(page.get_by_role("heading", name="No contact groups yet")).to_be_visible()
+
+
+def show_groups_not_found(page: Page, team: Team) -> None:
+    page.goto("/groups?q=nobody")
+    expect(page.get_by_role("heading", name="No group found")).to_be_visible()
+
+
+def show_new_group(page: Page, team: Team) -> None:
+    add_groups(team)
+    page.goto("/groups")
+    page.get_by_role("main").get_by_text("Create contact group", exact=True).click()
+    dialog(page, "Create contact group").get_by_role("checkbox", name="Ann").check()
+
+
+def show_group_error(page: Page, team: Team) -> None:
+    show_new_group(page, team)
+    field(dialog(page), "Group name").fill("OPERATIONS")
+    click_ok(page)
+    expect(dialog(page)).to_contain_text("There is a group of this name already.")
+
+
+def show_edit_group(page: Page, team: Team) -> None:
+    add_groups(team)
+    page.goto("/groups")
+    control(page, "Operations", "Editing").click()
+    expect(dialog(page, "Edit contact group").get_by_role("checkbox", checked=True)).to_have_count(3)
+
+
+def show_delete_group(page: Page, team: Team) -> None:
+    add_groups(team)
+    page.goto("/groups")
+    control(page, "Operations", "Delete").click()
+    expect(dialog(page, "Delete this group?")).to_be_visible()
+
+
+def show_contacts_in_groups(page: Page, team: Team) -> None:
+    add_groups(team)
+    show_list(page, team)
+    expect(row(page, "Ann")).to_contain_text("Operations")
+
+
+def show_assign(page: Page, team: Team) -> None:
+    show_contacts_in_groups(page, team)
+    page.get_by_role("checkbox", name="Select all contacts").check()
+    page.get_by_role("button", name="Groups", exact=True).click()
+    expect(dialog(page, "Groups of 3 contacts")).to_be_visible()
+
+
+def show_assign_nothing(page: Page, team: Team) -> None:
+    show_list(page, team)
+    control(page, "Ann", "Select").check()
+    page.get_by_role("button", name="Groups", exact=True).click()
+    expect(dialog(page, "Groups of Ann")).to_be_visible()
+
+
+def show_delete_members(page: Page, team: Team) -> None:
+    add_groups(team)
+    show_list(page, team)
+    control(page, "Ann", "Delete").click()
+    expect(dialog(page)).to_contain_text("left with nobody")
+
+
+def show_edit_member(page: Page, team: Team) -> None:
+    add_groups(team)
+    show_list(page, team)
+    control(page, "Ann", "Editing").click()
+    expect(dialog(page)).to_contain_text("In the groups")
+
+
+def show_ungrouped(page: Page, team: Team) -> None:
+    add_groups(team)
+    show_list(page, team)
+    page.get_by_role("combobox", name="Show").select_option(label="In no group")
+    expect(page.get_by_role("heading", name="No contact found")).to_be_visible()
+
+
 def show_keys(page: Page, team: Team) -> None:
     show_list(page, team)
     page.keyboard.press("?")
@@ -176,6 +283,21 @@ SHOWN: dict[str, Callable[[Page, Team], None]] = {
     "new page": show_page("/contacts/new", "New contact"),
     "edit page": show_page("/contacts/{id}/edit", "Edit contacts"),
     "delete page": show_page("/contacts/delete?id={id}", "Delete this contact?"),
+    "groups": show_groups,
+    "no groups": show_groups_empty,
+    "no group found": show_groups_not_found,
+    "new group": show_new_group,
+    "group error": show_group_error,
+    "edit group": show_edit_group,
+    "delete group": show_delete_group,
+    "contacts in groups": show_contacts_in_groups,
+    "assign": show_assign,
+    "assign without groups": show_assign_nothing,
+    "delete member": show_delete_members,
+    "edit member": show_edit_member,
+    "in no group": show_ungrouped,
+    "new group page": show_page("/groups/new", "Create contact group"),
+    "assign page": show_page("/groups/assign?id={id}", "Groups of Ann"),
 }
 
 

@@ -116,7 +116,7 @@ def test_contacts_are_deleted(page: Page, team: Team) -> None:
 
 def test_batch_delete_with_none_selected_says_what_to_do(page: Page) -> None:
     page.get_by_role("button", name="Batch delete").click()
-    expect(page.get_by_role("main")).to_contain_text("Select the contacts to delete")
+    expect(page.get_by_role("main")).to_contain_text("Nothing is selected. Select rows of the list first.")
     page.get_by_role("link", name="Go to the contacts").click()
     expect(names(page)).to_have_text(["Ann", "Bob", "Cid"])
 

@@ -1,0 +1,220 @@
+"""Keep groups: the contacts that one alert is for."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.orm import Mapped, mapped_column
+
+from ..accounts.models import Account
+from ..contacts.models import CLEAN_NAME, FILTERS, PAGE_SIZE, Contact, surroundings
+from ..db import Base, db
+
+
+class Membership(Base):
+    """Say that a contact is in a group of its own account."""
+
+    __tablename__ = "memberships"
+
+    account_id: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True)
+    group_id: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True)
+    contact_id: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True)
+
+    __table_args__ = (
+        sa.ForeignKeyConstraint(["account_id", "group_id"], ["groups.account_id", "groups.id"], ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(
+            ["account_id", "contact_id"], ["contacts.account_id", "contacts.id"], ondelete="CASCADE"
+        ),
+        sa.Index("memberships_account_id_contact_id", "account_id", "contact_id"),
+    )
+
+
+class Group(Base):
+    """Contacts that are told together."""
+
+    __tablename__ = "groups"
+
+    account_id: Mapped[int] = mapped_column(sa.ForeignKey(Account.id), primary_key=True)
+    id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(), primary_key=True)
+    name: Mapped[str]
+    # Two names that differ only in case or width are one name.
+    name_key: Mapped[str] = mapped_column(sa.Computed("lower(normalize(name, NFKC))", persisted=True))
+    version: Mapped[int] = mapped_column(server_default=sa.text("1"))
+    created_at: Mapped[datetime] = mapped_column(sa.DateTime(timezone=True), server_default=sa.func.now())
+    updated_at: Mapped[datetime] = mapped_column(
+        sa.DateTime(timezone=True), server_default=sa.func.now(), onupdate=sa.func.now()
+    )
+
+    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012
+    __table_args__ = (
+        sa.UniqueConstraint("account_id", "name_key", name="group_name_is_unique"),
+        sa.CheckConstraint(CLEAN_NAME, name="group_name_is_clean"),
+    )
+
+    @classmethod
+    def of(cls, account_id: int, identity: int) -> "Group | None":
+        """Return this account's group with the id."""
+        return db.session.get(cls, (account_id, identity))
+
+    @classmethod
+    def locked(cls, account_id: int, identity: int) -> "Group | None":
+        """Return this account's group with the id, which nobody else changes until this transaction ends."""
+        return db.session.get(cls, (account_id, identity), with_for_update={"key_share": True})
+
+    @classmethod
+    def search(cls, account_id: int, text: str, page: int) -> "Page":
+        """Return one page of this account's groups: those whose name, or a member's, contains `text`."""
+        parameters = {"account_id": account_id, "text": text, "offset": (page - 1) * PAGE_SIZE}
+        found = db.session.execute(_found_statement if text else _page_statement, parameters).all()
+        return Page([ListedGroup(*row[:-1]) for row in found], found[0].total if found else 0)
+
+    @classmethod
+    def names(cls, account_id: int, ids: Iterable[int] | None = None) -> Sequence[tuple[int, str]]:
+        """Return id and name of all groups, or of those of `ids` that exist, in the order of the list."""
+        found = sa.select(cls.id, cls.name).where(cls.account_id == account_id).order_by(_by_name)
+        if ids is not None:
+            found = found.where(cls.id.in_(ids))
+        return [(row.id, row.name) for row in db.session.execute(found)]
+
+    @classmethod
+    def delete(cls, account_id: int, ids: Iterable[int]) -> Sequence[str]:
+        """Delete those of the groups that exist, all of them or none, and return their names."""
+        # Locked in one order, so that two overlapping deletes cannot deadlock.
+        chosen = sa.select(cls.id).where(cls.account_id == account_id, cls.id.in_(ids)).order_by(cls.id)
+        locked = db.session.scalars(chosen.with_for_update()).all()
+        gone = sa.delete(cls).where(cls.account_id == account_id, cls.id.in_(locked)).returning(cls.name)
+        return db.session.scalars(gone).all()
+
+    def members(self) -> Sequence[tuple[int, str]]:
+        """Return id and name of each member, in the order of the list of contacts."""
+        found = (
+            sa.select(Contact.id, Contact.name)
+            .join(Membership, _is_member(Contact))
+            .where(Membership.account_id == self.account_id, Membership.group_id == self.id)
+            .order_by(sa.collate(Contact.name_key, "C"), Contact.id)
+        )
+        return [(row.id, row.name) for row in db.session.execute(found)]
+
+    def set_members(self, ids: Iterable[int]) -> None:
+        """Have exactly these contacts in the group; one that was deleted meanwhile is left out."""
+        wanted = set(ids)
+        mine = (Membership.account_id == self.account_id, Membership.group_id == self.id)
+        # Contacts are locked before memberships, as a delete of contacts does, so that the two cannot deadlock.
+        self.add_members(wanted)
+        db.session.execute(sa.delete(Membership).where(*mine, Membership.contact_id.not_in(wanted)))
+
+    def add_members(self, ids: Iterable[int]) -> int:
+        """Put those of the contacts that exist into the group, and return how many were not in it."""
+        self._mark_changed()
+        # A contact that somebody is deleting is locked by them, and gone when the lock is.
+        existing = (
+            sa.select(Contact.account_id, sa.literal(self.id), Contact.id)
+            .where(Contact.account_id == self.account_id, Contact.id.in_(ids))
+            .order_by(Contact.id)
+            .with_for_update(read=True, key_share=True)
+        )
+        columns = [Membership.account_id, Membership.group_id, Membership.contact_id]
+        added = postgresql.insert(Membership).from_select(columns, existing).on_conflict_do_nothing()
+        return len(db.session.execute(added.returning(Membership.contact_id)).all())
+
+    def remove_members(self, ids: Iterable[int]) -> int:
+        """Take the contacts out of the group, and return how many were in it."""
+        self._mark_changed()
+        mine = (Membership.account_id == self.account_id, Membership.group_id == self.id)
+        gone = sa.delete(Membership).where(*mine, Membership.contact_id.in_(ids)).returning(Membership.contact_id)
+        return len(db.session.execute(gone).all())
+
+    def _mark_changed(self) -> None:
+        """Count a change of the members as a change of the group, which others may be editing."""
+        self.updated_at = sa.func.now()
+        db.session.flush()
+
+
+class ListedGroup(NamedTuple):
+    """Hold what the list shows of a group."""
+
+    id: int
+    name: str
+    members: int
+
+
+class Page(NamedTuple):
+    """Hold a page of the list and how many groups the whole list has."""
+
+    rows: list[ListedGroup]
+    total: int
+
+
+def _is_member(contact: type[Contact]) -> sa.ColumnElement[bool]:
+    return sa.and_(Membership.account_id == contact.account_id, Membership.contact_id == contact.id)
+
+
+def _is_of_group() -> sa.ColumnElement[bool]:
+    return sa.and_(Membership.account_id == Group.account_id, Membership.group_id == Group.id)
+
+
+_by_name = sa.collate(Group.name_key, "C")
+_needle = sa.func.lower(sa.func.normalize(sa.bindparam("text"), sa.text("NFKC")))
+_page_statement = (
+    sa.select(
+        Group.id,
+        Group.name,
+        sa.select(sa.func.count()).where(_is_of_group()).correlate(Group).scalar_subquery(),
+        sa.func.count().over().label("total"),
+    )
+    .where(Group.account_id == sa.bindparam("account_id"))
+    .order_by(_by_name)
+    .limit(PAGE_SIZE)
+    .offset(sa.bindparam("offset"))
+)
+_found_statement = _page_statement.where(
+    sa.or_(
+        sa.func.strpos(Group.name_key, _needle) > 0,
+        sa.exists(
+            sa.select(1)
+            .select_from(Membership)
+            .join(Contact, _is_member(Contact))
+            .where(_is_of_group(), sa.func.strpos(Contact.name_key, _needle) > 0)
+            .correlate(Group)
+        ),
+    )
+)
+
+
+def groups_of(account_id: int, ids: Iterable[int]) -> dict[int, list[tuple[int, str]]]:
+    """Return the groups that each of the contacts is in: id and name, by the contact's id."""
+    found = (
+        sa.select(Membership.contact_id, Group.id, Group.name)
+        .join(Group, _is_of_group())
+        .where(Membership.account_id == account_id, Membership.contact_id.in_(ids))
+        .order_by(_by_name)
+    )
+    groups: dict[int, list[tuple[int, str]]] = {}
+    for contact_id, group_id, name in db.session.execute(found):
+        groups.setdefault(contact_id, []).append((group_id, name))
+    return groups
+
+
+def left_by(account_id: int, ids: Iterable[int]) -> Sequence[tuple[str, bool]]:
+    """Return the groups that the contacts leave when they are deleted: name, and whether nobody is left in it."""
+    ids = list(ids)
+    is_leaving = Membership.contact_id.in_(ids)
+    found = (
+        sa.select(Group.name, sa.func.bool_and(is_leaving))
+        .join(Membership, _is_of_group())
+        .where(Group.account_id == account_id)
+        .group_by(Group.name, Group.name_key)
+        .having(sa.func.bool_or(is_leaving))
+        .order_by(_by_name)
+    )
+    return [(name, is_empty) for name, is_empty in db.session.execute(found)]
+
+
+def add_to_contacts() -> None:
+    """Let the list of contacts be narrowed to those in no group, and its pages tell of groups."""
+    nowhere = ~sa.exists(sa.select(1).select_from(Membership).where(_is_member(Contact)).correlate(Contact))
+    FILTERS["ungrouped"] = ("In no group", nowhere)
+    surroundings.groups_of = groups_of
+    surroundings.left_by = left_by

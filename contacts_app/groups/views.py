@@ -1,0 +1,185 @@
+"""List, create, edit and delete groups, and put contacts into them."""
+
+from math import ceil
+from typing import Any
+
+import sqlalchemy as sa
+from flask import Blueprint, Response, abort, request, url_for
+from flask.typing import ResponseReturnValue
+from sqlalchemy.orm.exc import StaleDataError
+from werkzeug.exceptions import BadRequest
+
+from .. import htmx
+from ..accounts.views import visitor
+from ..contacts.forms import read_ids, read_page, read_text
+from ..contacts.models import PAGE_SIZE, Contact, Query
+from ..contacts.views import NAMES_SHOWN, changed, told_deleted
+from ..db import db
+from .forms import GroupForm, read_members
+from .models import Group
+
+blueprint = Blueprint("groups", __name__)
+MOST_BYTES = 1024 * 1024  # a form names each member, and there may be tens of thousands
+GONE = "This group does not exist, or somebody has deleted it meanwhile."
+
+
+@blueprint.url_value_preprocessor
+def take_large_forms(endpoint: str | None, values: dict[str, Any] | None) -> None:
+    """Let a group have many members; this runs before anything reads the form."""
+    request.max_content_length = request.max_form_memory_size = MOST_BYTES
+
+
+@blueprint.get("/groups")
+def index() -> ResponseReturnValue:
+    """Show the groups: all, or those whose name or a member's contains what is searched for."""
+    text, page = _read_query(request.args)
+    context = _listing(text, page)
+    if not context["rows"] and page > 1:
+        abort(404, f"The list has no page {page}.")
+    response = htmx.render("groups/index.html", "groups/_found.html", **context)
+    htmx.show_address(response, _address(text, page))
+    return response
+
+
+@blueprint.get("/groups/<int(max=9223372036854775807):id>")
+def show(id: int) -> ResponseReturnValue:
+    """Show who is in a group."""
+    group = Group.of(visitor().account_id, id) or abort(404, GONE)
+    return htmx.render("groups/show.html", "groups/_show.html", group=group, members=group.members())
+
+
+@blueprint.route("/groups/new", methods=["GET", "POST"])
+def new() -> ResponseReturnValue:
+    """Create a group."""
+    return _edit(Group(account_id=visitor().account_id))
+
+
+@blueprint.route("/groups/<int(max=9223372036854775807):id>/edit", methods=["GET", "POST"])
+def edit(id: int) -> ResponseReturnValue:
+    """Edit a group."""
+    return _edit(Group.of(visitor().account_id, id) or abort(404, GONE))
+
+
+def _edit(group: Group) -> ResponseReturnValue:
+    """Show the form of a new or a known group, or save what it holds."""
+    account_id, group_id = group.account_id, group.id
+    form = GroupForm()
+
+    def show(status: int, picked: list[int], theirs: str | None = None) -> Response:
+        context = {"form": form, "group_id": group_id, "theirs": theirs} | _picker(picked, request.args.get("pick", ""))
+        return htmx.render("groups/edit.html", "groups/_edit.html", status, **context)
+
+    if request.method != "POST":
+        if group_id:
+            form.show(group)
+        return show(200, [id for id, _ in group.members()] if group_id else [])
+    picked = read_members(request.form.getlist("member"))
+    if not form.validate():
+        return show(422, picked)
+    name = str(form.name.normal)
+    try:
+        if group_id and form.version.data != group.version:
+            raise StaleDataError
+        group.name = name
+        db.session.add(group)
+        db.session.flush()
+        group.set_members(picked)
+        db.session.commit()
+    except sa.exc.IntegrityError as error:
+        db.session.rollback()
+        form.explain(error)
+        return show(422, picked)
+    except StaleDataError:
+        db.session.rollback()
+        current = Group.of(account_id, group_id) or abort(404, GONE)
+        form.version.raw_data = [str(current.version)]
+        members = ", ".join(member for _, member in current.members()) or "nobody"
+        return show(409, picked, f"{current.name} with {members}")
+    return _changed(f"{name} has been saved." if group_id else f"{name} has been created.")
+
+
+@blueprint.post("/groups/members")
+def members() -> ResponseReturnValue:
+    """Show the contacts that a filter finds, for picking; what is picked stays picked."""
+    picked = read_members(request.form.getlist("member"))
+    return htmx.render("groups/picker.html", "groups/_members.html", **_picker(picked, request.form.get("pick", "")))
+
+
+@blueprint.route("/groups/delete", methods=["GET", "POST"])
+def delete() -> ResponseReturnValue:
+    """Ask whether to delete the selected groups, or delete them."""
+    account_id = visitor().account_id
+    ids = read_ids(request.values.getlist("id"))
+    if request.method != "POST":
+        groups = Group.names(account_id, ids)
+        if not groups:
+            abort(404, GONE)
+        return htmx.render("groups/delete.html", "groups/_delete.html", groups=groups, names_shown=NAMES_SHOWN)
+    names = Group.delete(account_id, ids)
+    db.session.commit()
+    if not names and not htmx.wants_fragment():
+        abort(404, GONE)
+    return _changed(told_deleted(names, len(ids), "groups"), 200 if names else 404)
+
+
+@blueprint.route("/groups/assign", methods=["GET", "POST"])
+def assign() -> ResponseReturnValue:
+    """Ask which group to add the selected contacts to, or to take them from, and do it."""
+    account_id = visitor().account_id
+    ids = read_ids(request.values.getlist("id"))
+    if request.method != "POST":
+        contacts = Contact.names(account_id, ids)
+        if not contacts:
+            abort(404, "These contacts do not exist, or somebody has deleted them meanwhile.")
+        groups = Group.names(account_id)
+        return htmx.render("groups/assign.html", "groups/_assign.html", contacts=contacts, groups=groups)
+    chosen = read_ids(request.form.getlist("group"))[0]
+    group = Group.locked(account_id, chosen) or abort(404, GONE)
+    name = group.name
+    if request.form.get("action") == "remove":
+        count, verb = group.remove_members(ids), "taken from"
+    else:
+        count, verb = group.add_members(ids), "added to"
+    db.session.commit()
+    if not count:
+        return changed(f"Nothing has changed in {name}.")
+    return changed(f"{count} contact{' has' if count == 1 else 's have'} been {verb} {name}.")
+
+
+def _picker(picked: list[int], text: str) -> dict[str, Any]:
+    """Return what the picker needs: the contacts that `text` finds, and who is picked but not among them."""
+    query = Query(read_text(text))
+    page = Contact.search(visitor().account_id, query)
+    shown = {row.id for row in page.rows}
+    hidden = [id for id in picked if id not in shown]
+    return {"pick": query.text, "rows": page.rows, "total": page.total, "picked": set(picked), "hidden": hidden}
+
+
+def _changed(message: str, status: int = 200) -> Response:
+    """Answer a change with the list that the person was looking at, as it is now."""
+    shown = htmx.query_shown(url_for(".index"))
+    if shown is None:
+        return htmx.saved(message, url_for(".index"))
+    try:
+        text, page = _read_query(shown)
+    except BadRequest:
+        text, page = "", 1
+    context = _listing(text, page)
+    if not context["rows"] and page > 1:
+        page = 1
+        context = _listing(text, page)
+    return htmx.saved(message, _address(text, page), "groups/_changed.html", status, **context)
+
+
+def _read_query(arguments: Any) -> tuple[str, int]:
+    return read_text(arguments.get("q", "")), read_page(arguments.get("page", "1"))
+
+
+def _listing(text: str, number: int) -> dict[str, Any]:
+    page = Group.search(visitor().account_id, text, number)
+    pages = ceil(page.total / PAGE_SIZE)
+    return {"text": text, "page": number, "rows": page.rows, "total": page.total, "pages": pages, "address": _address}
+
+
+def _address(text: str, page: int) -> str:
+    return url_for(".index", q=text or None, page=page if page > 1 else None)
