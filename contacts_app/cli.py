@@ -12,7 +12,7 @@ import phonenumbers
 import sqlalchemy as sa
 from flask import Flask
 
-from . import serve
+from . import encryption, serve
 from .accounts.forms import check_password
 from .accounts.models import Account, User
 from .config import DINGTALK_HOSTS, StartError, current_settings
@@ -39,7 +39,7 @@ SAMPLE_GROUPS = ("Night shift", "Databases", "Payments", "Network")
 
 def init_app(app: Flask) -> None:
     """Add the commands to `app`."""
-    for command in (serve_command, migrate, create_account, create_user, set_password, demo):
+    for command in (serve_command, migrate, create_account, create_user, set_password, reencrypt, demo):
         app.cli.add_command(command)
 
 
@@ -173,6 +173,18 @@ def set_password(email: str, password_stdin: bool) -> None:
 
 
 @click.command()
+@_plainly
+def reencrypt() -> None:
+    """Encrypt everything with the first of ENCRYPTION_KEYS, so that the others can be taken from the list."""
+    serve.prepare()
+    encryption.note_key()
+    count = Contact.encrypt_again()
+    encryption.forget_other_keys()
+    db.session.commit()
+    click.echo(f"Encrypted {count} contacts anew. Only the first of ENCRYPTION_KEYS is needed from now on.")
+
+
+@click.command()
 @click.option("--contacts", default=37, show_default=True, type=click.IntRange(1, 20_000), help="How many.")
 @_plainly
 def demo(contacts: int) -> None:
@@ -209,6 +221,7 @@ def _sample_contacts(account_id: int, count: int) -> Iterator[Contact]:
         token = "".join(chance.choices("0123456789abcdef", k=64)) if chance.random() < 0.4 else None
         yield Contact(
             account_id=account_id,
+            id=Contact.next_id(),
             name=name,
             mobile=mobile,
             email=email,

@@ -1,11 +1,12 @@
 """Read every setting once from the environment, and refuse a bad one by its name."""
 
+import base64
 import ipaddress
 import os
 import re
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import phonenumbers
@@ -14,6 +15,7 @@ from flask import current_app
 from psycopg.conninfo import conninfo_to_dict
 
 PROJECT = Path(__file__).resolve().parent.parent
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 DINGTALK_HOSTS = ("oapi.dingtalk.com", "oapi.dingtalk.io")
 
 
@@ -27,9 +29,9 @@ class Settings:
 
     host: str
     port: int
-    database_url: str | None
+    database_url: str | None = field(repr=False)
     data_dir: Path
-    secret_key: str
+    secret_key: str = field(repr=False)
     default_region: str
     contact_quota: int
     dingtalk_hosts: tuple[str, ...]
@@ -38,6 +40,49 @@ class Settings:
     trusted_hosts: tuple[str, ...]
     workers: int
     threads: int
+    encryption_keys: tuple[bytes, ...] = field(repr=False)
+    public_url: str | None
+    alerts_per_minute: int
+    retention_days: int
+    delivery_threads: int
+    delivery_lease: int
+    outgoing_networks: tuple[Network, ...]
+    ca_bundle: Path | None
+    smtp: "Smtp | None"
+    sms: "Aliyun | Twilio | None"
+
+
+@dataclass(frozen=True)
+class Smtp:
+    """Say which server takes the console's mail; `security` is starttls, tls or none."""
+
+    host: str
+    port: int
+    security: str
+    user: str
+    password: str = field(repr=False)
+    sender: str
+
+
+@dataclass(frozen=True)
+class Aliyun:
+    """Hold the access to Alibaba Cloud SMS."""
+
+    endpoint: str
+    access_key_id: str
+    access_key_secret: str = field(repr=False)
+    sign_name: str
+    template_code: str
+
+
+@dataclass(frozen=True)
+class Twilio:
+    """Hold the access to Twilio; `sender` is a number or the sid of a messaging service."""
+
+    endpoint: str
+    account_sid: str
+    auth_token: str = field(repr=False)
+    sender: str
 
 
 def current_settings() -> Settings:
@@ -64,10 +109,10 @@ def load(environ: Mapping[str, str]) -> Settings:
             raise StartError(f"{name} must be 1 or 0, not {value!r}.")
         return value in ("1", "true", "yes", "on")
 
-    def hosts(name: str) -> tuple[str, ...]:
+    def hosts(name: str, port: str = "") -> tuple[str, ...]:
         found = tuple(part.strip().lower() for part in text(name).split(",") if part.strip())
         for host in found:
-            if not re.fullmatch(r"\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]", host):
+            if not re.fullmatch(rf"(\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]){port}", host):
                 raise StartError(
                     f"{name} must be host names with commas between them, such as contacts.example.com, not {host!r}."
                 )
@@ -81,16 +126,73 @@ def load(environ: Mapping[str, str]) -> Settings:
     region = text("DEFAULT_REGION", "CN").upper()
     if region not in phonenumbers.SUPPORTED_REGIONS:
         raise StartError(f"DEFAULT_REGION must be a country's two letters, such as CN or US, not {region!r}.")
-    host = text("HOST", "127.0.0.1")
-    if not _is_host(host):
-        raise StartError(f"HOST must be an address or a host name, not {host!r}.")
+
+    def host(name: str, default: str = "") -> str:
+        value = text(name, default)
+        if not _is_host(value):
+            raise StartError(f"{name} must be an address or a host name, not {value!r}.")
+        return value.strip("[]")
+
+    def all_of(names: Sequence[str], because: str) -> list[str]:
+        for name in names:
+            if not text(name):
+                raise StartError(f"{name} must be set, because {because} is.")
+        return [text(name) for name in names]
+
+    def web_address(name: str, default: str = "") -> str:
+        value = text(name, default).rstrip("/")
+        if value and not re.fullmatch(r"https?://[A-Za-z0-9_.-]+(:[0-9]{1,5})?(/[A-Za-z0-9_./-]*)?", value):
+            raise StartError(f"{name} must look like https://contacts.example.com, not {value!r}.")
+        return value
+
+    def networks(name: str) -> tuple[Network, ...]:
+        parts = [part.strip() for part in text(name).split(",") if part.strip()]
+        try:
+            return tuple(ipaddress.ip_network(part) for part in parts)
+        except ValueError:
+            raise StartError(
+                f"{name} must be networks with commas between them, such as 10.20.0.0/16, not {text(name)!r}."
+            ) from None
+
+    def smtp() -> Smtp | None:
+        if not text("SMTP_HOST"):
+            return None
+        security = text("SMTP_SECURITY", "starttls").lower()
+        if security not in ("starttls", "tls", "none"):
+            raise StartError(f"SMTP_SECURITY must be starttls, tls or none, not {security!r}.")
+        default = {"starttls": 587, "tls": 465, "none": 25}[security]
+        (sender,) = all_of(["SMTP_FROM"], "SMTP_HOST")
+        if not re.fullmatch(r"[\x21-\x3f\x41-\x7e]+@[A-Za-z0-9.-]+", sender):
+            raise StartError(f"SMTP_FROM must be an e-mail address, not {sender!r}.")
+        if bool(text("SMTP_USER")) != bool(text("SMTP_PASSWORD")):
+            raise StartError("SMTP_USER and SMTP_PASSWORD must be set together or not at all.")
+        user, password = text("SMTP_USER"), text("SMTP_PASSWORD")
+        return Smtp(host("SMTP_HOST"), number("SMTP_PORT", default, 1, 65535), security, user, password, sender)
+
+    def sms() -> Aliyun | Twilio | None:
+        provider = text("SMS_PROVIDER").lower()
+        because = f"SMS_PROVIDER={provider}"
+        if provider == "aliyun":
+            endpoint = web_address("SMS_ENDPOINT", "https://dysmsapi.aliyuncs.com")
+            names = ["ALIYUN_ACCESS_KEY_ID", "ALIYUN_ACCESS_KEY_SECRET", "ALIYUN_SIGN_NAME", "ALIYUN_TEMPLATE_CODE"]
+            return Aliyun(endpoint, *all_of(names, because))
+        if provider == "twilio":
+            endpoint = web_address("SMS_ENDPOINT", "https://api.twilio.com")
+            return Twilio(endpoint, *all_of(["TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN", "TWILIO_FROM"], because))
+        if provider:
+            raise StartError(f"SMS_PROVIDER must be aliyun or twilio, not {provider!r}.")
+        return None
+
+    ca_bundle = Path(text("CA_BUNDLE")).expanduser() if text("CA_BUNDLE") else None
+    if ca_bundle and not (ca_bundle.is_file() and os.access(ca_bundle, os.R_OK)):
+        raise StartError(f"CA_BUNDLE must be a file of certificates that can be read, not {str(ca_bundle)!r}.")
     return Settings(
-        host=host.strip("[]"),
+        host=host("HOST", "127.0.0.1"),
         port=number("PORT", 8000, 1, 65535),
         database_url=_database_url(text("DATABASE_URL")),
         contact_quota=number("CONTACT_QUOTA", 100, 1, 1_000_000),
         default_region=region,
-        dingtalk_hosts=DINGTALK_HOSTS + hosts("DINGTALK_HOSTS"),
+        dingtalk_hosts=DINGTALK_HOSTS + hosts("DINGTALK_HOSTS", r"(:[0-9]{1,5})?"),
         https=switch("HTTPS"),
         proxy_count=number("PROXY_COUNT", 0, 0, 10),
         trusted_hosts=hosts("TRUSTED_HOSTS"),
@@ -98,6 +200,16 @@ def load(environ: Mapping[str, str]) -> Settings:
         threads=number("THREADS", 4, 1, 64),
         data_dir=data_dir,
         secret_key=_secret_key(text("SECRET_KEY"), data_dir),
+        encryption_keys=_encryption_keys(text("ENCRYPTION_KEYS"), data_dir),
+        public_url=web_address("PUBLIC_URL") or None,
+        alerts_per_minute=number("ALERTS_PER_MINUTE", 1000, 1, 1_000_000),
+        retention_days=number("RETENTION_DAYS", 90, 1, 36_500),
+        delivery_threads=number("DELIVERY_THREADS", 4, 1, 64),
+        delivery_lease=number("DELIVERY_LEASE", 60, 5, 3600),
+        outgoing_networks=networks("OUTGOING_NETWORKS"),
+        ca_bundle=ca_bundle,
+        smtp=smtp(),
+        sms=sms(),
     )
 
 
@@ -134,14 +246,45 @@ def _secret_key(value: str, data_dir: Path) -> str:
         if len(value) < 32:
             raise StartError("SECRET_KEY must have at least 32 characters, best from a generator.")
         return value
-    path = data_dir / "secret_key"
+    key = _kept(data_dir / "secret_key", lambda: secrets.token_urlsafe(48))
+    if len(key) < 32:
+        raise StartError(
+            f"{data_dir / 'secret_key'} is damaged; remove it (everybody logs on again) or restore it from a backup."
+        )
+    return key
+
+
+def _encryption_keys(value: str, data_dir: Path) -> tuple[bytes, ...]:
+    """Return the keys of what is encrypted in the database: the first encrypts, each decrypts what it encrypted."""
+    path = data_dir / "encryption_key"
+    texts = [part.strip() for part in value.split(",")] if value else [_kept(path, _new_encryption_key)]
     try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        keys = [base64.b64decode(text, validate=True) for text in texts]
+    except ValueError:
+        keys = []
+    if keys and all(len(key) == 32 for key in keys):
+        return tuple(keys)
+    if value:
+        raise StartError(
+            "ENCRYPTION_KEYS must be keys of 32 bytes in base64 with commas between them; "
+            "`openssl rand -base64 32` makes one."
+        )
+    raise StartError(f"{path} is damaged; restore it from a backup: the robots' addresses cannot be read without it.")
+
+
+def _new_encryption_key() -> str:
+    return base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+def _kept(path: Path, make: Callable[[], str]) -> str:
+    """Return the secret in the file at `path`, made when there is none yet."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
-            # Linked into place when complete, so that two starts at once agree on one whole key.
-            draft = data_dir / f".secret_key.{os.getpid()}"
+            # Linked into place when complete, so that two starts at once agree on one whole secret.
+            draft = path.with_name(f".{path.name}.{os.getpid()}")
             with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-                file.write(secrets.token_urlsafe(48))
+                file.write(make())
                 file.flush()
                 os.fsync(file.fileno())
             try:
@@ -150,9 +293,9 @@ def _secret_key(value: str, data_dir: Path) -> str:
                 pass
             finally:
                 draft.unlink()
-        key = path.read_text(encoding="ascii", errors="replace").strip()
+        secret = path.read_text(encoding="ascii", errors="replace").strip()
     except OSError as error:
-        raise StartError(f"DATA_DIR must be a folder this user can write to; {data_dir}: {error.strerror}.") from None
-    if len(key) < 32 or not key.isascii():
-        raise StartError(f"{path} is damaged; remove it (everybody logs on again) or restore it from a backup.")
-    return key
+        raise StartError(
+            f"DATA_DIR must be a folder this user can write to; {path.parent}: {error.strerror}."
+        ) from None
+    return secret if secret.isascii() else ""

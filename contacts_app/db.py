@@ -23,7 +23,8 @@ CONNECTION_DEFAULTS = {
     "application_name": "alert-contacts",
     "connect_timeout": "5",
     # A query that hangs, or a lock that another user keeps, becomes an answer instead of a stuck page.
-    "options": "-c statement_timeout=15s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s",
+    "options": "-c timezone=UTC -c statement_timeout=15s -c lock_timeout=10s"
+    " -c idle_in_transaction_session_timeout=60s",
 }
 
 

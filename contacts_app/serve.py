@@ -19,6 +19,7 @@ from .accounts.models import Account
 from .accounts.views import setup_token
 from .config import PROJECT, Settings, StartError, current_settings
 from .db import db
+from .encryption import note_key
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
@@ -36,6 +37,7 @@ def prepare() -> None:
 
 def apply_settings() -> None:
     """Give every account the quota that the settings of the console, and of no other command, name."""
+    note_key()
     Account.apply_quota(current_settings().contact_quota)
     db.session.commit()
 

@@ -24,6 +24,7 @@ from werkzeug.test import TestResponse
 
 from contacts_app import create_app, embedded, migrations
 from contacts_app.accounts.models import Session, _digest, _hasher
+from contacts_app.contacts.models import Contact, decrypted
 
 PASSWORD = "correct horse battery"
 PASSWORD_HASH = _hasher.hash(PASSWORD)
@@ -123,6 +124,11 @@ class Team:
         if not columns.keys() & {"mobile", "email", "dingtalk_url"}:
             columns["email"] = f"contact{next(_numbers)}@example.com"
         columns |= {"account_id": self.account_id, "name": name}
+        if robot := {key: columns.pop(key) for key in ("dingtalk_url", "dingtalk_secret") if key in columns}:
+            with self.app.app_context():
+                contact = Contact(account_id=self.account_id, id=columns.get("id") or Contact.next_id(), **robot)
+                columns |= {"id": contact.id, "dingtalk_url_hash": contact.dingtalk_url_hash}
+                columns |= {f"{key}_encrypted": getattr(contact, f"{key}_encrypted") for key in robot}
         names, marks = ", ".join(columns), ", ".join(["%s"] * len(columns))
         query = f"INSERT INTO contacts ({names}) VALUES ({marks}) RETURNING id"
         return self.sql.execute(query, list(columns.values())).fetchone()[0]
@@ -130,7 +136,13 @@ class Team:
     def contacts(self) -> list[dict[str, Any]]:
         """Return this account's contacts as they stand in the table, oldest first."""
         cursor = self.sql.cursor(row_factory=psycopg.rows.dict_row)
-        return cursor.execute("SELECT * FROM contacts WHERE account_id = %s ORDER BY id", [self.account_id]).fetchall()
+        query = "SELECT * FROM contacts WHERE account_id = %s ORDER BY id"
+        rows = cursor.execute(query, [self.account_id]).fetchall()
+        with self.app.app_context():
+            for row in rows:
+                for key in ("dingtalk_url", "dingtalk_secret"):
+                    row[key] = decrypted(row.pop(f"{key}_encrypted"), row["account_id"], row["id"], key)
+        return rows
 
     def contact(self, identity: int) -> dict[str, Any] | None:
         return next((contact for contact in self.contacts() if contact["id"] == identity), None)

@@ -1,18 +1,35 @@
 """Show that every setting has a default, takes its good values, and is refused by name when it is wrong."""
 
-import dataclasses
+import base64
 import multiprocessing
 import os
 import re
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from contacts_app.config import PROJECT, Settings, StartError, load
+from contacts_app.config import PROJECT, Aliyun, Smtp, StartError, Twilio, load
 from tests.test_embedded import flask
 
 KEY = "k" * 32
+KEYS = [base64.b64encode(letter * 32).decode() for letter in (b"a", b"b")]
+NETWORKS = (ip_network("10.20.0.0/16"), ip_network("::1/128"))
+SMTP = {"SMTP_HOST": "mail.example.com", "SMTP_FROM": "alerts@example.com"}
+ALIYUN = {
+    "SMS_PROVIDER": "aliyun",
+    "ALIYUN_ACCESS_KEY_ID": "id",
+    "ALIYUN_ACCESS_KEY_SECRET": "s3cret",
+    "ALIYUN_SIGN_NAME": "Ops",
+    "ALIYUN_TEMPLATE_CODE": "SMS_1",
+}
+TWILIO = {
+    "SMS_PROVIDER": "Twilio",
+    "TWILIO_ACCOUNT_SID": "AC1",
+    "TWILIO_AUTH_TOKEN": "s3cret",
+    "TWILIO_FROM": "+12025550123",
+}
 
 
 def loaded(**environ: str) -> Any:
@@ -67,6 +84,15 @@ def test_every_setting_has_a_default() -> None:
         ("TRUSTED_HOSTS", "a.example.com, .B.example.com,", "trusted_hosts", ("a.example.com", ".b.example.com")),
         ("WORKERS", "4", "workers", 4),
         ("THREADS", "8", "threads", 8),
+        ("ENCRYPTION_KEYS", ", ".join(KEYS), "encryption_keys", (b"a" * 32, b"b" * 32)),
+        ("DINGTALK_HOSTS", "localhost:4430", "dingtalk_hosts", None),
+        ("PUBLIC_URL", "https://contacts.example.com/", "public_url", "https://contacts.example.com"),
+        ("ALERTS_PER_MINUTE", "1", "alerts_per_minute", 1),
+        ("RETENTION_DAYS", "30", "retention_days", 30),
+        ("DELIVERY_THREADS", "8", "delivery_threads", 8),
+        ("DELIVERY_LEASE", "5", "delivery_lease", 5),
+        ("OUTGOING_NETWORKS", "10.20.0.0/16, ::1", "outgoing_networks", NETWORKS),
+        ("CA_BUNDLE", __file__, "ca_bundle", Path(__file__)),
     ],
 )
 def test_a_setting_is_taken_as_meant(name: str, value: str, field: str, meant: Any) -> None:
@@ -108,6 +134,17 @@ def test_a_setting_is_taken_as_meant(name: str, value: str, field: str, meant: A
         ("TRUSTED_HOSTS", "a.example.com:8000", "host names with commas"),
         ("WORKERS", "0", "a number from 1 to 64"),
         ("THREADS", "65", "a number from 1 to 64"),
+        *[("ENCRYPTION_KEYS", value, "32 bytes in base64") for value in ("secret", KEYS[0][:-4], f"{KEYS[0]},,", "é")],
+        *[
+            ("PUBLIC_URL", value, "must look like https://")
+            for value in ("contacts.example.com", "ftp://x", "https://a b")
+        ],
+        ("ALERTS_PER_MINUTE", "0", "a number from 1"),
+        ("RETENTION_DAYS", "0", "a number from 1"),
+        ("DELIVERY_LEASE", "4", "a number from 5 to 3600"),
+        *[("OUTGOING_NETWORKS", value, "must be networks") for value in ("all", "10.20.0.1/16", "10.0.0.0/33")],
+        ("CA_BUNDLE", "/nowhere/at all", "a file of certificates"),
+        ("SMS_PROVIDER", "pigeon", "aliyun or twilio"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_its_name_and_with_what_it_should_be(
@@ -116,6 +153,46 @@ def test_a_wrong_setting_is_refused_by_its_name_and_with_what_it_should_be(
     line = refusal(**{name: value})
     assert line.startswith(name)
     assert expected in line
+
+
+def test_a_mail_server_is_taken_whole() -> None:
+    assert loaded().smtp is None
+    assert loaded(**SMTP).smtp == Smtp("mail.example.com", 587, "starttls", "", "", "alerts@example.com")
+    given = SMTP | {"SMTP_SECURITY": "TLS", "SMTP_USER": "ann", "SMTP_PASSWORD": "s3cret"}
+    assert loaded(**given).smtp == Smtp("mail.example.com", 465, "tls", "ann", "s3cret", "alerts@example.com")
+
+
+def test_a_provider_of_text_messages_is_taken_whole() -> None:
+    assert loaded().sms is None
+    assert loaded(**ALIYUN).sms == Aliyun("https://dysmsapi.aliyuncs.com", "id", "s3cret", "Ops", "SMS_1")
+    twilio = loaded(**TWILIO, SMS_ENDPOINT="https://sms.example.com/").sms
+    assert twilio == Twilio("https://sms.example.com", "AC1", "s3cret", "+12025550123")
+
+
+@pytest.mark.parametrize(
+    ("whole", "change", "expected"),
+    [
+        (SMTP, {"SMTP_FROM": ""}, "SMTP_FROM must be set, because SMTP_HOST is."),
+        (SMTP, {"SMTP_FROM": "alerts"}, "SMTP_FROM must be an e-mail address"),
+        (SMTP, {"SMTP_USER": "ann"}, "SMTP_USER and SMTP_PASSWORD must be set together"),
+        (SMTP, {"SMTP_SECURITY": "ssl"}, "SMTP_SECURITY must be starttls, tls or none"),
+        (SMTP, {"SMTP_PORT": "0"}, "SMTP_PORT must be a number"),
+        *((ALIYUN, {name: ""}, f"{name} must be set, because SMS_PROVIDER=aliyun is.") for name in list(ALIYUN)[1:]),
+        *((TWILIO, {name: ""}, f"{name} must be set, because SMS_PROVIDER=twilio is.") for name in list(TWILIO)[1:]),
+    ],
+)
+def test_half_a_way_to_send_is_refused(whole: dict[str, str], change: dict[str, str], expected: str) -> None:
+    line = refusal(**whole | change)
+    assert expected in line
+    assert "s3cret" not in line
+
+
+def test_no_secret_stands_in_the_settings_as_they_are_shown() -> None:
+    given = SMTP | {"SMTP_USER": "ann", "SMTP_PASSWORD": "s3cret"}
+    own = {"SECRET_KEY": "s3cret" * 6, "DATABASE_URL": "postgresql://u:s3cret@h/d", "ENCRYPTION_KEYS": KEYS[0]}
+    for environ in (given, ALIYUN, TWILIO, own):
+        assert "aaaa" not in repr(loaded(**environ))
+        assert "s3cret" not in repr(loaded(**environ))
 
 
 @pytest.mark.parametrize(
@@ -160,7 +237,8 @@ def test_the_secret_key_is_made_once_and_only_its_owner_reads_it(tmp_path: Path)
     assert len(key) >= 32
     assert load(environ).secret_key == key
     assert load({"DATA_DIR": str(tmp_path / "other")}).secret_key != key
-    assert [path.name for path in (tmp_path / "new" / "data").iterdir()] == ["secret_key"]
+    files = {path.name for path in (tmp_path / "new" / "data").iterdir()}
+    assert files == {"secret_key", "encryption_key"}
     assert (tmp_path / "new" / "data" / "secret_key").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "new" / "data").stat().st_mode & 0o077 == 0
 
@@ -199,7 +277,18 @@ def test_a_relative_data_folder_is_the_same_one_wherever_a_process_stands(
     assert loaded(DATA_DIR=relative).data_dir.resolve() == (tmp_path / "data").resolve()
 
 
+class Asked(dict[str, str]):
+    """Remember which names were asked for."""
+
+    names: ClassVar[set[str]] = set()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.names.add(name)
+        return super().get(name, default)
+
+
 def test_readme_lists_every_setting() -> None:
+    for environ in ({}, SMTP, ALIYUN, TWILIO):
+        load(Asked({"SECRET_KEY": KEY} | environ))
     table = (PROJECT / "README.md").read_text().partition("## Settings")[2].partition("\n## ")[0]
-    listed = {name.lower() for name in re.findall(r"`([A-Z_]+)`", table)}
-    assert {field.name for field in dataclasses.fields(Settings)} <= listed
+    assert Asked.names == set(re.findall(r"`([A-Z][A-Z_]{3,})`", table))

@@ -19,6 +19,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from contacts_app import create_app, embedded, migrations
 from contacts_app.config import StartError
+from contacts_app.contacts.models import Contact
 from contacts_app.db import Base, db
 from tests.conftest import PASSWORD_HASH, ROBOT, Team, free_port
 
@@ -26,6 +27,8 @@ CONTACT = {"name": "Bob", "email": "bob@example.com"}
 # What stands in the table when each bad row comes.
 PRESENT = {"id": 7_000_000_001, "name": "Ann", "mobile": "+8613800138000", "email": "Ann@example.com"}
 BAD_NAMES = ["", "x" * 65, " Bob", "Bob ", "B\nob", "Bo\tb", "\x7fBob", "Bob\x9f", "B\u2028b", "Zoe\u0308"]
+# A robot as it stands in the table, before something of it is spoilt.
+BAD_ROBOT: dict[str, Any] = {"dingtalk_url_encrypted": b"x" * 40, "dingtalk_url_hash": b"x" * 32}
 BAD_CONTACTS: list[tuple[str, dict[str, Any]]] = [
     ("contact_has_a_channel", {"email": None}),
     *(("contact_name_is_clean", {"name": name}) for name in BAD_NAMES),
@@ -44,19 +47,23 @@ BAD_CONTACTS: list[tuple[str, dict[str, Any]]] = [
         )
     ),
     *(
-        ("contact_dingtalk_url_is_a_robot", {"dingtalk_url": url})
-        for url in (
-            "",
-            ROBOT,
-            "http://oapi.dingtalk.com/robot/send?access_token=abc",
-            "https://ann@oapi.dingtalk.com/robot/send?access_token=abc",
-            "https://oapi.dingtalk.com:443/robot/send?access_token=abc",
-            "https://oapi.dingtalk.com/robot/sent?access_token=abc",
-            "https://oapi.dingtalk.com/robot/send?access_token=abc&x=1",
-            "https://oapi.dingtalk.com/robot/send?access_token=abc#x",
-            f"{ROBOT}abc\n",
+        ("contact_robot_is_whole", part)
+        for part in (
+            {"dingtalk_url_encrypted": b"x" * 40},
+            {"dingtalk_url_hash": b"x" * 32},
+            {"dingtalk_secret_encrypted": b"x" * 40},
+            {"dingtalk_keyword": "alert"},
         )
     ),
+    *(
+        ("contact_robot_is_encrypted", BAD_ROBOT | part)
+        for part in (
+            {"dingtalk_url_encrypted": b"https://oapi.dingtalk.com/robot/s"[:32]},
+            {"dingtalk_url_hash": b"x" * 31},
+            {"dingtalk_secret_encrypted": b"SEC0123456789abcdef"},
+        )
+    ),
+    *(("contact_keyword_is_short", BAD_ROBOT | {"dingtalk_keyword": word}) for word in ("", "x" * 65)),
     ("contact_mobile_is_unique", {"mobile": PRESENT["mobile"]}),
     ("contact_email_is_unique", {"email": PRESENT["email"]}),
     ("contact_email_is_unique", {"email": "aNN@EXAMPLE.com"}),
@@ -102,6 +109,10 @@ BAD_MEMBERSHIPS: list[tuple[str, dict[str, Any]]] = [
     ("memberships_contacts_fkey", {"contact_id": "other contact"}),
     ("memberships_groups_fkey", {"account_id": "other account", "contact_id": "other contact"}),
     ("memberships_contacts_fkey", {"account_id": "other account", "group_id": "other group"}),
+]
+BAD_KEYS: list[tuple[str, dict[str, Any]]] = [
+    ("encryption_keys_pkey", {}),
+    *(("encryption_key_is_named", {"id": identity}) for identity in (b"", b"key", b"a whole key of thirty-two bytes!")),
 ]
 TESTED_ELSEWHERE_HERE = {"logon_attempts_pkey", "alembic_version_pkc"}
 NOT_NULL = [
@@ -250,6 +261,13 @@ def test_an_account_with_groups_cannot_be_deleted(team: Team) -> None:
     assert caught.value.diag.constraint_name == "groups_accounts_fkey"
 
 
+@pytest.mark.parametrize(("constraint", "bad"), BAD_KEYS, ids=row_id)
+def test_a_key_is_noted_once_and_never_itself(sql: psycopg.Connection, constraint: str, bad: dict[str, Any]) -> None:
+    with sql.transaction(force_rollback=True):
+        insert(sql, "encryption_keys", {"id": b"mine"})
+        assert refusal(sql, "encryption_keys", {"id": b"mine"} | bad) == constraint
+
+
 def test_two_logon_attempts_cannot_share_an_id(team: Team) -> None:
     row = {"id": 8_000_000_000 + team.account_id, "email_hash": b"x", "address": "192.0.2.1"}
     insert(team.sql, "logon_attempts", row)
@@ -263,7 +281,10 @@ def test_every_constraint_of_the_schema_has_a_bad_row_here(sql: psycopg.Connecti
         WHERE indisunique AND indrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)
     """  # noqa: E501
     schema = {name for (name,) in sql.execute(query)}
-    tested = {name for name, _ in BAD_CONTACTS + BAD_ACCOUNTS + BAD_USERS + BAD_SESSIONS + BAD_GROUPS + BAD_MEMBERSHIPS}
+    tested = {
+        name
+        for name, _ in BAD_CONTACTS + BAD_ACCOUNTS + BAD_USERS + BAD_SESSIONS + BAD_GROUPS + BAD_MEMBERSHIPS + BAD_KEYS
+    }
     assert schema == tested | TESTED_ELSEWHERE_HERE
 
 
@@ -276,6 +297,7 @@ def test_every_trigger_of_the_schema_is_known_here(sql: psycopg.Connection) -> N
 def test_a_column_that_must_hold_something_cannot_be_emptied(team: Team, table: str, column: str) -> None:
     add_group(team, team.add(**PRESENT))
     insert(team.sql, "logon_attempts", {"email_hash": b"x", "address": "192.0.2.1"})
+    team.sql.execute("INSERT INTO encryption_keys (id) VALUES ('mine') ON CONFLICT DO NOTHING")
     with pytest.raises(errors.NotNullViolation) as caught:
         team.sql.execute(f"UPDATE {table} SET {column} = NULL")
     assert (caught.value.diag.table_name, caught.value.diag.column_name) == (table, column)
@@ -374,7 +396,7 @@ def catalogue(url: str) -> dict[str, set[tuple[Any, ...]]]:
                 pg_get_expr(adbin, adrelid)
             FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
             LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
-            WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND attnum > 0""",
+            WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND attnum > 0 AND NOT attisdropped""",
         "constraints": """
             SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
             WHERE connamespace = 'public'::regnamespace AND contype <> 'n'""",
@@ -409,12 +431,38 @@ def revision(url: str) -> str:
         return connection.execute("SELECT version_num FROM alembic_version").fetchone()[0]
 
 
-def upgrade(url: str, settings: dict[str, str]) -> None:
+def upgrade(url: str, settings: dict[str, str], target: str = "head") -> None:
     with create_app(settings | {"DATABASE_URL": url}).app_context():
         try:
-            migrations.upgrade()
+            migrations.upgrade(target)
         finally:
             db.engine.dispose()
+
+
+def test_an_upgrade_encrypts_the_robots_that_are_there(
+    new_database: Callable[[], str], settings: dict[str, str]
+) -> None:
+    url, robot = new_database(), f"{ROBOT}0123456789abcdef"
+    upgrade(url, settings, "0002")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO accounts (id, name, contact_quota) OVERRIDING SYSTEM VALUE VALUES (7, 'Ops', 9)"
+        )
+        for name, address, email in (("Ann", robot, None), ("Bob", robot, "b@example.com"), ("Cid", None, "c@x.org")):
+            row = {"account_id": 7, "name": name, "dingtalk_url": address, "email": email}
+            insert(connection, "contacts", row)
+        where = "SELECT pg_relation_filepath('contacts')"
+        file = connection.execute(where).fetchone()
+        upgrade(url, settings)
+        # A new file: the old one had the addresses in it.
+        assert connection.execute(where).fetchone() != file
+    with create_app(settings | {"DATABASE_URL": url}).app_context():
+        found = db.session.scalars(sa.select(Contact).order_by(Contact.name)).all()
+        assert [contact.dingtalk_url for contact in found] == [robot, robot, None]
+        assert found[0].dingtalk_url_hash == found[1].dingtalk_url_hash
+        assert found[0].dingtalk_url_encrypted != found[1].dingtalk_url_encrypted
+        db.session.remove()
+        db.engine.dispose()
 
 
 def test_an_upgrade_that_has_nothing_to_do_changes_nothing(

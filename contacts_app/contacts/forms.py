@@ -24,6 +24,7 @@ from ..fields import INVISIBLE, EmailField, NameField, NormalField, TelField, cl
 from .models import FIELDS, FILTERS, PAGE_SIZE, SORTS, Contact, Query
 
 NO_CHANNEL = "Enter a mobile phone number, a mailbox or a DingTalk robot: at least one of the three."
+UNREADABLE_ROBOT = "cannot be read: enter it again"
 CAN_BE_MOBILE = (PhoneNumberType.MOBILE, PhoneNumberType.FIXED_LINE_OR_MOBILE)
 
 
@@ -62,8 +63,8 @@ def clean_dingtalk_url(value: str) -> str:
     hosts = current_settings().dingtalk_hosts
     try:
         parts = urlsplit(value)
-        host = parts.hostname
-        fits = parts.scheme == "https" and host in hosts and parts.netloc.lower() == host
+        host = parts.netloc.lower()
+        fits = parts.scheme == "https" and host in hosts
     except ValueError:
         fits = False
     if fits and parts.path == "/robot/send" and not parts.fragment:
@@ -76,6 +77,14 @@ def clean_dingtalk_url(value: str) -> str:
     )
 
 
+def clean_dingtalk_secret(value: str) -> str:
+    """Return the secret of a robot's signature; raise ValueError showing the right form."""
+    value = clean_text(INVISIBLE.sub("", value))
+    if not re.fullmatch("SEC[A-Za-z0-9]{8,128}", value):
+        raise ValueError("This is not the secret of a signature, which starts with SEC (copy it from the robot).")
+    return value
+
+
 class ContactForm(FlaskForm):
     """The dialogs New contact and Edit contacts."""
 
@@ -83,6 +92,8 @@ class ContactForm(FlaskForm):
     mobile = TelField("Mobile phone number", clean_mobile)
     email = EmailField("Mailbox")
     dingtalk_url = NormalField("DingTalk robot", clean_dingtalk_url)
+    dingtalk_secret = NormalField("Signature secret", clean_dingtalk_secret)
+    dingtalk_keyword = NormalField("Keyword")
     receives_system_notifications = BooleanField("Receive system notifications")
     form_errors: Sequence[str] = ()
     version = IntegerField(widget=HiddenInput(), validators=[Optional()])
@@ -92,6 +103,11 @@ class ContactForm(FlaskForm):
         if len(field.normal or "") > 254:
             raise ValidationError("A mailbox has at most 254 characters.")
 
+    def validate_dingtalk_keyword(self, field: NormalField) -> None:
+        """Require the length of one keyword."""
+        if len(field.normal or "") > 64:
+            raise ValidationError("A keyword has at most 64 characters. One of the robot's keywords is enough.")
+
     def validate(self, extra_validators: Mapping[str, Sequence[Any]] | None = None) -> bool:
         """Require one of the three channels, beside what each field requires."""
         valid = super().validate(extra_validators)
@@ -100,6 +116,11 @@ class ContactForm(FlaskForm):
         channels = (self.mobile, self.email, self.dingtalk_url)
         if not any(channel.normal or channel.errors for channel in channels):
             _add_error(self.mobile, NO_CHANNEL)
+            return False
+        if (self.dingtalk_secret.normal or self.dingtalk_keyword.normal) and not (
+            self.dingtalk_url.normal or self.dingtalk_url.errors
+        ):
+            _add_error(self.dingtalk_url, "Enter the robot's address, or clear its secret and its keyword.")
             return False
         return bool(valid)
 
@@ -116,6 +137,8 @@ class ContactForm(FlaskForm):
             "mobile": self.mobile.normal,
             "email": self.email.normal,
             "dingtalk_url": self.dingtalk_url.normal,
+            "dingtalk_secret": self.dingtalk_secret.normal,
+            "dingtalk_keyword": self.dingtalk_keyword.normal,
             "receives_system_notifications": bool(self.receives_system_notifications.data),
         }
 
@@ -189,15 +212,19 @@ def shown_values(contact: Contact) -> dict[str, Any]:
         "mobile": shown_mobile(contact.mobile) if contact.mobile else "",
         "email": contact.email or "",
         "dingtalk_url": contact.dingtalk_url or "",
+        "dingtalk_secret": contact.dingtalk_secret or "",
+        "dingtalk_keyword": contact.dingtalk_keyword or "",
         "receives_system_notifications": contact.receives_system_notifications,
     }
 
 
-def shown_robot(url: str) -> str:
+def shown_robot(url: str | None) -> str:
     """Return what may be seen of a robot's address: its host and the last 4 characters of its token."""
+    if url is None:
+        return UNREADABLE_ROBOT
     parts = urlsplit(url)
     token = parts.query.removeprefix("access_token=")
-    return f"{parts.hostname} …{token[-4:] if len(token) > 8 else ''}"
+    return f"{parts.netloc} …{token[-4:] if len(token) > 8 else ''}"
 
 
 def read_query(arguments: Mapping[str, str]) -> Query:

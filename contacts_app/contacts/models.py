@@ -4,12 +4,15 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
+from .. import encryption
 from ..accounts.models import Account
+from ..config import StartError, current_settings
 from ..db import Base, db
 
 PAGE_SIZE = 100
@@ -31,7 +34,12 @@ class Contact(Base):
     name_key: Mapped[str] = mapped_column(sa.Computed("lower(normalize(name, NFKC))", persisted=True))
     mobile: Mapped[str | None]
     email: Mapped[str | None] = mapped_column()
-    dingtalk_url: Mapped[str | None]
+    # The address of a robot and its signature secret open a group chat to whoever reads them. The hash tells which
+    # contacts share a robot; a token is long enough for it to tell nothing else.
+    dingtalk_url_encrypted: Mapped[bytes | None]
+    dingtalk_url_hash: Mapped[bytes | None]
+    dingtalk_secret_encrypted: Mapped[bytes | None]
+    dingtalk_keyword: Mapped[str | None]
     receives_system_notifications: Mapped[bool] = mapped_column(server_default=sa.false())
     version: Mapped[int] = mapped_column(server_default=sa.text("1"))
     created_at: Mapped[datetime] = mapped_column(sa.DateTime(timezone=True), server_default=sa.func.now())
@@ -45,7 +53,12 @@ class Contact(Base):
         # These two also serve the list: their first column is where every query starts.
         sa.UniqueConstraint("account_id", "mobile", name="contact_mobile_is_unique"),
         sa.Index("contact_email_is_unique", "account_id", sa.func.lower(email), unique=True),
-        sa.CheckConstraint("num_nonnulls(mobile, email, dingtalk_url) > 0", name="contact_has_a_channel"),
+        sa.Index(
+            "contacts_account_id_dingtalk_url_hash",
+            *("account_id", "dingtalk_url_hash"),
+            postgresql_where=sa.text("dingtalk_url_hash IS NOT NULL"),
+        ),
+        sa.CheckConstraint("num_nonnulls(mobile, email, dingtalk_url_encrypted) > 0", name="contact_has_a_channel"),
         sa.CheckConstraint(CLEAN_NAME, name="contact_name_is_clean"),
         sa.CheckConstraint(r"mobile ~ '^\+[1-9][0-9]{5,14}$'", name="contact_mobile_is_e164"),
         sa.CheckConstraint(
@@ -53,10 +66,80 @@ class Contact(Base):
             name="contact_email_is_an_address",
         ),
         sa.CheckConstraint(
-            r"dingtalk_url ~ '^https://[^/?#@:]+/robot/send\?access_token=[A-Za-z0-9_-]+$'",
-            name="contact_dingtalk_url_is_a_robot",
+            "num_nulls(dingtalk_url_encrypted, dingtalk_url_hash) <> 1 AND (dingtalk_url_encrypted IS NOT NULL"
+            " OR num_nonnulls(dingtalk_secret_encrypted, dingtalk_keyword) = 0)",
+            name="contact_robot_is_whole",
         ),
+        sa.CheckConstraint(
+            "octet_length(dingtalk_url_encrypted) > 32 AND octet_length(dingtalk_url_hash) = 32"
+            " AND (dingtalk_secret_encrypted IS NULL OR octet_length(dingtalk_secret_encrypted) > 32)",
+            name="contact_robot_is_encrypted",
+        ),
+        sa.CheckConstraint("char_length(dingtalk_keyword) BETWEEN 1 AND 64", name="contact_keyword_is_short"),
     )
+
+    @property
+    def dingtalk_url(self) -> str | None:
+        """Return the address of the robot; None without one, or where its key is not there."""
+        return self._decrypted("dingtalk_url")
+
+    @dingtalk_url.setter
+    def dingtalk_url(self, value: str | None) -> None:
+        self._encrypt("dingtalk_url", value)
+        if value:
+            self.dingtalk_url_hash = sha256(value.encode()).digest()
+        elif self.dingtalk_url_encrypted is None:
+            self.dingtalk_url_hash = None
+
+    @property
+    def dingtalk_secret(self) -> str | None:
+        """Return the secret that signs what is sent to the robot; None without one, or where its key is not there."""
+        return self._decrypted("dingtalk_secret")
+
+    @dingtalk_secret.setter
+    def dingtalk_secret(self, value: str | None) -> None:
+        self._encrypt("dingtalk_secret", value)
+
+    def _decrypted(self, name: str) -> str | None:
+        return decrypted(getattr(self, f"{name}_encrypted"), self.account_id, self.id, name)
+
+    def _encrypt(self, name: str, value: str | None) -> None:
+        """Keep `value` encrypted for this row, whose key must be known; what is the same stays as it is."""
+        if value != self._decrypted(name):
+            encrypted = encryption.encrypt(value, self.__tablename__, self.account_id, self.id, name) if value else None
+            setattr(self, f"{name}_encrypted", encrypted)
+
+    @classmethod
+    def next_id(cls) -> int:
+        """Return the id for a new contact, which its secrets are encrypted for."""
+        return int(db.session.execute(_next_id).scalar_one())
+
+    @classmethod
+    def encrypt_again(cls) -> int:
+        """Encrypt with the first key what another one has encrypted, a part at a time; return how many contacts."""
+        first = encryption.key_id(current_settings().encryption_keys[0])
+        names = ("dingtalk_url", "dingtalk_secret")
+        columns = [cls.__table__.c[f"{name}_encrypted"] for name in names]
+        is_old = sa.or_(*(sa.func.substr(column, 1, len(first)) != first for column in columns))
+        found = sa.select(cls.account_id, cls.id, *columns).where(is_old).limit(PAGE_SIZE).with_for_update()
+        count = 0
+        while rows := db.session.execute(found).all():
+            for account_id, identity, *encrypted in rows:
+                texts = [
+                    decrypted(value, account_id, identity, name) for name, value in zip(names, encrypted, strict=True)
+                ]
+                if [text is None for text in texts] != [value is None for value in encrypted]:
+                    raise StartError(encryption.MISSING_KEY)
+                values = {
+                    column: text and encryption.encrypt(text, cls.__tablename__, account_id, identity, name)
+                    for column, text, name in zip(columns, texts, names, strict=True)
+                }
+                # Nobody has changed the contact: it stays where it was in the order of changes.
+                again = sa.update(cls).where(cls.account_id == account_id, cls.id == identity)
+                db.session.execute(again.values({**values, cls.updated_at: cls.updated_at}))
+            db.session.commit()
+            count += len(rows)
+        return count
 
     @classmethod
     def of(cls, account_id: int, identity: int) -> "Contact | None":
@@ -113,7 +196,7 @@ class ListedContact(NamedTuple):
     name: str
     mobile: str | None
     email: str | None
-    dingtalk_url: str | None
+    dingtalk_url_encrypted: bytes | None
     receives_system_notifications: bool
 
 
@@ -129,9 +212,24 @@ class Surroundings:
 
     groups_of: Callable[[int, Iterable[int]], dict[int, list[tuple[int, str]]]]
     left_by: Callable[[int, Iterable[int]], Sequence[tuple[str, bool]]]
+    health_of: Callable[[int, Iterable[int]], dict[int, dict[str, Any]]]
+    reach_of: Callable[[int], Any]
 
 
 surroundings = Surroundings()
+
+
+_next_id = sa.text("SELECT nextval(pg_get_serial_sequence('contacts', 'id'))")
+
+
+def decrypted(encrypted: bytes | None, account_id: int, identity: int, name: str) -> str | None:
+    """Return the text of a contact's column; None where there is none, or where its key is not there."""
+    if encrypted is None:
+        return None
+    try:
+        return encryption.decrypt(encrypted, Contact.__tablename__, account_id, identity, name)
+    except encryption.Unreadable:
+        return None
 
 
 # Bytes, not a language's order: the same on every server, and no index breaks when a C library is upgraded.
@@ -155,7 +253,7 @@ _page_statement = (
         Contact.name,
         Contact.mobile,
         Contact.email,
-        Contact.dingtalk_url,
+        Contact.dingtalk_url_encrypted,
         Contact.receives_system_notifications,
         sa.func.count().over().label("total"),
     )

@@ -16,7 +16,7 @@ from ..accounts.models import Account
 from ..accounts.views import visitor
 from ..db import db
 from .forms import ContactForm, read_ids, read_query, shown_mobile, shown_robot
-from .models import FILTERS, PAGE_SIZE, Contact, Page, Query, surroundings
+from .models import FILTERS, PAGE_SIZE, Contact, Page, Query, decrypted, surroundings
 
 blueprint = Blueprint("contacts", __name__)
 NAMES_SHOWN = 10
@@ -77,6 +77,8 @@ def _edit(contact: Contact) -> ResponseReturnValue:
     try:
         if contact_id and form.version.data != contact.version:
             raise StaleDataError
+        if not contact_id:
+            contact.id = Contact.next_id()
         form.write_to(contact)
         db.session.add(contact)
         name = contact.name  # read before the commit: somebody may delete the contact right after it
@@ -148,18 +150,19 @@ def changed(message: str, status: int = 200) -> Response:
 
 def _listing(query: Query, page: Page, count: int, quota: int) -> dict[str, Any]:
     """Return what the templates of the list need."""
+    account_id = visitor().account_id
     return {
         "query": query,
         "rows": page.rows,
         "total": page.total,
         "pages": ceil(page.total / PAGE_SIZE),
         "count": count,
-        "groups": surroundings.groups_of(visitor().account_id, [row.id for row in page.rows]) if page.rows else {},
+        "groups": surroundings.groups_of(account_id, [row.id for row in page.rows]) if page.rows else {},
         "filters": {name: words for name, (words, _) in FILTERS.items()},
         "quota": quota,
         "address": partial(_address, query),
         "shown_mobile": shown_mobile,
-        "shown_robot": shown_robot,
+        "shown_robot": lambda id, robot: shown_robot(decrypted(robot, account_id, id, "dingtalk_url")),
     }
 
 

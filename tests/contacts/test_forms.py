@@ -437,6 +437,9 @@ def test_every_bad_field_has_its_message(plain: Flask) -> None:
     assert list(found) == ["name", "mobile", "email", "dingtalk_url"]
 
 
+CHANNEL_FIELDS = ("mobile", "email", "dingtalk_url", "dingtalk_secret", "dingtalk_keyword")
+
+
 @pytest.mark.parametrize(
     ("field", "typed", "kept"),
     [
@@ -451,7 +454,7 @@ def test_one_channel_is_enough(plain: Flask, field: str, typed: str, kept: str) 
     values = form.values()
     assert values.pop("name") == "Ann"
     assert values.pop("receives_system_notifications") is False
-    assert values == dict.fromkeys(("mobile", "email", "dingtalk_url")) | {field: kept}
+    assert values == dict.fromkeys(CHANNEL_FIELDS) | {field: kept}
 
 
 def test_system_notifications_are_a_choice(plain: Flask) -> None:
@@ -461,8 +464,47 @@ def test_system_notifications_are_a_choice(plain: Flask) -> None:
 
 def test_the_fields_have_the_names_of_the_manual(plain: Flask) -> None:
     labels = [field.label.text for field in filled(plain) if field.name not in ("version", "csrf_token")]
-    expected = ["Name", "Mobile phone number", "Mailbox", "DingTalk robot", "Receive system notifications"]
-    assert labels == expected
+    assert labels == [
+        *("Name", "Mobile phone number", "Mailbox", "DingTalk robot"),
+        *("Signature secret", "Keyword"),  # which the manual has the robot made with
+        "Receive system notifications",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("field", "typed", "kept"),
+    [
+        ("dingtalk_secret", " SEC0123456789abcdef\u200b", "SEC0123456789abcdef"),
+        ("dingtalk_keyword", " alert ", "alert"),
+        ("dingtalk_keyword", "报" * 64, "报" * 64),
+    ],
+)
+def test_a_robot_may_have_a_secret_and_a_keyword(plain: Flask, field: str, typed: str, kept: str) -> None:
+    form = filled(plain, dingtalk_url=f"{ROBOT}abc", **{field: typed})
+    assert form.errors == {}
+    assert form.values()[field] == kept
+
+
+@pytest.mark.parametrize(
+    ("field", "typed", "message"),
+    [
+        *(
+            ("dingtalk_secret", typed, "which starts with SEC")
+            for typed in ("abc", "SEC", "sec0123456789abcdef", "SEC 0123456789", f"{ROBOT}abc", "SEC" + "x" * 129)
+        ),
+        ("dingtalk_keyword", "x" * 65, "at most 64 characters"),
+    ],
+)
+def test_a_secret_or_keyword_that_no_robot_has_is_refused(plain: Flask, field: str, typed: str, message: str) -> None:
+    found = errors(plain, dingtalk_url=f"{ROBOT}abc", **{field: typed})
+    assert list(found) == [field]
+    assert message in found[field][0]
+
+
+@pytest.mark.parametrize("given", [{"dingtalk_secret": "SEC0123456789abcdef"}, {"dingtalk_keyword": "alert"}])
+def test_a_secret_or_keyword_needs_its_robot(plain: Flask, given: dict[str, str]) -> None:
+    found = errors(plain, mobile="13800138000", **given)
+    assert found == {"dingtalk_url": ["Enter the robot's address, or clear its secret and its keyword."]}
 
 
 def accepts(team: Team, **columns: Any) -> bool:

@@ -458,8 +458,10 @@ def test_the_dialog_has_the_words_of_the_manual(team: Team, path: str, title: st
     labels = [
         html.unescape(re.sub("<[^>]*>|\\*", "", label)).strip() for label in re.findall("<label.*?</label>", text)
     ]
-    expected = ["Name", "Mobile phone number", "Mailbox", "DingTalk robot", "Receive system notifications"]
-    assert labels == expected
+    assert labels == [
+        *("Name", "Mobile phone number", "Mailbox", "DingTalk robot", "Signature secret", "Keyword"),
+        "Receive system notifications",
+    ]
     for word in (">OK<", ">Cancel<", "Bots", "Custom", "signature", "keyword"):
         assert word in text
 
