@@ -1,0 +1,76 @@
+"""Say one thing over any channel: what is told, and what became of it."""
+
+import re
+from datetime import datetime
+from typing import NamedTuple
+
+from ...config import Settings
+
+MOST_QUOTED = 200  # characters of what the other side said
+
+
+class Told(NamedTuple):
+    """What a contact is told: `status` is firing or resolved, `kind` is alert, test or system."""
+
+    id: int
+    title: str
+    text: str
+    severity: str
+    status: str
+    group: str
+    received_at: datetime
+    url: str | None
+    kind: str
+
+
+class Outcome(NamedTuple):
+    """What became of an attempt.
+
+    `state` is sent, failed or later; `answer` are words without secrets, at most 500 characters; `wait` are the
+    seconds until it may be tried again, where the other side said so; `is_uncertain` if it may have arrived.
+    """
+
+    state: str
+    answer: str
+    wait: float | None = None
+    is_uncertain: bool = False
+
+
+def configured(settings: Settings, channel: str) -> str | None:
+    """Return None if the channel (sms, email or dingtalk) is set up, otherwise a sentence that says what is missing."""
+    if channel == "email" and settings.smtp is None:
+        return "E-mail is not set up: SMTP_HOST is not set."
+    if channel == "sms" and settings.sms is None:
+        return "Text messages are not set up: SMS_PROVIDER is not set."
+    return None
+
+
+def headline(told: Told) -> str:
+    """Return the title on one line, with what it is before it; what the console itself tells stands as it is."""
+    title = " ".join(told.title.split())
+    if told.kind == "system":
+        return title
+    word = "Test" if told.kind == "test" else told.status.capitalize()
+    return f"[{word}] {title}"
+
+
+def particulars(told: Told) -> list[tuple[str, str]]:
+    """Return what is known of it besides its words, each with its name."""
+    found = [
+        ("Severity", " ".join(told.severity.split())),
+        ("Group", " ".join(told.group.split()) if told.kind == "alert" else ""),
+        ("Time", f"{told.received_at:%Y-%m-%d %H:%M:%S} UTC"),
+    ]
+    return [(name, value) for name, value in found if value]
+
+
+def quoted(words: object, *secrets: str) -> str:
+    """Return what the other side said as it may be shown: short, on one line, without secrets, numbers and keys."""
+    text = str(words)
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "…")
+    # Servers like to repeat the address that was called, the number that was told, or a key.
+    text = re.sub(r"https?://\S+|\+?[0-9]{6,}|[A-Za-z0-9+/=_-]{24,}", "…", text)
+    text = " ".join(re.sub(r"[^\x20-\x7e\xa0-\U0010ffff]", " ", text).split())
+    return text if len(text) <= MOST_QUOTED else text[: MOST_QUOTED - 1] + "…"

@@ -1,0 +1,201 @@
+"""Tell alerts to a DingTalk robot, and say in words why it refused.
+
+A robot answers HTTP 200 in any case; `errcode` says whether it took the message.
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+import re
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from urllib.parse import parse_qs, quote, urlsplit
+
+import phonenumbers
+import requests
+
+from ...config import Settings
+from . import Outcome, Told, headline, outgoing, particulars, quoted
+
+MOST_BYTES = 18_000  # of text as it stands in JSON; DingTalk takes 20,000 for the whole message
+MOST_MENTIONS = 50
+FIRST_LINES, FIRST_CHARACTERS = 3, 300  # of each of several alerts
+BLOCKED_SECONDS = 600
+NEWLINE = "  \n"  # two spaces, or markdown joins the lines
+PLAIN_URL = r"https?://[A-Za-z0-9./_?=&%#:+-]+"
+TOKEN_UNKNOWN = (300001, 300005, 400101, 400106)
+BUSY, TOO_FAST, REFUSED = -1, (130101, 410100), 310000
+
+
+def send(
+    session: requests.Session,
+    settings: Settings,
+    url: str,
+    secret: str | None,
+    keyword: str | None,
+    alerts: Sequence[Told],
+    mobiles: Sequence[str],
+    uuid: str,
+) -> Outcome:
+    """Send one message about all `alerts` that mentions `mobiles` (E.164); `uuid` makes sending it again harmless."""
+    parts = urlsplit(url)
+    if parts.netloc.lower() not in settings.dingtalk_hosts:
+        return Outcome("failed", "The robot's host is not one of DingTalk's. Enter the robot's address again.")
+    numbers = [_mention(mobile) for mobile in mobiles[:MOST_MENTIONS]]
+    body = {
+        "msgtype": "markdown",
+        "markdown": {"title": _title(alerts), "text": text_of(alerts, keyword, numbers, len(mobiles))},
+        "at": {"atMobiles": numbers, "isAtAll": False},
+        "msgUuid": uuid,
+    }
+    signed = url + (_signature(secret, time.time()) if secret else "")
+    # In UTF-8: escaped to ASCII, Chinese would take twice the bytes.
+    data = json.dumps(body, ensure_ascii=False).encode()
+    try:
+        answer = outgoing.post(session, signed, data=data, headers={"Content-Type": "application/json; charset=utf-8"})
+    except outgoing.CannotReach as error:
+        return Outcome("later", error.words, is_uncertain=error.is_uncertain)
+    token = parse_qs(parts.query).get("access_token", [""])[0]
+    return _outcome(answer, secret, keyword, (token, secret or ""))
+
+
+def text_of(alerts: Sequence[Told], keyword: str | None, numbers: Sequence[str], count: int) -> str:
+    """Return the markdown text with the keyword in it and the mentions of `numbers`, `count` if all could be."""
+    mentions = " ".join(f"@{number}" for number in numbers)
+    if count > len(numbers):
+        mentions += f" and {count - len(numbers)} more"
+    # What must stand in the text is set aside first, whatever the alerts take.
+    room = MOST_BYTES - _size(mentions) - _size(keyword or "") - 100
+    text = _alert(alerts[0], alerts[0].text, room) if len(alerts) == 1 else _alerts(alerts, room)
+    if keyword and keyword not in text:
+        text += f"\n\n{keyword}"
+    return f"{text}\n\n{mentions}" if mentions else text
+
+
+def escaped(words: str) -> str:
+    """Return `words` so that they are no markup: no link, no picture, no mention, no heading."""
+    # An address is left as it is: DingTalk makes a link of it that shows where it leads.
+    words = re.sub(
+        rf"({PLAIN_URL})|[\\`*_\[\]<~|]|^\s*[-+=#>]", lambda found: found[1] or f"\\{found[0].strip()}", words
+    )
+    return words.replace("@", "@\u200b")
+
+
+def _title(alerts: Sequence[Told]) -> str:
+    return headline(alerts[0]) if len(alerts) == 1 else f"{len(alerts)} alerts"
+
+
+def _alerts(alerts: Sequence[Told], room: int) -> str:
+    blocks = [f"### {len(alerts)} alerts"]
+    room -= _size(blocks[0])
+    for index, told in enumerate(alerts):
+        lines = told.text.strip().splitlines()
+        first = "\n".join(lines[:FIRST_LINES])
+        is_cut = len(lines) > FIRST_LINES or len(first) > FIRST_CHARACTERS
+        block = _alert(told, first[:FIRST_CHARACTERS] + (" …" if is_cut else ""), MOST_BYTES)
+        room -= _size(block) + 2
+        if room < 0:
+            blocks.append(f"{len(alerts) - index} more alerts are left out here.")
+            break
+        blocks.append(block)
+    return "\n\n".join(blocks)
+
+
+def _alert(told: Told, text: str, room: int) -> str:
+    """Return the markdown of one alert, its text cut to fit into `room` bytes."""
+    head = f"#### {escaped(headline(told))}\n\n"
+    facts = " · ".join(f"{name}: {escaped(value)}" for name, value in particulars(told))
+    tail = f"\n\n{facts}" + (f"\n\n[Open in the console]({told.url})" if told.url else "")
+    room -= _size(head) + _size(tail)
+    lines = [escaped(line.strip()) for line in text.strip().splitlines()]
+    body = _cut(NEWLINE.join(lines), room)
+    return f"{head}{body}{tail}" if body else f"{head.rstrip()}{tail}"
+
+
+def _cut(text: str, room: int) -> str:
+    if _size(text) <= room:
+        return text
+    ellipsis = " …"
+    room -= _size(ellipsis)
+    while (size := _size(text)) > room:
+        text = text[: len(text) * room // size]
+    # A backslash at the end must not have lost what it escapes.
+    is_alone = (len(text) - len(text.rstrip("\\"))) % 2
+    return (text[:-1] if is_alone else text) + ellipsis
+
+
+def _size(text: str) -> int:
+    """Return the bytes that the text takes in JSON, where newlines and backslashes are escaped."""
+    return len(json.dumps(text, ensure_ascii=False).encode()) - 2
+
+
+def _mention(mobile: str) -> str:
+    """Return the number as DingTalk knows it: 13800000000 in China, +1-2025550123 elsewhere."""
+    number = phonenumbers.parse(mobile)
+    national = phonenumbers.national_significant_number(number)
+    return national if number.country_code == 86 else f"+{number.country_code}-{national}"
+
+
+def _signature(secret: str, now: float) -> str:
+    timestamp = str(int(now * 1000))
+    digest = hmac.new(secret.encode(), f"{timestamp}\n{secret}".encode(), hashlib.sha256).digest()
+    return f"&timestamp={timestamp}&sign={quote(base64.b64encode(digest), safe='')}"
+
+
+def _outcome(answer: outgoing.Answer, secret: str | None, keyword: str | None, secrets: tuple[str, ...]) -> Outcome:
+    """Say what the robot's answer means."""
+    if answer.status >= 500 or answer.status == 429:
+        words = f"DingTalk is out of order (HTTP {answer.status})."
+        return Outcome("later", words, is_uncertain=answer.status >= 500)
+    try:
+        said = json.loads(answer.body)
+        code, message = int(said["errcode"]), str(said.get("errmsg", ""))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        if answer.status >= 400:
+            return Outcome("failed", f"DingTalk refused the message (HTTP {answer.status}).")
+        return Outcome("later", "DingTalk answered something that cannot be read.", is_uncertain=True)
+    if code == 0:
+        return Outcome("sent", "The robot took the message.")
+    if code in TOO_FAST:
+        until = datetime.now(UTC) + timedelta(seconds=BLOCKED_SECONDS)
+        words = f"The robot is blocked until {until:%H:%M} UTC, because it was sent more than 20 messages in a minute."
+        return Outcome("later", words, wait=BLOCKED_SECONDS)
+    if code == BUSY:
+        return Outcome("later", "DingTalk is busy.")
+    if code in TOKEN_UNKNOWN:
+        words = "DingTalk does not know the token. Copy the robot's address from its settings again."
+        return Outcome("failed", words)
+    reason = _reason(message, answer, secret, keyword) if code == REFUSED else None
+    return Outcome("failed", reason or f"DingTalk refused the message: {code} {quoted(message, *secrets)}".rstrip())
+
+
+def _reason(message: str, answer: outgoing.Answer, secret: str | None, keyword: str | None) -> str | None:
+    """Say what to do about a refusal by the robot's security settings; None if the message does not tell."""
+    # What follows is the proposed solution, which names keyword, signature and timestamp alike.
+    message = re.split(r"[;；]\s*solution|[;；]\s*解决", message.lower())[0]
+    if "keyword" in message or "关键" in message:
+        is_set = f"'{keyword[:100]}' is not one of its keywords" if keyword else "none is set"
+        return f"The robot wants a keyword in the text, and {is_set}. Enter the robot's keyword in the contact."
+    if "timestamp" in message or "过期" in message or "时间戳" in message:
+        return _clock(answer)
+    if "sign" in message or "签名" in message:
+        if secret:
+            return "The signature does not match: the secret in the contact is not the robot's. Enter it again."
+        return "The robot wants a signature. Enter its secret (SEC…) in the contact."
+    if "whitelist" in message or "白名单" in message or re.search(r"\bip\b", message):
+        return "The robot does not take messages from the address of this console. Add it to the robot's IP addresses."
+    return None
+
+
+def _clock(answer: outgoing.Answer) -> str:
+    try:
+        seconds = time.time() - parsedate_to_datetime(answer.headers["Date"]).timestamp()
+    except (KeyError, ValueError, TypeError):
+        seconds = 0.0
+    if abs(seconds) < 60:
+        return "The robot finds the time of the message wrong. Check the clock of the console's machine."
+    direction = "fast" if seconds > 0 else "slow"
+    return f"The clock of the console's machine is {abs(seconds) / 60:.0f} minutes {direction}. Set it right."

@@ -1,0 +1,250 @@
+"""Tell an alert by e-mail, through the operator's own mail server."""
+
+import contextlib
+import hashlib
+import re
+import smtplib
+import ssl
+import time
+from datetime import UTC, datetime
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.policy import SMTP, SMTPUTF8
+from email.utils import format_datetime
+from html import escape
+
+import idna
+
+from ...config import Settings, Smtp
+from . import Outcome, Told, configured, headline, outgoing, particulars, quoted
+
+SECONDS = 10.0
+COLOURS = {"firing": "#c62828", "resolved": "#2e7d32"}
+
+
+class Mailer:
+    """Send mail over one connection, which stays open from one message to the next; for one thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._context = outgoing.trusted(settings)
+        self._smtp: smtplib.SMTP | None = None
+        self._until = 0.0
+
+    def send(self, address: str, told: Told, message_id: str, thread: str | None) -> Outcome:
+        """Send one message; what has the same `thread` stands together in the mailbox."""
+        access = self._settings.smtp
+        if access is None:
+            return Outcome("failed", str(configured(self._settings, "email")))
+        try:
+            recipient = _as_known_to_servers(address)
+            message = message_of(access.sender, recipient, told, message_id, thread)
+        except ValueError:
+            return Outcome("failed", "The mailbox cannot be written as mail servers know it. Enter it again.")
+        self._until = time.monotonic() + SECONDS
+        was_open = self._smtp is not None
+        outcome = self._attempt(access, recipient, message)
+        is_closed = self._smtp is None and outcome.state == "later" and not outcome.is_uncertain
+        if was_open and is_closed:
+            # Servers close a connection that is idle; that says nothing about the message.
+            outcome = self._attempt(access, recipient, message)
+        return outcome
+
+    def close(self) -> None:
+        """Take leave of the server."""
+        smtp, self._smtp = self._smtp, None
+        if smtp is not None:
+            with contextlib.suppress(OSError, smtplib.SMTPException):
+                smtp.quit()
+            smtp.close()
+
+    def _attempt(self, access: Smtp, recipient: str, message: EmailMessage) -> Outcome:
+        is_uncertain = False
+        try:
+            smtp = self._smtp = self._smtp or self._open(access)
+            options = []
+            if not recipient.isascii():
+                if not smtp.has_extn("smtputf8"):
+                    raise _Refused(f"{access.host} takes no mailbox with letters outside ASCII (SMTPUTF8).")
+                options = ["SMTPUTF8", "BODY=8BITMIME"]
+            self._limit(smtp)
+            _expect(access, smtp.mail(access.sender, options), "the sender")
+            self._limit(smtp)
+            _expect(access, smtp.rcpt(recipient), "the mailbox")
+            self._limit(smtp)
+            is_uncertain = True
+            try:
+                reply = smtp.data(message.as_bytes())
+            except smtplib.SMTPDataError as error:
+                reply = (error.smtp_code, _bytes(error.smtp_error))
+            is_uncertain = False
+            _expect(access, reply, "the message")
+            return Outcome("sent", "The mail server took the message.")
+        except _Refused as refusal:
+            self._begin_anew()
+            return Outcome("later" if refusal.is_passing else "failed", refusal.words)
+        except ssl.SSLCertVerificationError:
+            words = f"The certificate of {access.host} is not trusted. CA_BUNDLE can name its authority."
+        except ssl.SSLError:
+            words = f"{access.host} does not speak TLS as expected. Check SMTP_SECURITY and SMTP_PORT."
+        except ConnectionRefusedError:
+            words = f"{access.host} refused the connection."
+        except (OSError, smtplib.SMTPException) as error:
+            # smtplib turns a timeout into a lost connection.
+            if time.monotonic() >= self._until:
+                words = f"{access.host} did not answer within {SECONDS:.0f} seconds."
+            elif isinstance(error, ConnectionError | smtplib.SMTPException):
+                words = f"{access.host} closed the connection."
+            else:
+                words = f"{access.host} cannot be found or reached."
+        self._drop()
+        return Outcome("later", words, is_uncertain=is_uncertain)
+
+    def _open(self, access: Smtp) -> smtplib.SMTP:
+        """Return a connection that has logged on; raise what smtplib raises, or _Refused."""
+        # Without a name of ours smtplib asks the DNS for one, which may take long.
+        name = access.sender.rpartition("@")[2]
+        try:
+            if access.security == "tls":
+                smtp: smtplib.SMTP = smtplib.SMTP_SSL(
+                    access.host, access.port, local_hostname=name, timeout=self._left(), context=self._context
+                )
+            else:
+                smtp = smtplib.SMTP(access.host, access.port, local_hostname=name, timeout=self._left())
+        except smtplib.SMTPConnectError as error:
+            # A server that is full says so with 5xx as well; the message itself has not been refused.
+            words = _words(access, error.smtp_code, _bytes(error.smtp_error), "the connection")
+            raise _Refused(words, is_passing=True) from None
+        try:
+            self._log_on(access, smtp)
+        except BaseException:
+            smtp.close()
+            raise
+        return smtp
+
+    def _log_on(self, access: Smtp, smtp: smtplib.SMTP) -> None:
+        self._limit(smtp)
+        _expect(access, smtp.ehlo(), "the connection")
+        if access.security == "starttls":
+            if not smtp.has_extn("starttls"):
+                raise _Refused(f"{access.host} does not offer STARTTLS. Check SMTP_SECURITY and SMTP_PORT.")
+            self._limit(smtp)
+            smtp.starttls(context=self._context)
+            _expect(access, smtp.ehlo(), "the connection")
+        if not access.user:
+            return
+        self._limit(smtp)
+        try:
+            smtp.login(access.user, access.password)
+        except smtplib.SMTPAuthenticationError as error:
+            _expect(access, (error.smtp_code, _bytes(error.smtp_error)), "SMTP_USER and SMTP_PASSWORD")
+        except (smtplib.SMTPNotSupportedError, UnicodeError):
+            raise _Refused(f"{access.host} does not offer to log on. Check SMTP_SECURITY and SMTP_PORT.") from None
+
+    def _left(self) -> float:
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+    def _limit(self, smtp: smtplib.SMTP) -> None:
+        """Let the next step take no longer than what is left for the message."""
+        if smtp.sock is not None:
+            smtp.sock.settimeout(self._left())
+
+    def _begin_anew(self) -> None:
+        """Have the server forget a message that it refused."""
+        if self._smtp is None:
+            return
+        try:
+            self._limit(self._smtp)
+            if self._smtp.rset()[0] != 250:
+                self._drop()
+        except (OSError, smtplib.SMTPException):
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._smtp is not None:
+            self._smtp.close()
+        self._smtp = None
+
+
+def message_of(sender: str, recipient: str, told: Told, message_id: str, thread: str | None) -> EmailMessage:
+    """Return the message, as plain text beside HTML; raise ValueError for a recipient that cannot be written."""
+    policy = (SMTP if recipient.isascii() else SMTPUTF8).clone(cte_type="7bit")
+    domain = sender.rpartition("@")[2]
+    message = EmailMessage(policy=policy)
+    message["From"] = sender
+    local, _, at = recipient.rpartition("@")
+    message["To"] = Address(username=local, domain=at)
+    message["Subject"] = headline(told)
+    message["Date"] = format_datetime(datetime.now(UTC))
+    message["Message-ID"] = f"<{message_id}@{domain}>"
+    if thread is not None:
+        first = f"<thread-{hashlib.sha256(thread.encode()).hexdigest()[:32]}@{domain}>"
+        message["In-Reply-To"] = first
+        message["References"] = first
+    message["Auto-Submitted"] = "auto-generated"
+    message["X-Auto-Response-Suppress"] = "All"
+    message.set_content(_plain(told))
+    message.add_alternative(_html(told), subtype="html")
+    return message
+
+
+class _Refused(Exception):
+    """The server said no to this message, for now if `is_passing`."""
+
+    def __init__(self, words: str, is_passing: bool = False) -> None:
+        super().__init__(words)
+        self.words = words
+        self.is_passing = is_passing
+
+
+def _expect(access: Smtp, reply: tuple[int, bytes], what: str) -> None:
+    """Go on if the server agreed to `what`; raise _Refused, or SMTPServerDisconnected where it takes its leave."""
+    code, words = reply
+    if code in (-1, 421):
+        raise smtplib.SMTPServerDisconnected
+    if not 200 <= code < 400:
+        raise _Refused(_words(access, code, words, what), is_passing=code < 500)
+
+
+def _words(access: Smtp, code: int, words: bytes, what: str) -> str:
+    said = quoted(words.decode(errors="replace"), access.password, access.user)
+    return f"The mail server refused {what}: {code} {said}".rstrip()
+
+
+def _bytes(words: bytes | str) -> bytes:
+    return words if isinstance(words, bytes) else words.encode()
+
+
+def _as_known_to_servers(address: str) -> str:
+    """Return the address with its domain in ASCII; raise ValueError (which IDNAError is) if that is impossible."""
+    # smtplib sends something else than what it is given, where that is not one plain address.
+    if not re.fullmatch(r"[^\s<>()\[\]\\,;:@\"]+@[^\s<>()\[\]\\,;:@\"]+", address):
+        raise ValueError(address)
+    local, _, domain = address.rpartition("@")
+    return address if domain.isascii() else f"{local}@{idna.encode(domain, uts46=True).decode()}"
+
+
+def _plain(told: Told) -> str:
+    facts = "\n".join(f"{name}: {value}" for name, value in particulars(told))
+    parts = [headline(told), told.text.strip(), facts, told.url or ""]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _html(told: Told) -> str:
+    """Return simple HTML that sets no colour of text or ground, so that a dark mailbox can choose both."""
+    paragraphs = [f'<h1 style="font-size:18px;margin:0 0 12px">{escape(headline(told))}</h1>']
+    if told.text.strip():
+        paragraphs.append(f'<p style="white-space:pre-wrap;margin:0 0 12px">{escape(told.text.strip())}</p>')
+    facts = "<br>".join(f"{name}: {escape(value)}" for name, value in particulars(told))
+    paragraphs.append(f'<p style="font-size:13px;margin:0 0 12px">{facts}</p>')
+    if told.url:
+        paragraphs.append(f'<p style="margin:0"><a href="{escape(told.url)}">Open in the console</a></p>')
+    border = f"border-left:4px solid {COLOURS[told.status]};padding:4px 0 4px 16px"
+    body = f'<div style="{border};font-family:sans-serif;font-size:15px;line-height:1.5">{"".join(paragraphs)}</div>'
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
+        f"</head><body>{body}</body></html>\n"
+    )

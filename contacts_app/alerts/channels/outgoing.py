@@ -1,0 +1,234 @@
+"""Call other servers over HTTPS: only public ones, for ten seconds at most, and say in words why one cannot be reached.
+
+A robot's address is typed by people, so a call must not lead into the operator's own network.
+"""
+
+import ipaddress
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import certifi
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPSConnectionPool
+from urllib3.connection import HTTPSConnection
+from urllib3.exceptions import HTTPError
+
+from ...config import Network, Settings
+
+SECONDS = 10.0
+MOST_BYTES = 64 * 1024
+IPV6_UNICAST = ipaddress.IPv6Network("2000::/3")
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+class CannotReach(Exception):
+    """Say in one sentence why there is no answer; `is_uncertain` if the request may have reached the other side."""
+
+    def __init__(self, words: str, is_uncertain: bool = False) -> None:
+        super().__init__(words)
+        self.words = words
+        self.is_uncertain = is_uncertain
+
+
+class Answer(NamedTuple):
+    """What a server answered."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
+
+
+class Attempt:
+    """How far the call that a session makes just now has come; a session makes one at a time."""
+
+    def __init__(self, networks: tuple[Network, ...]) -> None:
+        self.networks = networks
+        self.until = 0.0
+        self.is_sent = False
+
+    def begin(self) -> None:
+        """Start the clock."""
+        self.until = time.monotonic() + SECONDS
+        self.is_sent = False
+
+    def left(self) -> float:
+        """Return the seconds that are left; raise TimeoutError when there are none."""
+        left = self.until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+
+def trusted(settings: Settings) -> ssl.SSLContext:
+    """Return the context that verifies certificates: by the public authorities and by those of CA_BUNDLE."""
+    context = ssl.create_default_context(cafile=certifi.where())
+    if settings.ca_bundle:
+        context.load_verify_locations(settings.ca_bundle)
+    return context
+
+
+def session(settings: Settings) -> requests.Session:
+    """Return a session for one thread, which keeps its connections open from one call to the next."""
+    made = requests.Session()
+    made.trust_env = False
+    made.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    made.headers.update({"User-Agent": "alert-contacts-console", "Accept-Encoding": "identity"})
+    made.adapters.clear()
+    made.mount("https://", Adapter(Attempt(settings.outgoing_networks), trusted(settings)))
+    return made
+
+
+def post(session: requests.Session, url: str, **request: Any) -> Answer:
+    """Post to `url` with what requests takes (data, json, auth) and return the answer; raise CannotReach."""
+    host = _host(url)
+    adapter = session.adapters.get("https://")
+    assert isinstance(adapter, Adapter)
+    attempt = adapter.attempt
+    attempt.begin()
+    try:
+        with session.post(url, **request, stream=True, allow_redirects=False, timeout=SECONDS) as response:
+            if 300 <= response.status_code < 400:
+                raise CannotReach(f"{host} answered with a redirect, which is not followed.")
+            body = b""
+            for chunk in response.iter_content(8192):
+                body += chunk
+                if len(body) > MOST_BYTES:
+                    raise CannotReach(f"{host} answered more than 64 KiB.", is_uncertain=True)
+            return Answer(response.status_code, body, response.headers)
+    except requests.exceptions.InvalidSchema:
+        raise CannotReach(f"{host} is not called, because the address does not begin with https://.") from None
+    except (requests.RequestException, HTTPError, OSError, ValueError):
+        # What they quote contains the URL, and with it the token; the clock tells a timeout from a lost connection.
+        if time.monotonic() >= attempt.until:
+            words = f"{host} did not answer within {SECONDS:.0f} seconds."
+        elif attempt.is_sent:
+            words = f"{host} closed the connection without an answer that can be read."
+        else:
+            words = f"{host} cannot be called: its address cannot be read."
+        raise CannotReach(words, attempt.is_sent) from None
+
+
+def is_allowed(text: str, networks: tuple[Network, ...] = ()) -> bool:
+    """Tell whether the address is public or in one of `networks`, also where an IPv4 address is dressed as IPv6."""
+    address = ipaddress.ip_address(text)
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if inner is None and address in NAT64:
+            inner = ipaddress.IPv4Address(address.packed[-4:])
+        address = inner or address
+    if any(address in network for network in networks):
+        return True
+    is_unicast = isinstance(address, ipaddress.IPv4Address) or address in IPV6_UNICAST
+    return is_unicast and address.is_global and not address.is_multicast
+
+
+class Adapter(HTTPAdapter):
+    """Have every connection checked, and the whole call end in time."""
+
+    def __init__(self, attempt: Attempt, context: ssl.SSLContext) -> None:
+        self.attempt = attempt
+        self.context = context
+        # Every read and write of a connection goes through it, those of the headers as well.
+        context.sslsocket_class = _socket_class(attempt)
+        super().__init__(max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """Use the context that verifies, and connections that check where they lead."""
+        super().init_poolmanager(*args, **kwargs, ssl_context=self.context)
+        self.poolmanager.pool_classes_by_scheme = {"https": _pool_class(self.attempt)}
+
+    def cert_verify(self, *args: Any, **kwargs: Any) -> None:
+        """Leave verification to the context; requests would have the authorities read for each connection again."""
+
+
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or "The server"
+    except ValueError:
+        return "The server"
+
+
+def _socket_class(attempt: Attempt) -> type[ssl.SSLSocket]:
+    class Socket(ssl.SSLSocket):
+        def read(self, *args: Any) -> Any:
+            self.settimeout(attempt.left())
+            return super().read(*args)
+
+        def send(self, *args: Any) -> int:
+            self.settimeout(attempt.left())
+            return super().send(*args)
+
+    return Socket
+
+
+def _pool_class(attempt: Attempt) -> type[HTTPSConnectionPool]:
+    class Connection(HTTPSConnection):
+        def connect(self) -> None:
+            try:
+                super().connect()
+            except ssl.SSLCertVerificationError:
+                raise CannotReach(f"The certificate of {self.host} is not trusted.") from None
+            except TimeoutError:
+                raise CannotReach(f"{self.host} did not answer within {SECONDS:.0f} seconds.") from None
+            except (OSError, HTTPError):
+                raise CannotReach(f"{self.host} closed the connection before it was secure.") from None
+
+        def _new_conn(self) -> socket.socket:
+            return _connect(self.host, self.port or 443, attempt)
+
+        def request(self, *args: Any, **kwargs: Any) -> None:
+            attempt.is_sent = True
+            super().request(*args, **kwargs)
+
+    class Pool(HTTPSConnectionPool):
+        ConnectionCls = Connection
+
+    return Pool
+
+
+def _connect(host: str, port: int, attempt: Attempt) -> socket.socket:
+    """Return a connection to the very address that was checked, so that a second look-up cannot lead elsewhere."""
+    addresses = _resolve(host, port, attempt)
+    allowed = [address for address in addresses if is_allowed(str(address[0]), attempt.networks)]
+    if not allowed:
+        words = f"{host} is not called, because its address {addresses[0][0]} is not public."
+        raise CannotReach(f"{words} OUTGOING_NETWORKS can allow it.")
+    words = f"{host} cannot be reached."
+    for index, address in enumerate(allowed):
+        # The time is shared, so that an address that is silent leaves some for the next.
+        seconds = attempt.left() / (len(allowed) - index)
+        try:
+            connection = socket.create_connection((str(address[0]), port), seconds)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return connection
+        except ConnectionRefusedError:
+            words = f"{host} refused the connection."
+        except TimeoutError:
+            words = f"{host} did not answer within {SECONDS:.0f} seconds."
+        except OSError:
+            continue
+    raise CannotReach(words)
+
+
+def _resolve(host: str, port: int, attempt: Attempt) -> list[tuple[Any, ...]]:
+    """Look the name up; in a thread, because the look-up itself has no limit of time."""
+    found: list[tuple[Any, ...]] = []
+
+    def look_up() -> None:
+        with suppress(OSError, UnicodeError):
+            found[:] = [entry[4] for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+
+    thread = threading.Thread(target=look_up, daemon=True)
+    thread.start()
+    thread.join(attempt.left())
+    if not found:
+        raise CannotReach(f"{host} cannot be found.")
+    return found

@@ -1,0 +1,267 @@
+"""Show that mail arrives as it should look, and what becomes of it when the mail server does not take it."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contacts_app import config
+from contacts_app.alerts.channels import Outcome, mail
+from contacts_app.alerts.channels.mail import Mailer
+from tests.alerts.counterparts import SMTP_FROM, SMTP_PASSWORD, Authority, MailServer, environment
+from tests.alerts.test_dingtalk import told
+
+SENT = Outcome("sent", "The mail server took the message.")
+Start = Callable[..., MailServer]
+Post = Callable[..., Outcome]
+_numbers = count(1)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority.make(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture
+def start(authority: Authority) -> Iterator[Start]:
+    """Return a function that starts a mail server."""
+    started: list[MailServer] = []
+
+    def start(**options: Any) -> MailServer:
+        started.append(MailServer(authority, **options))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.close()
+
+
+@pytest.fixture
+def server(start: Start) -> MailServer:
+    return start()
+
+
+@pytest.fixture
+def mailer(authority: Authority, server: MailServer, tmp_path: Path) -> Iterator[Mailer]:
+    mailer = mailer_for(tmp_path, environment(authority.path, smtp=server))
+    yield mailer
+    mailer.close()
+
+
+def mailer_for(folder: Path, environ: dict[str, str]) -> Mailer:
+    return Mailer(config.load({"DATA_DIR": str(folder)} | environ))
+
+
+def send(mailer: Mailer, address: str = "ann@example.com", thread: str | None = None, **columns: Any) -> Outcome:
+    outcome = mailer.send(address, told(**columns), f"alert-{next(_numbers)}", thread)
+    assert SMTP_PASSWORD not in outcome.answer
+    assert 0 < len(outcome.answer) <= 500
+    return outcome
+
+
+def test_a_message_shows_the_alert_in_both_forms(server: MailServer, mailer: Mailer) -> None:
+    url = "https://console.example.com/notifications/1"
+    assert send(mailer, text="97 % used\n<b>磁盘</b>", url=url) == SENT
+    (found,) = server.messages
+    message = found.message
+    assert found.recipient == message["To"] == "ann@example.com"
+    assert message["From"] == SMTP_FROM
+    assert message["Subject"] == "[Firing] Disk full"
+    assert message["Auto-Submitted"] == "auto-generated"
+    assert message["X-Auto-Response-Suppress"] == "All"
+    assert message["Message-ID"].endswith("@alerts.example.com>")
+    assert abs((parsedate_to_datetime(message["Date"]) - datetime.now(UTC)).total_seconds()) < 60
+    assert "In-Reply-To" not in message
+    plain, html = (part.get_content() for part in message.iter_parts())
+    facts = ["Severity: critical", "Group: On call", "Time: 2026-03-01 12:30:00 UTC"]
+    assert plain.splitlines() == ["[Firing] Disk full", "", "97 % used", "<b>磁盘</b>", "", *facts, "", url]
+    assert "&lt;b&gt;磁盘&lt;/b&gt;" in html
+    assert f'<a href="{url}">' in html
+    assert "<style" not in html
+    assert "background" not in html
+
+
+def test_what_belongs_together_stands_together(server: MailServer, mailer: Mailer) -> None:
+    send(mailer, thread="7-key")
+    send(mailer, thread="7-key", status="resolved")
+    send(mailer, thread="7-other")
+    first, second, other = (found.message for found in server.messages)
+    assert first["References"] == first["In-Reply-To"] == second["References"]
+    assert first["References"] != other["References"]
+    assert first["Message-ID"] != second["Message-ID"]
+    assert second["Subject"] == "[Resolved] Disk full"
+
+
+def test_a_title_cannot_add_a_header(server: MailServer, mailer: Mailer) -> None:
+    assert send(mailer, title="Disk\r\nBcc: bob@example.com") == SENT
+    assert server.messages[0].message["Subject"] == "[Firing] Disk Bcc: bob@example.com"
+    assert "Bcc" not in server.messages[0].message
+
+
+def test_a_line_with_only_a_dot_does_not_end_the_message(server: MailServer, mailer: Mailer) -> None:
+    assert send(mailer, text="one\n.\ntwo " + "x" * 4000) == SENT
+    plain = server.messages[0].message.get_body(("plain",))
+    assert plain is not None
+    lines = plain.get_content().splitlines()
+    assert lines[2:5] == ["one", ".", "two " + "x" * 4000]
+
+
+def test_the_connection_is_kept(server: MailServer, mailer: Mailer) -> None:
+    assert [send(mailer) for _ in range(3)] == [SENT] * 3
+    assert server.connections == 1
+
+
+def test_a_connection_that_was_closed_meanwhile_is_opened_again(server: MailServer, mailer: Mailer) -> None:
+    assert send(mailer) == SENT
+    server.cut()
+    assert send(mailer) == SENT
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize("security", ["tls", "none"])
+def test_a_server_is_spoken_to_as_the_settings_say(
+    authority: Authority, start: Start, tmp_path: Path, security: str
+) -> None:
+    server = start(security=security)
+    mailer = mailer_for(tmp_path, environment(authority.path, smtp=server))
+    assert send(mailer) == SENT
+    mailer.close()
+    assert len(server.messages) == 1
+
+
+def test_an_unknown_recipient_is_final(server: MailServer, mailer: Mailer) -> None:
+    server.unknown.add("ann@example.com")
+    words = "The mail server refused the mailbox: 550 5.1.1 <ann@example.com>: no such mailbox"
+    assert send(mailer) == ("failed", words, None, False)
+    assert send(mailer, "bob@example.com") == SENT
+    assert server.connections == 1
+
+
+def test_a_busy_server_is_tried_again(server: MailServer, mailer: Mailer) -> None:
+    server.busy.add("ann@example.com")
+    words = "The mail server refused the mailbox: 451 4.3.0 Come back later"
+    assert send(mailer) == ("later", words, None, False)
+    server.busy.clear()
+    assert send(mailer) == SENT
+
+
+@pytest.mark.parametrize(("behaviour", "is_uncertain"), [("drop", False), ("drop-data", True)])
+def test_a_lost_connection_is_uncertain_only_after_the_message(
+    server: MailServer, mailer: Mailer, behaviour: str, is_uncertain: bool
+) -> None:
+    server.behaviour = behaviour
+    assert send(mailer) == ("later", "localhost closed the connection.", None, is_uncertain)
+    server.behaviour = None
+    assert send(mailer) == SENT
+
+
+def test_a_wrong_password_is_final(authority: Authority, server: MailServer, tmp_path: Path) -> None:
+    mailer = mailer_for(tmp_path, environment(authority.path, smtp=server) | {"SMTP_PASSWORD": "wrong-password"})
+    outcome = send(mailer)
+    assert outcome.state == "failed"
+    assert outcome.answer.startswith("The mail server refused SMTP_USER and SMTP_PASSWORD: 535 5.7.8")
+    assert "wrong-password" not in outcome.answer
+
+
+def test_a_certificate_of_an_unknown_authority_is_not_trusted(
+    authority: Authority, server: MailServer, tmp_path: Path
+) -> None:
+    environ = environment(authority.path, smtp=server)
+    del environ["CA_BUNDLE"]
+    words = "The certificate of localhost is not trusted. CA_BUNDLE can name its authority."
+    assert send(mailer_for(tmp_path, environ)) == ("later", words, None, False)
+
+
+def test_no_password_is_sent_without_encryption(authority: Authority, start: Start, tmp_path: Path) -> None:
+    environ = environment(authority.path, smtp=start(security="none")) | {"SMTP_SECURITY": "starttls"}
+    words = "localhost does not offer STARTTLS. Check SMTP_SECURITY and SMTP_PORT."
+    assert send(mailer_for(tmp_path, environ)) == ("failed", words, None, False)
+
+
+def test_a_server_that_lets_nobody_log_on_is_told(authority: Authority, start: Start, tmp_path: Path) -> None:
+    environ = environment(authority.path, smtp=start(security="none"))
+    environ |= {"SMTP_USER": "console", "SMTP_PASSWORD": SMTP_PASSWORD}
+    words = "localhost does not offer to log on. Check SMTP_SECURITY and SMTP_PORT."
+    assert send(mailer_for(tmp_path, environ)) == ("failed", words, None, False)
+
+
+def test_tls_on_a_port_without_it_is_told(authority: Authority, server: MailServer, tmp_path: Path) -> None:
+    environ = environment(authority.path, smtp=server) | {"SMTP_SECURITY": "tls"}
+    words = "localhost does not speak TLS as expected. Check SMTP_SECURITY and SMTP_PORT."
+    assert send(mailer_for(tmp_path, environ)) == ("later", words, None, False)
+
+
+def test_a_server_that_is_down_is_tried_again(authority: Authority, start: Start, tmp_path: Path) -> None:
+    server = start()
+    mailer = mailer_for(tmp_path, environment(authority.path, smtp=server))
+    assert send(mailer) == SENT
+    port = server.port
+    server.close()
+    assert send(mailer) == ("later", "localhost refused the connection.", None, False)
+    start(port=port)
+    assert send(mailer) == SENT
+
+
+def test_a_server_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mail, "SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+        mailer = mailer_for(tmp_path, {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": port, "SMTP_FROM": SMTP_FROM})
+        began = time.monotonic()
+        assert send(mailer) == ("later", "127.0.0.1 did not answer within 1 seconds.", None, False)
+        assert time.monotonic() - began < 3
+
+
+def test_a_server_that_is_full_is_tried_again(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection = listener.accept()[0]
+            connection.sendall(b"554 5.3.2 Too many connections\r\n")
+            connection.close()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        port = str(listener.getsockname()[1])
+        mailer = mailer_for(tmp_path, {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": port, "SMTP_FROM": SMTP_FROM})
+        words = "The mail server refused the connection: 554 5.3.2 Too many connections"
+        assert send(mailer) == ("later", words, None, False)
+        thread.join()
+
+
+def test_a_server_that_does_not_exist_is_told(tmp_path: Path) -> None:
+    mailer = mailer_for(tmp_path, {"SMTP_HOST": "mail.invalid", "SMTP_FROM": SMTP_FROM})
+    assert send(mailer) == ("later", "mail.invalid cannot be found or reached.", None, False)
+
+
+def test_a_domain_of_other_letters_is_written_as_servers_know_it(server: MailServer, mailer: Mailer) -> None:
+    assert send(mailer, "ann@例子.example") == SENT
+    assert server.messages[0].recipient == "ann@xn--fsqu00a.example"
+
+
+def test_a_mailbox_of_other_letters_needs_a_server_that_knows_them(
+    authority: Authority, start: Start, tmp_path: Path
+) -> None:
+    knows, does_not = start(), start(smtputf8=False)
+    mailer = mailer_for(tmp_path, environment(authority.path, smtp=knows))
+    assert send(mailer, "用户@例子.example") == SENT
+    assert knows.messages[0].recipient == "用户@xn--fsqu00a.example"
+    mailer.close()
+    mailer = mailer_for(tmp_path, environment(authority.path, smtp=does_not))
+    words = "localhost takes no mailbox with letters outside ASCII (SMTPUTF8)."
+    assert send(mailer, "用户@例子.example") == ("failed", words, None, False)
+    assert send(mailer) == SENT
+    mailer.close()
+
+
+@pytest.mark.parametrize("address", ["ann", "ann@", "ann@\r\nexample.com", "ann@..例", "a b@example.com", "a@b@c", ""])
+def test_a_mailbox_that_cannot_be_written_is_told(server: MailServer, mailer: Mailer, address: str) -> None:
+    assert send(mailer, address).state == "failed"
+    assert not server.messages

@@ -1,0 +1,240 @@
+"""Show that a text fits, is signed as the provider wants it, and that every refusal is explained."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from contacts_app import config
+from contacts_app.alerts.channels import Outcome, outgoing, sms
+from contacts_app.alerts.channels.aliyun import signature
+from contacts_app.alerts.channels.sms import GSM_BASIC, GSM_EXTENSION, text_of
+from tests.alerts.counterparts import (
+    ALIYUN_SECRET,
+    TWILIO_SID,
+    TWILIO_TOKEN,
+    AliyunSms,
+    Authority,
+    Https,
+    TwilioSms,
+    environment,
+)
+from tests.alerts.test_dingtalk import told
+
+Send = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority.make(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture
+def aliyun(authority: Authority) -> Iterator[AliyunSms]:
+    server = AliyunSms(authority)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def twilio(authority: Authority) -> Iterator[TwilioSms]:
+    server = TwilioSms(authority)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def send(authority: Authority, tmp_path: Path) -> Send:
+    """Return a function that sends over a provider; no answer quotes a secret or the number."""
+
+    def send(server: AliyunSms | TwilioSms, mobile: str = "+8613800000000", **environ: str) -> Outcome:
+        always = {"DATA_DIR": str(tmp_path)} | environment(authority.path, sms=server)
+        settings = config.load(always | environ)
+        with outgoing.session(settings) as session:
+            outcome = sms.send(session, settings, mobile, told(text="97 % used & 磁盘 + ~*"))
+        for secret in (ALIYUN_SECRET, TWILIO_TOKEN, TWILIO_SID, mobile, mobile[3:]):
+            assert secret not in outcome.answer
+        assert 0 < len(outcome.answer) <= 500
+        return outcome
+
+    return send
+
+
+def parts(text: str) -> int:
+    """Return how many parts a text is charged as, counted as a telephone network does."""
+    is_gsm = set(text) <= GSM_BASIC | GSM_EXTENSION
+    costs = [2 if (character in GSM_EXTENSION if is_gsm else ord(character) > 0xFFFF) else 1 for character in text]
+    whole, size = (160, 153) if is_gsm else (70, 67)
+    if sum(costs) <= whole:
+        return 1
+    count, room = 1, size
+    for cost in costs:
+        if cost > room:
+            count, room = count + 1, size
+        room -= cost
+    return count
+
+
+@pytest.mark.parametrize(
+    ("text", "length", "end"),
+    [
+        ("x" * 1000, 306, "x..."),
+        ("很" * 1000, 134, "很…"),
+        ("[" * 1000, None, "[..."),
+        ("🔥" * 1000, None, "🔥…"),
+        ("x🔥" * 1000, None, "…"),
+        ("x" * 286, 306, "x"),
+        ("x" * 287, 306, "x..."),
+        ("很" * 114, 134, "很"),
+        ("很" * 115, 134, "很…"),
+    ],
+)
+def test_a_text_is_cut_to_two_parts(text: str, length: int | None, end: str) -> None:
+    # A headline without brackets, which would take two septets each.
+    cut = text_of(told("Disk full, and full", text, kind="system"))
+    assert length is None or len(cut) == length
+    assert cut.endswith(end)
+    assert parts(cut) == 2
+    assert parts(cut + "xx🔥xx") == 3 or len(cut) > 134
+
+
+def test_a_short_text_stands_as_it_is() -> None:
+    assert text_of(told(text=" 97 %\tused \n\n on db-1 ")) == "[Firing] Disk full\n97 % used\non db-1"
+    assert text_of(told()) == "[Firing] Disk full"
+
+
+def test_the_alphabet_is_the_one_of_telephones() -> None:
+    assert len(GSM_BASIC) == 127  # and the escape
+    assert len(GSM_EXTENSION) == 10
+
+
+def test_the_signature_is_the_documented_one() -> None:
+    # The example in Alibaba Cloud's description of RPC signatures, for DescribeRegions of ECS.
+    parameters = {
+        **{"Timestamp": "2016-02-23T12:46:24Z", "Format": "XML", "AccessKeyId": "testid", "Action": "DescribeRegions"},
+        **{"SignatureMethod": "HMAC-SHA1", "SignatureNonce": "3ee8c1b8-83d3-44af-a94f-4e0ad82fd6cf"},
+        **{"Version": "2014-05-26", "SignatureVersion": "1.0"},
+    }
+    assert signature("GET", parameters, "testsecret") == "OLeaidS1JvxuMvnyHOwuJ+uX5qY="
+
+
+@pytest.mark.parametrize(("mobile", "known_as"), [("+8613800000000", "13800000000"), ("+12025550123", "12025550123")])
+def test_alibaba_cloud_takes_a_text(aliyun: AliyunSms, send: Send, mobile: str, known_as: str) -> None:
+    assert send(aliyun, mobile) == ("sent", "Alibaba Cloud took the text.", None, False)
+    (message,) = aliyun.messages
+    assert (message.mobile, message.text) == (known_as, "[Firing] Disk full\n97 % used & 磁盘 + ~*")
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        (
+            {"ALIYUN_ACCESS_KEY_SECRET": "wrong"},
+            "The secret of the access key is wrong. Check ALIYUN_ACCESS_KEY_SECRET.",
+        ),
+        ({"ALIYUN_ACCESS_KEY_ID": "wrong"}, "Alibaba Cloud does not know the access key. Check ALIYUN_ACCESS_KEY_ID."),
+        ({"ALIYUN_SIGN_NAME": "wrong"}, "Alibaba Cloud does not know the signature. Check ALIYUN_SIGN_NAME."),
+        ({"ALIYUN_TEMPLATE_CODE": "SMS_0"}, "Alibaba Cloud does not know the template. Check ALIYUN_TEMPLATE_CODE."),
+    ],
+)
+def test_a_wrong_setting_of_alibaba_cloud_is_explained(
+    aliyun: AliyunSms, send: Send, environ: dict[str, str], words: str
+) -> None:
+    assert send(aliyun, **environ) == ("failed", words, None, False)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "state", "words"),
+    [
+        (200, "isv.BUSINESS_LIMIT_CONTROL", "later", "too many texts"),
+        (200, "isp.SYSTEM_ERROR", "later", "cannot send at the moment: isp.SYSTEM_ERROR"),
+        (400, "Throttling.User", "later", "cannot send at the moment: Throttling.User"),
+        (503, "ServiceUnavailable", "later", "cannot send at the moment"),
+        (200, "isp.RAM_PERMISSION_DENY", "failed", "Give it the right"),
+        (200, "isv.AMOUNT_NOT_ENOUGH", "failed", "balance"),
+        (200, "isv.MOBILE_NUMBER_ILLEGAL", "failed", "Check it in the contact"),
+        (200, "isv.TEMPLATE_MISSING_PARAMETERS", "failed", "${content}"),
+        (200, "isv.SOMETHING_NEW", "failed", "refused the text: isv.SOMETHING_NEW of …"),
+        (500, "OK", "sent", "took the text"),
+    ],
+)
+def test_an_answer_of_alibaba_cloud_is_explained(
+    aliyun: AliyunSms, send: Send, status: int, code: str, state: str, words: str
+) -> None:
+    aliyun.replies.append((status, {"Code": code, "Message": "of 13800000000"}))
+    outcome = send(aliyun)
+    assert (outcome.state, outcome.is_uncertain) == (state, False)
+    assert words in outcome.answer
+
+
+def test_twilio_takes_a_text(twilio: TwilioSms, send: Send) -> None:
+    assert send(twilio) == ("sent", "Twilio took the text.", None, False)
+    (message,) = twilio.messages
+    assert (message.mobile, message.text) == ("+8613800000000", "[Firing] Disk full\n97 % used & 磁盘 + ~*")
+
+
+def test_a_messaging_service_is_named_as_one(twilio: TwilioSms, send: Send, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.alerts.counterparts.TWILIO_FROM", "MG0123456789abcdef")
+    assert send(twilio).state == "sent"
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        ({"TWILIO_AUTH_TOKEN": "wrong"}, "Check TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN."),
+        ({"TWILIO_FROM": "+15005550001"}, "Twilio refused the text: 21603 A 'From' phone number is required."),
+    ],
+)
+def test_a_wrong_setting_of_twilio_is_explained(
+    twilio: TwilioSms, send: Send, environ: dict[str, str], words: str
+) -> None:
+    outcome = send(twilio, **environ)
+    assert outcome.state == "failed"
+    assert outcome.answer.endswith(words)
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "expected"),
+    [
+        (400, {"code": 21211, "message": "+8613800000000"}, ("failed", "does not take the number")),
+        (400, {"code": 21614, "message": ""}, ("failed", "not one of a mobile")),
+        (400, {"code": 21610, "message": ""}, ("failed", "unsubscribed")),
+        (400, {"code": 29999, "message": "The number +8613800000000"}, ("failed", "29999 The number …")),
+        (404, [], ("failed", "HTTP 404")),
+        (401, {}, ("failed", "TWILIO_AUTH_TOKEN")),
+        (429, {"code": 20429}, ("later", "more than it takes")),
+        (400, {"code": 20429}, ("later", "more than it takes")),
+        (503, {}, ("later", "HTTP 503")),
+        (200, {}, ("later", "HTTP 200")),
+        (201, {"code": "x"}, ("later", "HTTP 201")),
+    ],
+)
+def test_an_answer_of_twilio_is_explained(
+    twilio: TwilioSms, send: Send, status: int, said: object, expected: tuple[str, str]
+) -> None:
+    twilio.replies.append((status, said))
+    outcome = send(twilio)
+    state, words = expected
+    assert outcome.state == state
+    assert words in outcome.answer
+    assert outcome.is_uncertain == (status in (200, 201, 503))
+
+
+@pytest.mark.parametrize("behaviour", ["garbage", "close", "500", "large", "hang"])
+@pytest.mark.parametrize("provider", [AliyunSms, TwilioSms])
+def test_what_may_have_arrived_is_uncertain(
+    authority: Authority, send: Send, monkeypatch: pytest.MonkeyPatch, provider: type[Https], behaviour: str
+) -> None:
+    monkeypatch.setattr(outgoing, "SECONDS", 1.0)
+    server = provider(authority)
+    server.behaviour = behaviour
+    outcome = send(server)
+    server.close()
+    assert (outcome.state, outcome.is_uncertain) == ("later", True)
+
+
+def test_a_console_without_provider_says_so(tmp_path: Path) -> None:
+    settings = config.load({"DATA_DIR": str(tmp_path)})
+    with outgoing.session(settings) as session:
+        outcome = sms.send(session, settings, "+8613800000000", told())
+    assert outcome == ("failed", "Text messages are not set up: SMS_PROVIDER is not set.", None, False)
