@@ -9,6 +9,7 @@ run: .venv/installed
 # For a user who may not install packages, .venv/chromium holds the browser and a library of its driver.
 test: .venv/installed-tests
 	@tests/browser/get-chromium
+	@tests/alerts/get-alertmanager
 	@PATH="$(CURDIR)/.venv/chromium:$$PATH" LD_LIBRARY_PATH="$(CURDIR)/.venv/chromium/lib" $(BIN)/python -m pytest
 
 lint: .venv/installed-tests

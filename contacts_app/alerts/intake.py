@@ -1,0 +1,367 @@
+"""Read what Alertmanager, Grafana or a script posts, and write the configuration that makes them post it."""
+
+import json
+import re
+import shlex
+import unicodedata
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any, NamedTuple, NoReturn
+
+STATUSES = ("firing", "resolved")
+PLAIN_FIELDS = ("title", "text", "severity", "status", "key")
+MOST_TITLE, MOST_TEXT, MOST_SEVERITY, MOST_KEY, MOST_ADDRESS = 200, 4000, 40, 200, 1000
+SEVERITIES = (
+    *("none", "debug", "info", "information", "notice", "low", "minor"),
+    *("warn", "warning", "medium", "average", "error", "high", "major"),
+    *("critical", "disaster", "page", "emergency"),
+)
+# Control characters, halves of surrogate pairs, and marks that turn the direction of all that follows them.
+_UNWANTED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+_LINE_ENDS = re.compile("\r\n?|[\u2028\u2029]")
+# How Grafana's own templates begin; a title and a message that somebody wrote for this contact point are kept.
+_GRAFANA_TITLE = re.compile(r"\[(FIRING|RESOLVED)\b")
+_GRAFANA_MESSAGE = re.compile(r"\s*\*\*(Firing|Resolved)\*\*")
+_JSON_NAMES = {
+    dict: "an object",
+    list: "a list",
+    str: "text",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+}
+
+
+class Refused(Exception):
+    """Say in one sentence why a body is not an alert."""
+
+
+class Incoming(NamedTuple):
+    """Hold what a sender tells, fit to be kept and shown; `key` is the same for all news of one matter."""
+
+    source: str
+    title: str
+    text: str
+    severity: str
+    status: str
+    key: str | None
+
+
+class _Alert(NamedTuple):
+    status: str
+    labels: dict[str, str]
+    annotations: dict[str, str]
+    starts_at: str
+    ends_at: str
+
+
+def read(body: bytes) -> Incoming:
+    """Return what `body` tells; raise Refused for anything that is none of the three shapes."""
+    data = _object(_json(body))
+    if "alerts" in data or "groupKey" in data:
+        return _read_group(data)
+    if any(name in data for name in PLAIN_FIELDS):
+        return _read_plain(data)
+    raise Refused(
+        "This is not an alert in a known shape. Send the webhook of Alertmanager (with version and alerts), "
+        "the webhook of Grafana (with orgId and alerts), or an object with title and, if you like, "
+        "text, severity, status and key."
+    )
+
+
+def alertmanager_config(url: str, token: str) -> str:
+    """Return an Alertmanager configuration, in YAML, that posts to `url` with `token`."""
+    return f"""\
+# This is a whole alertmanager.yml (often in /etc/prometheus or /etc/alertmanager).
+# Is there one already? Then add the entry of receivers to its receivers, and name it in its route.
+# It holds a secret: let only Alertmanager read the file. Then reload Alertmanager.
+route:
+  receiver: contacts
+  group_by: [alertname]
+  group_wait: 30s
+  group_interval: 5m
+  repeat_interval: 4h
+receivers:
+  - name: contacts
+    webhook_configs:
+      - url: {_quoted(url)}
+        send_resolved: true
+        # More at once could be longer than the console takes; it is told how many were left out.
+        max_alerts: 1000
+        http_config:
+          authorization:
+            type: Bearer
+            credentials: {_quoted(token)}
+"""
+
+
+def grafana_config(url: str, token: str) -> str:
+    """Return a Grafana contact point, in YAML for its provisioning, that posts to `url` with `token`."""
+    # Grafana takes what follows a $ for the name of a variable.
+    url, token = url.replace("$", "$$"), token.replace("$", "$$")
+    return f"""\
+# Save this as /etc/grafana/provisioning/alerting/contacts.yaml and restart Grafana.
+# It holds a secret: let only Grafana read the file. Then choose "contacts" in a notification policy.
+# A second contact point needs a name and a uid of its own.
+apiVersion: 1
+contactPoints:
+  - orgId: 1
+    name: contacts
+    receivers:
+      - uid: contacts
+        type: webhook
+        disableResolveMessage: false
+        settings:
+          url: {_quoted(url)}
+          httpMethod: POST
+          authorization_scheme: Bearer
+          authorization_credentials: {_quoted(token)}
+"""
+
+
+def curl_example(url: str, token: str) -> str:
+    """Return a command that posts an alert of the plain shape to `url` with `token`."""
+    example = {"title": "Disk is full", "text": "db1: 98 % of /var is used.", "severity": "critical", "key": "db1-disk"}
+    return " \\\n  ".join(
+        [
+            f"curl {shlex.quote(url)}",
+            f"-H {shlex.quote(f'Authorization: Bearer {token}')}",
+            "-H 'Content-Type: application/json'",
+            f"-d {shlex.quote(json.dumps(example))}",
+        ]
+    )
+
+
+def _json(body: bytes) -> Any:
+    if not body.strip():
+        raise Refused('The body is empty. Send JSON, such as {"title": "Disk is full"}.')
+    try:
+        return json.loads(body, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise Refused(f"The body is not JSON: {error.msg} (line {error.lineno}, column {error.colno}).") from None
+    except UnicodeDecodeError:
+        raise Refused("The body is not JSON: it is not in UTF-8.") from None
+    except RecursionError:
+        raise Refused("The JSON in the body is nested too deeply.") from None
+    except ValueError:
+        raise Refused("The JSON in the body has a number with too many digits.") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise Refused(f"The body is not JSON: {name} is not a value of JSON.")
+
+
+def _read_plain(data: Mapping[str, Any]) -> Incoming:
+    for name in data:
+        if name not in PLAIN_FIELDS:
+            raise Refused(f"The field {_named(name)} is not known. Known are {', '.join(PLAIN_FIELDS)}.")
+    if data.get("title") is None:
+        raise Refused('The field "title" is missing.')
+    return Incoming(
+        source="plain",
+        title=_title(_text(data, "title")),
+        text=_paragraphs(_text(data, "text"), MOST_TEXT),
+        severity=_line(_text(data, "severity"), MOST_SEVERITY),
+        status="firing" if data.get("status") is None else _status(data),
+        key=_key(_text(data, "key")),
+    )
+
+
+def _read_group(data: Mapping[str, Any]) -> Incoming:
+    """Read the shape of Alertmanager's webhook, which Grafana sends with fields of its own."""
+    is_grafana = any(name in data for name in ("orgId", "title", "message"))
+    if not is_grafana and _text(data, "version") != "4":
+        raise Refused(
+            'The field "version" must be "4": that is the only version of Alertmanager\'s webhook known here.'
+        )
+    status = _status(data)
+    alerts = _alerts(data)
+    common = _texts(data, "commonLabels")
+    title, text = _group_title(data, common, alerts), _group_text(data, common, status, alerts)
+    if is_grafana:
+        # What Grafana writes by default begins with what the console says anyway, and hides the summary far below.
+        own_title, message = _text(data, "title"), _text(data, "message")
+        if own_title.strip() and not _GRAFANA_TITLE.match(own_title):
+            title = _title(own_title)
+        if message.strip() and not _GRAFANA_MESSAGE.match(message):
+            text = _paragraphs(message, MOST_TEXT)
+    return Incoming(
+        source="grafana" if is_grafana else "alertmanager",
+        title=title,
+        text=text,
+        severity=_line(common.get("severity") or _worst_severity(status, alerts), MOST_SEVERITY),
+        status=status,
+        key=_key(_text(data, "groupKey")),
+    )
+
+
+def _alerts(data: Mapping[str, Any]) -> list[_Alert]:
+    found = data.get("alerts")
+    if found is None:
+        raise Refused('The field "alerts" is missing.')
+    if not isinstance(found, list):
+        raise _wrong_type("alerts", "a list", found)
+    if not found:
+        raise Refused('The field "alerts" has no alert in it.')
+    alerts = []
+    for index, item in enumerate(found):
+        where = f"alerts[{index}]"
+        alert = _object(item, where)
+        alerts.append(
+            _Alert(
+                status=_status(alert, f"{where}."),
+                labels=_texts(alert, "labels", f"{where}."),
+                annotations=_texts(alert, "annotations", f"{where}."),
+                starts_at=_time(_text(alert, "startsAt", f"{where}.")),
+                ends_at=_time(_text(alert, "endsAt", f"{where}.")),
+            )
+        )
+    return alerts
+
+
+def _group_title(data: Mapping[str, Any], common: Mapping[str, str], alerts: list[_Alert]) -> str:
+    """Return the name of the alert and, of more than one, how many of them are firing and resolved."""
+    name = common.get("alertname") or _texts(data, "groupLabels").get("alertname")
+    if not name:
+        names = dict.fromkeys(filter(None, (alert.labels.get("alertname") for alert in alerts)))
+        name = next(iter(names), "") + (" and others" if len(names) > 1 else "")
+    counts = [(sum(alert.status == status for alert in alerts), status) for status in STATUSES]
+    told = ", ".join(f"{count} {status}" for count, status in counts if count)
+    return _title(name, f" ({told})" if len(alerts) > 1 else "")
+
+
+def _group_text(data: Mapping[str, Any], common: Mapping[str, str], status: str, alerts: list[_Alert]) -> str:
+    """Return a line for each alert, then what is the same for all, how many are missing, and where to look."""
+    lines = [line for alert in alerts if (line := _alert_line(alert, common, status))]
+    if len(lines) > 1:
+        lines = [f"- {line}" for line in lines]
+    if shared := _labels({name: value for name, value in common.items() if name not in ("alertname", "severity")}):
+        lines.append(f"Labels: {shared}")
+    truncated = data.get("truncatedAlerts")
+    if truncated is not None and (isinstance(truncated, bool) or not isinstance(truncated, int)):
+        raise _wrong_type("truncatedAlerts", "a number", truncated)
+    left_out = f"{truncated} more alerts were left out by the sender." if truncated and 0 < truncated < 2**64 else ""
+    address = _line(_text(data, "externalURL"), MOST_ADDRESS)
+    # What stands last is not lost when there are too many alerts for the text.
+    end = "".join(f"\n{line}" for line in (left_out, address) if line)
+    return (_paragraphs("\n".join(lines), MOST_TEXT - len(end)) + end).strip()
+
+
+def _alert_line(alert: _Alert, common: Mapping[str, str], status: str) -> str:
+    told = [alert.annotations.get(name, "") for name in ("summary", "description", "message")]
+    parts = [" – ".join(filter(None, (" ".join(part.split()) for part in told)))]
+    parts.append(_labels({name: value for name, value in alert.labels.items() if common.get(name) != value}))
+    if alert.starts_at and alert.ends_at and alert.status == "resolved":
+        parts.append(f"from {alert.starts_at} to {alert.ends_at}")
+    elif alert.starts_at:
+        parts.append(f"since {alert.starts_at}")
+    line = "; ".join(filter(None, parts))
+    return f"Resolved: {line}" if alert.status != status else line
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    shown = sorted((name, value) for name, value in labels.items() if not name.startswith("__"))
+    return " ".join(", ".join(f"{name}={value}" for name, value in shown).split())
+
+
+def _worst_severity(status: str, alerts: list[_Alert]) -> str:
+    found = [alert.labels.get("severity", "") for alert in alerts if alert.status == status]
+    ranks = {name: rank for rank, name in enumerate(SEVERITIES)}
+    return max(filter(None, found), key=lambda severity: ranks.get(severity.lower(), -1), default="")
+
+
+def _time(value: str) -> str:
+    """Return a time in RFC 3339 as people read it, in UTC; nothing for Go's zero time and for what is no time."""
+    try:
+        time = datetime.fromisoformat(value)
+        time = time.astimezone(UTC) if time.tzinfo else time
+    except (ValueError, OverflowError):
+        return ""
+    return f"{time:%Y-%m-%d %H:%M:%S} UTC" if time.year > 1970 else ""
+
+
+def _object(value: Any, where: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        return value
+    if where:
+        raise _wrong_type(where, "an object", value)
+    raise Refused(f'The body must be an object, such as {{"title": "Disk is full"}}, not {_kind(value)}.')
+
+
+def _text(data: Mapping[str, Any], name: str, within: str = "") -> str:
+    """Return the text in a field, empty if it is missing or null, as Go writes what is not set."""
+    value = data.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise _wrong_type(within + name, "text", value)
+    return value
+
+
+def _texts(data: Mapping[str, Any], name: str, within: str = "") -> dict[str, str]:
+    """Return the texts in a field that is an object, by their names."""
+    if data.get(name) is None:
+        return {}
+    found = _object(data[name], within + name)
+    return {key: _text(found, key, f"{within}{name}.") for key in found}
+
+
+def _status(data: Mapping[str, Any], within: str = "") -> str:
+    status = _text(data, "status", within)
+    if status in STATUSES:
+        return status
+    field = _named(f"{within}status")
+    if data.get("status") is None:
+        raise Refused(f"The field {field} is missing. It says firing or resolved.")
+    raise Refused(f"The field {field} must be firing or resolved, not {_named(status)}.")
+
+
+def _wrong_type(field: str, wanted: str, value: Any) -> Refused:
+    return Refused(f"The field {_named(field)} must be {wanted}, not {_kind(value)}.")
+
+
+def _kind(value: Any) -> str:
+    return _JSON_NAMES.get(type(value), "null")
+
+
+def _named(value: str) -> str:
+    """Return a sender's own word in quotation marks, fit to stand in a sentence."""
+    return f'"{_line(value, 60)}"'
+
+
+def _title(value: str, ending: str = "") -> str:
+    title = _line(value, MOST_TITLE - len(ending))
+    has_something_to_see = any(unicodedata.category(character)[0] in "LNPS" for character in title)
+    return (title if has_something_to_see else "Alert") + ending
+
+
+def _line(value: str, most: int) -> str:
+    """Return `value` as one clean line of at most `most` characters."""
+    line = " ".join(_UNWANTED.sub("", value).split())
+    normal = unicodedata.normalize("NFC", line[:most])
+    return normal if max(len(line), len(normal)) <= most else normal[: most - 1].rstrip() + "…"
+
+
+def _paragraphs(value: str, most: int) -> str:
+    """Return `value` as clean text of at most `most` characters that says how many are left out."""
+    text = _UNWANTED.sub("", _LINE_ENDS.sub("\n", value)).strip()
+    # Only what may be kept is normalised: a long row of combining marks takes quadratic time.
+    normal = unicodedata.normalize("NFC", text[:most])
+    if max(len(text), len(normal)) <= most:
+        return normal
+    kept = normal[: most - 40].rstrip()
+    return f"{kept}… {len(text[most:]) + len(normal) - len(kept):,} more characters"
+
+
+def _key(value: str) -> str | None:
+    """Return a key that can be kept: one that is long, or has characters that cannot, as the hash of itself."""
+    if len(value) <= MOST_KEY and value.isprintable():
+        return value or None
+    return sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _quoted(value: str) -> str:
+    """Return `value` as a double-quoted scalar of YAML, in which no character of it has a meaning."""
+    plain = (f"\\U{ord(c):08x}" if c in '"\\' or not " " <= c <= "~" else c for c in value)
+    return f'"{"".join(plain)}"'
