@@ -7,7 +7,7 @@ from datetime import timedelta
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from . import accounts, assets, cli, config, contacts, db, errors, groups, health, security
+from . import accounts, alerts, assets, cli, config, contacts, db, errors, groups, health, security
 
 
 def create_app(environ: Mapping[str, str] | None = None) -> Flask:
@@ -45,6 +45,7 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     assets.init_app(app)
     contacts.init_app(app)
     groups.init_app(app)
+    alerts.init_app(app)
     app.register_blueprint(health.blueprint)
     cli.init_app(app)
     return app

@@ -15,6 +15,7 @@ from flask import Flask
 from . import encryption, serve
 from .accounts.forms import check_password
 from .accounts.models import Account, User
+from .alerts import worker
 from .config import DINGTALK_HOSTS, StartError, current_settings
 from .contacts.models import Contact
 from .db import db, violated_constraint
@@ -39,7 +40,7 @@ SAMPLE_GROUPS = ("Night shift", "Databases", "Payments", "Network")
 
 def init_app(app: Flask) -> None:
     """Add the commands to `app`."""
-    for command in (serve_command, migrate, create_account, create_user, set_password, reencrypt, demo):
+    for command in (serve_command, migrate, create_account, create_user, set_password, deliver, reencrypt, demo):
         app.cli.add_command(command)
 
 
@@ -170,6 +171,16 @@ def set_password(email: str, password_stdin: bool) -> None:
     user.end_sessions()
     db.session.commit()
     click.echo(f"Set the password of {email}.")
+
+
+@click.command()
+@_plainly
+def deliver() -> None:
+    """Deliver alerts in the foreground; beside gunicorn, any number of these run, on any number of machines."""
+    serve.prepare()
+    encryption.note_key()
+    db.session.commit()
+    worker.run()
 
 
 @click.command()

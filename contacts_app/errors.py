@@ -5,7 +5,7 @@ import sys
 
 import psycopg
 import sqlalchemy as sa
-from flask import Flask, Response, request
+from flask import Flask, Response, jsonify, make_response, request
 from flask_wtf.csrf import CSRFError
 from werkzeug.exceptions import (
     BadHost,
@@ -14,6 +14,7 @@ from werkzeug.exceptions import (
     SecurityError,
     ServiceUnavailable,
     TooManyRequests,
+    Unauthorized,
     default_exceptions,
 )
 
@@ -22,8 +23,10 @@ from .config import StartError
 
 logger = logging.getLogger("contacts_app")
 
+API = "/api/"  # whoever asks below this address is a program
 TEXTS = {
     400: ("This request cannot be understood", "Go back and try again."),
+    401: ("This is not allowed", "Log on first."),
     403: ("This is not allowed", "Go back and try again."),
     404: ("This page does not exist", "The address is wrong, or what it led to has been deleted."),
     405: ("This address does not take that", "Go back and use the buttons of the page."),
@@ -57,6 +60,12 @@ def init_app(app: Flask) -> None:
     app.register_error_handler(Exception, _unexpected)
 
 
+def _failed(status: int, title: str, sentence: str) -> Response:
+    if request.path.startswith(API):
+        return make_response(jsonify(error=f"{title}. {sentence}" if status >= 500 else sentence), status)
+    return htmx.failed(status, title, sentence)
+
+
 def _http_error(error: HTTPException) -> Response:
     if error.code is None or error.code < 400:  # a redirect of the router
         return Response(response=error.get_body(), headers=error.get_headers(), status=error.code)
@@ -68,7 +77,9 @@ def _http_error(error: HTTPException) -> Response:
         sentence = UNREADABLE_FORM
     elif type(error) is default_exceptions[error.code] and error.description != type(error).description:
         sentence = error.description or sentence  # a view's own words
-    response = htmx.failed(error.code, title, sentence)
+    response = _failed(error.code, title, sentence)
+    if isinstance(error, Unauthorized):
+        response.headers.extend([("WWW-Authenticate", told.to_header()) for told in error.www_authenticate or ()])
     if isinstance(error, MethodNotAllowed) and error.valid_methods:
         response.allow.update(error.valid_methods)
     if isinstance(error, TooManyRequests | ServiceUnavailable) and error.retry_after is not None:
@@ -78,9 +89,9 @@ def _http_error(error: HTTPException) -> Response:
 
 def _no_database(error: Exception) -> Response:
     if isinstance(getattr(error, "orig", None), psycopg.errors.DeadlockDetected | psycopg.errors.LockNotAvailable):
-        return htmx.failed(409, *TEXTS[409])
+        return _failed(409, *TEXTS[409])
     logger.error("%s %s: %s", request.method, request.endpoint, _reason(error))
-    response = htmx.failed(503, *TEXTS[503])
+    response = _failed(503, *TEXTS[503])
     response.headers["Retry-After"] = str(RETRY_SECONDS)
     return response
 
@@ -93,7 +104,7 @@ def _unexpected(error: Exception) -> Response:
         code = frame.tb_frame.f_code
         logger.error("  %s:%s %s", code.co_filename, frame.tb_lineno, code.co_name)
         frame = frame.tb_next
-    return htmx.failed(500, *TEXTS[500])
+    return _failed(500, *TEXTS[500])
 
 
 def _reason(error: Exception) -> str:

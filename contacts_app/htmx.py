@@ -24,13 +24,19 @@ def show_address(response: Response, address: str) -> None:
         response.headers["HX-Push-Url" if is_link else "HX-Replace-Url"] = address
 
 
-def saved(message: str, address: str, fragment: str = "", status: int = 200, /, **context: Any) -> Response:
-    """Answer a change: to htmx the fresh parts of the page and the message, else the way to `address`."""
+def saved(
+    message: str, address: str, fragment: str = "", status: int = 200, /, stays: bool = False, **context: Any
+) -> Response:
+    """Answer a change: to htmx the fresh parts of the page and the message, else the way to `address`.
+
+    The dialog closes, unless it `stays` for what the answer puts into it.
+    """
     if not (fragment and wants_fragment()):
         flash(message)
         return leave_for(address)
     response = make_response(render_template(fragment, message=message, **context), status)
-    response.headers["HX-Trigger"] = "dialog:close"
+    if not stays:
+        response.headers["HX-Trigger"] = "dialog:close"
     show_address(response, address)
     return response
 

@@ -43,7 +43,7 @@ def _take_forms_only() -> None:
         abort(411)  # a body of unknown length would be cut at the limit, and half a form taken for a whole one
     # Read before anything is parsed: afterwards there is nothing left to read.
     body = request.get_data() if request.mimetype == "application/x-www-form-urlencoded" else b""
-    if request.method == "POST" and (request.is_json or request.files):
+    if request.method == "POST" and (request.is_json or request.files) and request.blueprint != "api":
         abort(415)
     try:
         # Werkzeug would keep such bytes as text like "%FF".

@@ -46,7 +46,6 @@ def run() -> None:
     """Serve until Ctrl-C or SIGTERM; start the web server again should it die."""
     settings = current_settings()
     stopping: list[int] = []
-    failures = 0
 
     def stop(number: int, frame: FrameType | None) -> None:
         stopping.append(number)
@@ -62,26 +61,24 @@ def run() -> None:
         is_new = not Account.any_exists()
         db.session.remove()
         db.engine.dispose()
+        server = Child("web server", "gunicorn", "--config", "python:contacts_app.gunicorn_conf", "wsgi:app")
+        worker = Child("delivery worker", "flask", "--app", "wsgi", "deliver")
         announced = False
-        while not stopping:
-            server, started = _start_server(), time.monotonic()
-            while server.poll() is None and not stopping and not announced:
-                if _answers(settings):
+        try:
+            while not stopping:
+                if not announced and _answers(settings):
                     _announce(settings, is_new)
                     announced = True
-                time.sleep(0.05)
-            while server.poll() is None and not stopping:
-                time.sleep(0.1)
-            if not announced and not stopping:
-                raise StartError("the web server did not start; its own message stands above.")
-            if not stopping:
-                failures = failures + 1 if time.monotonic() - started < SHORT_LIFE else 0
-                if failures == MOST_FAILURES:
-                    raise StartError("the web server ends again and again; its own message stands above.")
-                click.echo("The web server has ended; starting it again.", err=True)
-            elif server.poll() is None:
-                server.terminate()
-                server.wait()
+                if server.has_ended() and not announced:
+                    raise StartError("the web server did not start; its own message stands above.")
+                for child in (server, worker):
+                    child.keep_alive()
+                time.sleep(0.1 if announced else 0.05)
+        finally:
+            for child in (server, worker):
+                child.stop()
+            for child in (server, worker):
+                child.wait()
 
 
 @contextmanager
@@ -127,17 +124,50 @@ def _check_port(settings: Settings) -> None:
             time.sleep(0.1)
 
 
-def _start_server() -> subprocess.Popen[bytes]:
-    def end_with_parent() -> None:
-        # The console can be killed without a chance to say goodbye; the server must not keep the port then.
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+class Child:
+    """A process that runs as long as the console does, and is started again should it die."""
 
-    return subprocess.Popen(
-        [sys.executable, "-m", "gunicorn", "--config", "python:contacts_app.gunicorn_conf", "wsgi:app"],
-        cwd=PROJECT,
-        start_new_session=True,  # Ctrl-C reaches only the console, which lets requests finish
-        preexec_fn=end_with_parent,
-    )
+    def __init__(self, name: str, module: str, *arguments: str) -> None:
+        self.name = name
+        self.command = [sys.executable, "-m", module, *arguments]
+        self.failures = 0
+        self._start()
+
+    def _start(self) -> None:
+        def end_with_parent() -> None:
+            # The console can be killed without a chance to say goodbye; the server must not keep the port then.
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+        self.started = time.monotonic()
+        self.process = subprocess.Popen(  # noqa: S603
+            self.command,
+            cwd=PROJECT,
+            start_new_session=True,  # Ctrl-C reaches only the console, which lets what is under way finish
+            preexec_fn=end_with_parent,
+        )
+
+    def has_ended(self) -> bool:
+        """Tell whether the process is gone."""
+        return self.process.poll() is not None
+
+    def keep_alive(self) -> None:
+        """Start the process again if it has ended; raise StartError when it ends again and again."""
+        if not self.has_ended():
+            return
+        self.failures = self.failures + 1 if time.monotonic() - self.started < SHORT_LIFE else 0
+        if self.failures == MOST_FAILURES:
+            raise StartError(f"the {self.name} ends again and again; its own message stands above.")
+        click.echo(f"The {self.name} has ended; starting it again.", err=True)
+        self._start()
+
+    def stop(self) -> None:
+        """Ask the process to end when it has done what is under way."""
+        if not self.has_ended():
+            self.process.terminate()
+
+    def wait(self) -> None:
+        """Wait until the process is gone."""
+        self.process.wait()
 
 
 def _answers(settings: Settings) -> bool:

@@ -47,6 +47,7 @@ document.addEventListener("htmx:after:swap", (event) => {
   }
   if (ctx.sourceElement?.matches?.("[data-top]")) scrollTo(0, 0);
   countSelected();
+  showLocalTimes();
 });
 
 // What is picked stays picked, even what was picked while the answer to the filter was under way.
@@ -68,6 +69,16 @@ function pickAgain() {
   }
   for (const value of missing) list.append(Object.assign(document.createElement("input"), { type: "hidden", name: "member", value }));
   countPicked();
+}
+
+// The server writes UTC; whoever reads it thinks in the time of the clock on the wall.
+function showLocalTimes() {
+  for (const time of document.querySelectorAll("time[datetime]:not([title])")) {
+    const at = new Date(time.dateTime);
+    const two = (number) => String(number).padStart(2, "0");
+    time.title = time.textContent;
+    time.textContent = `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} ${two(at.getHours())}:${two(at.getMinutes())}`;
+  }
 }
 
 document.addEventListener("dialog:close", () => {
@@ -100,11 +111,13 @@ document.addEventListener("change", (event) => {
 });
 
 document.addEventListener("click", (event) => {
-  const button = event.target.closest("[data-close], [data-dismiss], [data-open]");
-  if (!button) return;
+  const button = event.target.closest("[data-close], [data-dismiss], [data-open], [data-copy]");
+  if (!button || (button.matches("[data-close]") && !button.closest("dialog"))) return;
   if (button.matches("[data-close]")) {
     event.preventDefault();
     button.closest("dialog").close();
+  } else if (button.matches("[data-copy]")) {
+    navigator.clipboard.writeText($("code", button.parentElement).textContent).then(() => (button.textContent = "Copied"));
   } else if (button.matches("[data-dismiss]")) button.closest(".message").remove();
   else $(button.dataset.open).showModal();
 });
@@ -125,5 +138,8 @@ document.addEventListener("keydown", (event) => {
 });
 
 if ($("#keys-on")) $("#keys-on").checked = localStorage.getItem("keys") !== "off";
+// Browsers let pages copy over HTTPS only.
+for (const button of document.querySelectorAll("[data-copy]")) button.hidden = !navigator.clipboard;
 countPicked();
 countSelected();
+showLocalTimes();

@@ -24,7 +24,7 @@ from tests.conftest import HTMX, PASSWORD, Team
 # Whatever else is served asks for a log-on; who adds a route here says that it is meant for everybody.
 PUBLIC = {"static", "accounts.setup", "accounts.logon", "accounts.logoff", "health.healthz"}
 VERBS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"]
-QUERY = ["q", "field", "sort", "page", "id", "next", "token", "v", "show", "pick"]
+QUERY = ["q", "field", "sort", "page", "id", "next", "token", "v", "show", "pick", "before", "state", "contact"]
 HEADERS = [
     "HX-Current-URL",
     "HX-Source",
@@ -84,7 +84,7 @@ NASTY = [
 ]
 NAMES = [f"{n}-{value[:12]!r}" for n, value in enumerate(NASTY)]
 # What the console itself writes into a form, so that a person can do nothing but reload when it is broken.
-WRITTEN_BY_THE_PAGE = {"id", "member", "group", "pick", "unknown"}
+WRITTEN_BY_THE_PAGE = {"id", "member", "group", "pick", "unknown", "contact", "channel"}
 _logons = count(1)
 _identities = count(5_000_000_000)
 
@@ -107,7 +107,9 @@ class Fields(HTMLParser):
 
 
 def rules(app: Flask, verb: str | None = None) -> list[Rule]:
-    return [rule for rule in app.url_map.iter_rules() if verb is None or verb in (rule.methods or ())]
+    """Return the routes for people; tests/alerts/test_api.py attacks the one for programs."""
+    found = (rule for rule in app.url_map.iter_rules() if not rule.endpoint.startswith("api."))
+    return [rule for rule in found if verb is None or verb in (rule.methods or ())]
 
 
 def path_of(rule: Rule, value: object) -> str:
@@ -116,11 +118,25 @@ def path_of(rule: Rule, value: object) -> str:
 
 
 def add_both(team: Team, name: str = "Ann", email: str = "ann@example.com") -> int:
-    """Write a contact and a group that it is in, both with one id, which fits every route; return it."""
+    """Write a contact, its group, an integration and an alert, all with one id, which fits every route; return it."""
     identity = next(_identities)
     team.add(name, id=identity, email=email)
     team.sql.execute("INSERT INTO groups (account_id, id, name) VALUES (%s, %s, %s)", [team.account_id, identity, name])
     team.sql.execute("INSERT INTO memberships VALUES (%s, %s, %s)", [team.account_id, identity, identity])
+    team.sql.execute(
+        "INSERT INTO integrations (account_id, id, group_id, name, token_hash) VALUES (%s, %s, %s, %s, %s)",
+        [team.account_id, identity, identity, name, identity.to_bytes(32)],
+    )
+    team.sql.execute(
+        "INSERT INTO alerts (account_id, id, kind, source, addressee, title, text, severity, status)"
+        " VALUES (%s, %s, 'alert', 'plain', %s, %s, '', '', 'firing')",
+        [team.account_id, identity, name, name],
+    )
+    team.sql.execute(
+        "INSERT INTO deliveries (account_id, alert_id, contact_id, channel, contact_name, state, next_attempt_at,"
+        " ended_at) VALUES (%s, %s, %s, 'email', %s, 'failed', NULL, now())",
+        [team.account_id, identity, identity, name],
+    )
     return identity
 
 
@@ -132,6 +148,9 @@ def snapshot(sql: psycopg.Connection) -> tuple[Any, ...]:
                   (SELECT (count(*), sum(hashtextextended(t::text, 0)))::text FROM contacts t),
                   (SELECT (count(*), sum(hashtextextended(t::text, 0)))::text FROM groups t),
                   (SELECT (count(*), sum(hashtextextended(t::text, 0)))::text FROM memberships t),
+                  (SELECT (count(*), sum(hashtextextended(t::text, 0)))::text FROM integrations t),
+                  (SELECT (count(*), sum(hashtextextended(t::text, 0)))::text FROM alerts t),
+                  (SELECT (count(*), sum(hashtextextended(t::text, 0)))::text FROM deliveries t),
                   (SELECT (count(*), sum(hashtextextended(token_hash::text, 0)))::text FROM sessions)"""
     ).fetchone()
     assert found
@@ -235,16 +254,16 @@ def test_what_another_team_has_is_404_on_every_route_for_every_verb(team: Team, 
     identity = add_both(other_team, "Not of this team", "secret@example.com")
     before = snapshot(team.sql)
     values = {"csrf_token": team.csrf_token, "id": identity, "name": "Mine", "email": "mine@example.com", "version": 1}
-    values |= {"group": identity, "member": identity}
+    values |= {"group": identity, "member": identity, "contact": identity}
     for verb in VERBS:
         for rule in rules(team.app):
-            takes_id = "id" in rule.arguments or rule.rule.endswith(("/delete", "/assign"))
+            takes_id = "id" in rule.arguments or rule.rule.endswith(("/delete", "/assign", "/test"))
             if not takes_id:
                 continue
             shown = "/".join(rule.rule.split("/")[:2])  # the list that the route belongs to
             headers = HTMX | {"HX-Current-URL": f"http://localhost{shown}"} if htmx else {}
             path, data = path_of(rule, identity), values if verb == "POST" else None
-            path += "" if verb == "POST" else f"?id={identity}"
+            path += "" if verb == "POST" else f"?id={identity}&contact={identity}"
             answer = team.client.open(path, method=verb, data=data, headers=headers)
             check(answer)
             assert "Not of this team" not in answer.text
@@ -273,7 +292,7 @@ def test_nothing_nasty_in_a_field_of_any_form_is_an_error(team: Team, other_team
     identity = add_both(team)
     other_team.add("Other", email="ann@example.com")
     good = {"name": "Bob", "email": "bob@example.com", "version": "1", "current": "x", "id": "1"}
-    good |= {"member": str(identity), "group": str(identity), "action": "add"}
+    good |= {"member": str(identity), "group": str(identity), "action": "add", "contact": str(identity)}
     for rule in rules(team.app, "POST"):
         if rule.endpoint in PUBLIC:
             continue
@@ -317,7 +336,7 @@ def test_nothing_nasty_in_the_forms_that_are_for_everybody_is_an_error(
 
 
 # These read arguments; every other route meets two of them with each nasty value, which in turn are all.
-READ_ARGUMENTS = {"contacts.index", "groups.index", "accounts.logon"}
+READ_ARGUMENTS = {"contacts.index", "groups.index", "accounts.logon", "notifications.index"}
 
 
 @pytest.mark.parametrize("number", range(len(NASTY)), ids=NAMES)
@@ -357,6 +376,10 @@ def test_a_query_that_no_browser_sends_is_no_error(team: Team, query: str) -> No
             "/static/app.css",
         ):
             check(client.get(path, environ_overrides={"QUERY_STRING": query}))
+
+
+# Whatever else a form of these carries, its token is all that they need.
+NOTHING_BUT_TOKEN = {"accounts.logoff", "notifications.again", "integrations.renew", "integrations.delete"}
 
 
 def bodies(team: Team, fields: set[str]) -> Iterator[tuple[str, bytes]]:
@@ -399,7 +422,7 @@ def test_no_body_of_another_kind_is_an_error(team: Team) -> None:
     identity = add_both(team)
     before = snapshot(team.sql)
     for rule in rules(team.app, "POST"):
-        if rule.endpoint == "accounts.logoff":
+        if rule.endpoint in NOTHING_BUT_TOKEN:
             continue
         path, fields = form_of(team, rule, identity)
         if rule.endpoint in PUBLIC:

@@ -114,6 +114,63 @@ BAD_KEYS: list[tuple[str, dict[str, Any]]] = [
     ("encryption_keys_pkey", {}),
     *(("encryption_key_is_named", {"id": identity}) for identity in (b"", b"key", b"a whole key of thirty-two bytes!")),
 ]
+# One good row of each table of the alerts, in the order in which they can be written. "mine" stands for what belongs to
+# the account: the id of everything there is; "other" for what belongs to another account.
+MINE = 7_000_000_009
+ALERT_ROWS: dict[str, dict[str, Any]] = {
+    "integrations": {"id": MINE, "group_id": MINE, "name": "Prometheus", "token_hash": b"t" * 32},
+    "alerts": {
+        **{"id": MINE, "kind": "alert", "source": "plain", "integration_id": MINE, "addressee": "Ops"},
+        **{"title": "Disk is full", "text": "", "severity": "", "status": "firing", "idempotency_key": "once"},
+    },
+    "deliveries": {"alert_id": MINE, "contact_id": MINE, "channel": "sms", "contact_name": "Ann"},
+    "robots": {"url_hash": b"h" * 32},
+    "channel_states": {"contact_id": MINE, "channel": "sms", "failing_since": "now", "answer": "No such number."},
+    "system_checks": {},
+    "system_notices": {"kind": "quota"},
+    "told_facts": {"kind": "failing", "subject": "1:sms"},
+    "workers": {"id": "00000000-0000-0000-0000-000000000001", "host": "here"},
+}
+ENDED = {"state": "sent", "attempts": 1, "next_attempt_at": None, "ended_at": "now"}
+BAD_ALERT_ROWS: list[tuple[str, str, dict[str, Any]]] = [
+    ("integrations", "integrations_pkey", {"token_hash": b"u" * 32}),
+    ("integrations", "integration_token_is_unique", {"id": 5}),
+    ("integrations", "integrations_groups_fkey", {"id": 5, "token_hash": b"u" * 32, "group_id": 5}),
+    *(("integrations", "integration_token_is_hashed", {"token_hash": text}) for text in (b"", b"token", b"t" * 33)),
+    *(("integrations", "integration_name_is_clean", {"name": name}) for name in BAD_NAMES),
+    ("alerts", "alerts_pkey", {"idempotency_key": None}),
+    ("alerts", "alert_idempotency_key_is_unique", {"id": 5}),
+    ("alerts", "alert_kind_is_known", {"kind": "joke"}),
+    ("alerts", "alert_status_is_known", {"status": "pending"}),
+    *(("alerts", "alert_title_is_short", {"title": title}) for title in ("", "x" * 201)),
+    ("alerts", "alerts_accounts_fkey", {"account_id": 9_000_000_000}),
+    ("deliveries", "deliveries_pkey", {}),
+    ("deliveries", "deliveries_alerts_fkey", {"alert_id": 5}),
+    ("deliveries", "delivery_channel_is_known", {"channel": "pigeon"}),
+    ("deliveries", "delivery_state_is_known", ENDED | {"state": "lost"}),
+    ("deliveries", "delivery_is_due_until_it_ends", {"next_attempt_at": None}),
+    ("deliveries", "delivery_is_due_until_it_ends", {"ended_at": "now"}),
+    ("deliveries", "delivery_is_due_until_it_ends", ENDED | {"next_attempt_at": "now"}),
+    ("deliveries", "delivery_is_due_until_it_ends", ENDED | {"ended_at": None}),
+    ("deliveries", "delivery_attempts_are_counted", ENDED | {"attempts": 0}),
+    ("deliveries", "delivery_attempts_are_counted", {"attempts": -1}),
+    ("robots", "robots_pkey", {}),
+    ("robots", "robots_accounts_fkey", {"account_id": 9_000_000_000}),
+    ("robots", "robot_is_hashed", {"url_hash": b"https://oapi"}),
+    ("channel_states", "channel_states_pkey", {}),
+    ("channel_states", "channel_states_contacts_fkey", {"contact_id": 5}),
+    ("channel_states", "channel_state_is_of_a_channel", {"channel": "pigeon"}),
+    ("channel_states", "channel_state_says_something", {"failing_since": None, "answer": None}),
+    ("channel_states", "channel_failure_has_a_reason", {"answer": None}),
+    ("channel_states", "channel_failure_has_a_reason", {"worked_at": "now", "failing_since": None}),
+    ("system_checks", "system_checks_pkey", {}),
+    ("system_checks", "system_checks_accounts_fkey", {"account_id": 9_000_000_000}),
+    ("system_notices", "system_notices_pkey", {}),
+    ("system_notices", "system_notices_accounts_fkey", {"account_id": 9_000_000_000}),
+    ("told_facts", "told_facts_pkey", {}),
+    ("told_facts", "told_facts_accounts_fkey", {"account_id": 9_000_000_000}),
+    ("workers", "workers_pkey", {}),
+]
 TESTED_ELSEWHERE_HERE = {"logon_attempts_pkey", "alembic_version_pkc"}
 NOT_NULL = [
     (table.name, column.name)
@@ -261,6 +318,116 @@ def test_an_account_with_groups_cannot_be_deleted(team: Team) -> None:
     assert caught.value.diag.constraint_name == "groups_accounts_fkey"
 
 
+def add_alerts(team: Team) -> None:
+    """Write one good row into every table of the alerts."""
+    team.add(id=MINE)
+    add_group(team, MINE, id=MINE)
+    # The contact and the group have the account looked at by themselves.
+    team.sql.execute("DELETE FROM system_checks WHERE account_id = %s", [team.account_id])
+    for table, row in ALERT_ROWS.items():
+        insert(team.sql, table, row if table == "workers" else {"account_id": team.account_id} | row)
+
+
+@pytest.mark.parametrize(("table", "constraint", "bad"), BAD_ALERT_ROWS, ids=row_id)
+def test_a_bad_row_of_the_alerts_is_refused_by_name(
+    team: Team, table: str, constraint: str, bad: dict[str, Any]
+) -> None:
+    with team.sql.transaction(force_rollback=True):
+        add_alerts(team)
+        account = {} if table == "workers" else {"account_id": team.account_id}
+        assert refusal(team.sql, table, account | ALERT_ROWS[table] | bad) == constraint
+
+
+@pytest.mark.parametrize("table", ["integrations", "channel_states"])
+def test_nothing_of_the_alerts_can_hang_on_another_account(team: Team, other_team: Team, table: str) -> None:
+    other_team.add(id=MINE)
+    add_group(other_team, MINE, id=MINE)
+    assert refusal(team.sql, table, {"account_id": team.account_id} | ALERT_ROWS[table]) in (
+        "integrations_groups_fkey",
+        "channel_states_contacts_fkey",
+    )
+
+
+def test_a_log_of_deliveries_outlives_contact_group_and_integration(team: Team) -> None:
+    with team.sql.transaction(force_rollback=True):
+        add_alerts(team)
+        team.sql.execute("DELETE FROM groups WHERE account_id = %s", [team.account_id])
+        team.sql.execute("DELETE FROM contacts WHERE account_id = %s", [team.account_id])
+        count = "SELECT count(*) FROM {} WHERE account_id = %s"
+        left = {
+            name: team.sql.execute(count.format(name), [team.account_id]).fetchone()[0]
+            for name in ALERT_ROWS
+            if name != "workers"
+        }
+        assert [name for name, rows in left.items() if not rows] == ["integrations", "channel_states"]
+        team.sql.execute("DELETE FROM alerts WHERE account_id = %s", [team.account_id])
+        assert team.sql.execute(count.format("deliveries"), [team.account_id]).fetchone() == (0,)
+
+
+ROBOT_NOW = {"dingtalk_url_encrypted": b"kkkk" + b"x" * 40, "dingtalk_url_hash": b"x" * 32}
+
+
+@pytest.mark.parametrize(
+    ("change", "forgotten"),
+    [
+        ({"name": "Bob"}, ()),
+        ({"mobile": "+8613800138009"}, ("sms",)),
+        ({"mobile": None}, ("sms",)),
+        ({"email": "bob@example.com"}, ("email",)),
+        ({"dingtalk_url_hash": b"y" * 32}, ("dingtalk",)),
+        ({"dingtalk_keyword": "alert"}, ("dingtalk",)),
+        ({"dingtalk_secret_encrypted": b"kkkk" + b"z" * 40}, ("dingtalk",)),
+        ({"dingtalk_secret_encrypted": None}, ("dingtalk",)),
+        # The same secret with another key, as its first four bytes say.
+        ({"dingtalk_secret_encrypted": b"llll" + b"z" * 40}, ()),
+    ],
+)
+def test_what_is_known_of_a_channel_is_forgotten_with_its_address(
+    team: Team, change: dict[str, Any], forgotten: tuple[str, ...]
+) -> None:
+    contact = team.add(
+        **{"mobile": "+8613800138000", "email": "ann@example.com"},
+        **(ROBOT_NOW | {"dingtalk_secret_encrypted": b"kkkk" + b"y" * 40}),
+    )
+    for channel in ("sms", "email", "dingtalk"):
+        row = {"account_id": team.account_id, "contact_id": contact, "channel": channel, "worked_at": "now"}
+        insert(team.sql, "channel_states", row)
+    sets = ", ".join(f"{column} = %s" for column in change)
+    team.sql.execute(f"UPDATE contacts SET {sets} WHERE id = %s", [*change.values(), contact])
+    found = team.sql.execute("SELECT channel FROM channel_states WHERE contact_id = %s", [contact]).fetchall()
+    assert {"sms", "email", "dingtalk"} - {channel for (channel,) in found} == set(forgotten)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "INSERT INTO contacts (account_id, name, email) VALUES (%(account)s, 'Bob', 'b@example.com')",
+        "UPDATE contacts SET name = 'Bob' WHERE account_id = %(account)s",
+        "DELETE FROM contacts WHERE account_id = %(account)s",
+        "INSERT INTO groups (account_id, name) VALUES (%(account)s, 'Another')",
+        "DELETE FROM groups WHERE account_id = %(account)s",
+        "INSERT INTO memberships SELECT account_id, (SELECT max(id) FROM groups WHERE account_id = %(account)s), id"
+        " FROM contacts WHERE account_id = %(account)s AND name = 'Alone'",
+        "DELETE FROM memberships WHERE account_id = %(account)s",
+    ],
+)
+def test_whatever_changes_who_can_be_reached_has_the_account_looked_at(team: Team, change: str) -> None:
+    team.add("Alone", email="alone@example.com")
+    add_group(team, team.add())
+    parameters = {"account": team.account_id}
+    for later in (
+        "DELETE FROM system_checks WHERE",
+        "INSERT INTO system_checks SELECT id, now() + interval '1 day' FROM accounts WHERE",
+    ):
+        with team.sql.transaction(force_rollback=True):
+            team.sql.execute("DELETE FROM system_checks WHERE account_id = %(account)s", parameters)
+            column = "account_id" if later.startswith("DELETE") else "id"
+            team.sql.execute(f"{later} {column} = %(account)s", parameters)
+            team.sql.execute(change, parameters)
+            due = "SELECT due_at <= now() FROM system_checks WHERE account_id = %(account)s"
+            assert team.sql.execute(due, parameters).fetchall() == [(True,)]
+
+
 @pytest.mark.parametrize(("constraint", "bad"), BAD_KEYS, ids=row_id)
 def test_a_key_is_noted_once_and_never_itself(sql: psycopg.Connection, constraint: str, bad: dict[str, Any]) -> None:
     with sql.transaction(force_rollback=True):
@@ -281,7 +448,7 @@ def test_every_constraint_of_the_schema_has_a_bad_row_here(sql: psycopg.Connecti
         WHERE indisunique AND indrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)
     """  # noqa: E501
     schema = {name for (name,) in sql.execute(query)}
-    tested = {
+    tested = {name for _, name, _ in BAD_ALERT_ROWS} | {
         name
         for name, _ in BAD_CONTACTS + BAD_ACCOUNTS + BAD_USERS + BAD_SESSIONS + BAD_GROUPS + BAD_MEMBERSHIPS + BAD_KEYS
     }
@@ -290,16 +457,22 @@ def test_every_constraint_of_the_schema_has_a_bad_row_here(sql: psycopg.Connecti
 
 def test_every_trigger_of_the_schema_is_known_here(sql: psycopg.Connection) -> None:
     found = sql.execute("SELECT tgname FROM pg_trigger WHERE NOT tgisinternal ORDER BY tgname").fetchall()
-    assert found == [("contact_stays_in_its_account",), ("count_deleted",), ("count_inserted",)]
+    assert [name for (name,) in found] == [
+        *("channel_states_are_of_the_address", "contact_stays_in_its_account", "count_deleted", "count_inserted"),
+        *["system_check_of_deleted"] * 3,
+        *["system_check_of_inserted"] * 3,
+        "system_check_of_updated",
+    ]
 
 
 @pytest.mark.parametrize(("table", "column"), NOT_NULL, ids=".".join)
 def test_a_column_that_must_hold_something_cannot_be_emptied(team: Team, table: str, column: str) -> None:
-    add_group(team, team.add(**PRESENT))
-    insert(team.sql, "logon_attempts", {"email_hash": b"x", "address": "192.0.2.1"})
-    team.sql.execute("INSERT INTO encryption_keys (id) VALUES ('mine') ON CONFLICT DO NOTHING")
-    with pytest.raises(errors.NotNullViolation) as caught:
-        team.sql.execute(f"UPDATE {table} SET {column} = NULL")
+    with team.sql.transaction(force_rollback=True):
+        add_alerts(team)
+        insert(team.sql, "logon_attempts", {"email_hash": b"x", "address": "192.0.2.1"})
+        team.sql.execute("INSERT INTO encryption_keys (id) VALUES ('mine') ON CONFLICT DO NOTHING")
+        with pytest.raises(errors.NotNullViolation) as caught:
+            team.sql.execute(f"UPDATE {table} SET {column} = NULL")
     assert (caught.value.diag.table_name, caught.value.diag.column_name) == (table, column)
 
 

@@ -81,7 +81,8 @@ class Console:
 
     def gunicorn(self) -> list[psutil.Process]:
         """Return gunicorn's first process, then its workers."""
-        (server,) = psutil.Process(self.process.pid).children()
+        children = psutil.Process(self.process.pid).children()
+        (server,) = (child for child in children if "gunicorn" in child.cmdline())
         return [server, *server.children()]
 
     def sql(self, query: str) -> list[tuple]:
@@ -280,7 +281,8 @@ def test_a_database_that_is_too_old_is_refused_with_both_versions(folder: Path, 
         line = refusal(folder / "data", DATABASE_URL=_as_tcp_address(url, port))
     assert line == "DATABASE_URL: the server is PostgreSQL 14; the console needs 15 or later."
     with _server_that_says_it_is(b"15.1", url) as port:
-        result = flask(folder / "data", "migrate", DATABASE_URL=_as_tcp_address(url, port))
+        key = (in_use / "encryption_key").read_text()
+        result = flask(folder / "data", "migrate", DATABASE_URL=_as_tcp_address(url, port), ENCRYPTION_KEYS=key)
     assert (result.returncode, result.stderr) == (0, "")
 
 

@@ -93,7 +93,7 @@ def test_gunicorn_alone_serves_on_a_database_that_is_given(folder: Path, in_use:
     with serving(folder, folder / "data", "wsgi:app", DATABASE_URL=address_of(in_use)) as address:
         assert opened(f"{address}/healthz") == (200, "ok\n")
         assert opened(f"{address}/logon")[0] == 200
-    assert [path.name for path in (folder / "data").iterdir()] == ["secret_key"]
+    assert {path.name for path in (folder / "data").iterdir()} == {"secret_key", "encryption_key"}
 
 
 @pytest.mark.parametrize("arguments", [[], ["--preload"], CONFIGURED], ids=["alone", "preload", "configured"])

@@ -214,6 +214,8 @@ class Surroundings:
     left_by: Callable[[int, Iterable[int]], Sequence[tuple[str, bool]]]
     health_of: Callable[[int, Iterable[int]], dict[int, dict[str, Any]]]
     reach_of: Callable[[int], Any]
+    send_test: Callable[[int, int, str], Any]
+    told_of: Callable[[Any], dict[str, Any]]
 
 
 surroundings = Surroundings()

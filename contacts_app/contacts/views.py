@@ -62,6 +62,7 @@ def _edit(contact: Contact) -> ResponseReturnValue:
     """Show the form of a new or a known contact, or save what it holds."""
     account_id, contact_id = contact.account_id, contact.id
     form = ContactForm()
+    wants_test = request.form.get("action") == "test"
 
     def show(status: int, theirs: dict[str, Any] | None = None) -> Response:
         groups = surroundings.groups_of(account_id, [contact_id]) if contact_id else {}
@@ -82,6 +83,8 @@ def _edit(contact: Contact) -> ResponseReturnValue:
         form.write_to(contact)
         db.session.add(contact)
         name = contact.name  # read before the commit: somebody may delete the contact right after it
+        db.session.flush()
+        test = surroundings.send_test(account_id, contact.id, name) if wants_test else None
         db.session.commit()
     except sa.exc.IntegrityError as error:
         db.session.rollback()
@@ -94,7 +97,9 @@ def _edit(contact: Contact) -> ResponseReturnValue:
         if theirs:
             return show(409, theirs)
         name = current.name  # somebody else has saved the very same
-    return changed(f"{name} has been saved." if contact_id else f"{name} has been created.")
+        test = surroundings.send_test(account_id, contact_id, name) if wants_test else None
+        db.session.commit()
+    return changed(f"{name} has been saved." if contact_id else f"{name} has been created.", test=test)
 
 
 @blueprint.route("/contacts/delete", methods=["GET", "POST"])
@@ -129,11 +134,11 @@ def told_deleted(names: Sequence[str], asked: int, things: str) -> str:
     return f"{told} {were_gone}" if names else f"Nothing to delete: {were_gone}"
 
 
-def changed(message: str, status: int = 200) -> Response:
-    """Answer a change with the list that the person was looking at, as it is now."""
+def changed(message: str, status: int = 200, test: Any = None) -> Response:
+    """Answer a change with the list that the person was looking at, as it is now, and with the test that was sent."""
     shown = htmx.query_shown(url_for("contacts.index"))
     if shown is None:
-        return htmx.saved(message, url_for("contacts.index"))
+        return htmx.saved(message, url_for("notifications.show", id=test.id) if test else url_for("contacts.index"))
     try:
         query = read_query(shown)
     except BadRequest:
@@ -145,7 +150,9 @@ def changed(message: str, status: int = 200) -> Response:
             query = query._replace(page=number)
             page = Contact.search(account_id, query)
     context = _listing(query, page, *Account.usage(account_id))
-    return htmx.saved(message, _address(query), "contacts/_changed.html", status, **context)
+    if test:
+        context |= surroundings.told_of(test)
+    return htmx.saved(message, _address(query), "contacts/_changed.html", status, stays=bool(test), **context)
 
 
 def _listing(query: Query, page: Page, count: int, quota: int) -> dict[str, Any]:
@@ -160,6 +167,8 @@ def _listing(query: Query, page: Page, count: int, quota: int) -> dict[str, Any]
         "groups": surroundings.groups_of(account_id, [row.id for row in page.rows]) if page.rows else {},
         "filters": {name: words for name, (words, _) in FILTERS.items()},
         "quota": quota,
+        "health": surroundings.health_of(account_id, [row.id for row in page.rows]) if page.rows else {},
+        "reach": surroundings.reach_of(account_id),
         "address": partial(_address, query),
         "shown_mobile": shown_mobile,
         "shown_robot": lambda id, robot: shown_robot(decrypted(robot, account_id, id, "dingtalk_url")),

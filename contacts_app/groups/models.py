@@ -1,6 +1,6 @@
 """Keep groups: the contacts that one alert is for."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -145,6 +145,16 @@ class Page(NamedTuple):
 
     rows: list[ListedGroup]
     total: int
+
+
+class Surroundings:
+    """Answer what rooms below this one know of groups; they put their functions in the place of these."""
+
+    integrations_of: Callable[[int, Iterable[int]], dict[int, list[str]]]
+    mute_of: Callable[[int, Iterable[int]], set[int]]
+
+
+group_surroundings = Surroundings()
 
 
 def _is_member(contact: type[Contact]) -> sa.ColumnElement[bool]:

@@ -16,7 +16,7 @@ from ..contacts.models import PAGE_SIZE, Contact, Query
 from ..contacts.views import NAMES_SHOWN, changed, told_deleted
 from ..db import db
 from .forms import GroupForm, read_members
-from .models import Group
+from .models import Group, group_surroundings
 
 blueprint = Blueprint("groups", __name__)
 MOST_BYTES = 1024 * 1024  # a form names each member, and there may be tens of thousands
@@ -114,7 +114,9 @@ def delete() -> ResponseReturnValue:
         groups = Group.names(account_id, ids)
         if not groups:
             abort(404, GONE)
-        return htmx.render("groups/delete.html", "groups/_delete.html", groups=groups, names_shown=NAMES_SHOWN)
+        used_by = [name for names in group_surroundings.integrations_of(account_id, ids).values() for name in names]
+        context = {"groups": groups, "names_shown": NAMES_SHOWN, "used_by": used_by}
+        return htmx.render("groups/delete.html", "groups/_delete.html", **context)
     names = Group.delete(account_id, ids)
     db.session.commit()
     if not names and not htmx.wants_fragment():
@@ -176,9 +178,19 @@ def _read_query(arguments: Any) -> tuple[str, int]:
 
 
 def _listing(text: str, number: int) -> dict[str, Any]:
-    page = Group.search(visitor().account_id, text, number)
-    pages = ceil(page.total / PAGE_SIZE)
-    return {"text": text, "page": number, "rows": page.rows, "total": page.total, "pages": pages, "address": _address}
+    account_id = visitor().account_id
+    page = Group.search(account_id, text, number)
+    ids = [row.id for row in page.rows]
+    return {
+        "text": text,
+        "page": number,
+        "rows": page.rows,
+        "total": page.total,
+        "pages": ceil(page.total / PAGE_SIZE),
+        "address": _address,
+        "integrations": group_surroundings.integrations_of(account_id, ids),
+        "mute": group_surroundings.mute_of(account_id, ids),
+    }
 
 
 def _address(text: str, page: int) -> str:

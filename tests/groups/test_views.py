@@ -418,12 +418,12 @@ def test_a_long_list_comes_in_pages_of_a_hundred(team: Team) -> None:
 
 
 @pytest.mark.parametrize("path", ["/groups", "/groups?q=ann"])
-def test_the_list_of_groups_takes_at_most_three_queries(team: Team, path: str) -> None:
+def test_the_list_of_groups_takes_at_most_four_queries(team: Team, path: str) -> None:
     for number in range(5):
         add_group(team, f"Group {number}", team.add("Ann"))
     with counted_queries(team) as sent:
         assert len(rows(team.get(path))) == 5
-    assert 1 <= len(sent) <= 3
+    assert 1 <= len(sent) <= 4
 
 
 # Delete
@@ -503,11 +503,11 @@ def test_the_list_of_contacts_shows_who_is_in_no_group(team: Team, htmx: bool) -
 
 
 @pytest.mark.parametrize("query", ["", "?show=ungrouped", "?q=ann&sort=-changed"])
-def test_the_list_of_contacts_still_takes_at_most_three_queries(team: Team, query: str) -> None:
+def test_the_list_of_contacts_still_takes_at_most_five_queries(team: Team, query: str) -> None:
     add_group(team, "Ops", *add_numbered(team, 50)[:25])
     with counted_queries(team) as sent:
         assert team.get(f"/contacts{query}").status_code == 200
-    assert 1 <= len(sent) <= 3
+    assert 1 <= len(sent) <= 5
 
 
 # Hostile input

@@ -1,0 +1,497 @@
+"""Keep what came in, what became of each message, and what is known of every channel."""
+
+import secrets
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from hashlib import sha256
+from typing import NamedTuple
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.orm import Mapped, mapped_column
+
+from ..accounts.models import Account
+from ..contacts.models import CLEAN_NAME, Contact
+from ..db import Base, db
+from ..groups.models import Membership
+
+CHANNELS = {"sms": "Mobile phone number", "email": "Mailbox", "dingtalk": "DingTalk robot"}
+STATES = ("queued", "sending", "sent", "failed")
+SAME_BODY_SECONDS = 60
+PAGE_SIZE, DELIVERIES_SHOWN = 50, 300
+TIMESTAMP = sa.DateTime(timezone=True)
+_IS_WAITING = "state IN ('queued', 'sending')"
+
+
+def _one_of(column: str, values: Iterable[str]) -> str:
+    return f"{column} IN ({', '.join(repr(value) for value in values)})"
+
+
+class Integration(Base):
+    """A way in: who posts with its token has the members of its group told."""
+
+    __tablename__ = "integrations"
+
+    account_id: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True)
+    id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(), primary_key=True)
+    group_id: Mapped[int] = mapped_column(sa.BigInteger)
+    name: Mapped[str]
+    token_hash: Mapped[bytes]
+    token_made_at: Mapped[datetime] = mapped_column(TIMESTAMP, server_default=sa.func.now())
+    used_at: Mapped[datetime | None] = mapped_column(TIMESTAMP)
+    window_began_at: Mapped[datetime] = mapped_column(TIMESTAMP, server_default=sa.func.now())
+    window_count: Mapped[int] = mapped_column(server_default=sa.text("0"))
+    created_at: Mapped[datetime] = mapped_column(TIMESTAMP, server_default=sa.func.now())
+
+    __table_args__ = (
+        sa.ForeignKeyConstraint(["account_id", "group_id"], ["groups.account_id", "groups.id"], ondelete="CASCADE"),
+        sa.Index("integrations_account_id_group_id", "account_id", "group_id"),
+        sa.UniqueConstraint("token_hash", name="integration_token_is_unique"),
+        sa.CheckConstraint("octet_length(token_hash) = 32", name="integration_token_is_hashed"),
+        sa.CheckConstraint(CLEAN_NAME, name="integration_name_is_clean"),
+    )
+
+    @classmethod
+    def of(cls, account_id: int, identity: int) -> "Integration | None":
+        """Return this account's integration with the id."""
+        return db.session.get(cls, (account_id, identity))
+
+    @classmethod
+    def of_group(cls, account_id: int, group_id: int) -> "Sequence[Integration]":
+        """Return the integrations of a group, by name."""
+        found = sa.select(cls).where(cls.account_id == account_id, cls.group_id == group_id)
+        return db.session.scalars(found.order_by(cls.name, cls.id)).all()
+
+    @classmethod
+    def names_of_groups(cls, account_id: int, group_ids: Iterable[int]) -> dict[int, list[str]]:
+        """Return the names of the integrations that use each of the groups, by the group's id."""
+        found = sa.select(cls.group_id, cls.name).where(cls.account_id == account_id, cls.group_id.in_(group_ids))
+        names: dict[int, list[str]] = {}
+        for group_id, name in db.session.execute(found.order_by(cls.name)):
+            names.setdefault(group_id, []).append(name)
+        return names
+
+    def renew_token(self) -> str:
+        """Give the integration a token, which ends the one before; it is returned and kept nowhere."""
+        token = secrets.token_urlsafe(32)
+        self.token_hash = _digest(token)
+        self.token_made_at = sa.func.now()
+        return token
+
+    @classmethod
+    def admit(cls, token: str, limit: int) -> "Admission | None":
+        """Count a use of the integration with this token, at most `limit` a minute; None if there is none.
+
+        The row stays locked until the commit: what arrives twice at once is seen one after the other.
+        """
+        return (
+            Admission(*found)
+            if (found := db.session.execute(_admit, {"token_hash": _digest(token), "limit": limit}).one_or_none())
+            else None
+        )
+
+
+class Admission(NamedTuple):
+    """Say through which integration something came in; `wait` is how many seconds to stay away, 0 for come in."""
+
+    account_id: int
+    integration_id: int
+    group_id: int
+    group_name: str
+    wait: int
+
+
+_admit = sa.text("""
+    UPDATE integrations SET
+        used_at = now(),
+        window_began_at = CASE WHEN is_over THEN now() ELSE window_began_at END,
+        window_count = CASE WHEN is_over THEN 1 ELSE least(window_count, :limit) + 1 END
+    FROM (
+        SELECT integrations.account_id, integrations.id, groups.name AS group_name,
+               window_began_at <= now() - interval '1 minute' AS is_over
+        FROM integrations JOIN groups ON (groups.account_id, groups.id) = (integrations.account_id, group_id)
+        WHERE token_hash = :token_hash
+        FOR NO KEY UPDATE OF integrations
+    ) AS found
+    WHERE integrations.account_id = found.account_id AND integrations.id = found.id
+    RETURNING integrations.account_id, integrations.id, group_id, found.group_name,
+        CASE WHEN window_count <= :limit THEN 0
+        ELSE greatest(1, ceil(extract(epoch FROM window_began_at + interval '1 minute' - now())))::integer END
+""")
+
+
+class Alert(Base):
+    """Something that contacts are told: what a sender posted, a test, or the console's own message."""
+
+    __tablename__ = "alerts"
+
+    account_id: Mapped[int] = mapped_column(sa.ForeignKey(Account.id), primary_key=True)
+    id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(), primary_key=True)
+    kind: Mapped[str]
+    source: Mapped[str]
+    integration_id: Mapped[int | None] = mapped_column(sa.BigInteger)
+    addressee: Mapped[str]  # the group's name, or the contact's that is tested
+    title: Mapped[str]
+    text: Mapped[str]
+    severity: Mapped[str]
+    status: Mapped[str]
+    key: Mapped[str | None]
+    body_hash: Mapped[bytes | None]
+    idempotency_key: Mapped[str | None]
+    received_at: Mapped[datetime] = mapped_column(TIMESTAMP, server_default=sa.func.now())
+
+    __table_args__ = (
+        sa.CheckConstraint(_one_of("kind", ("alert", "test", "system")), name="alert_kind_is_known"),
+        sa.CheckConstraint(_one_of("status", ("firing", "resolved")), name="alert_status_is_known"),
+        sa.CheckConstraint("char_length(title) BETWEEN 1 AND 200", name="alert_title_is_short"),
+        sa.Index(
+            "alert_idempotency_key_is_unique",
+            *("account_id", "integration_id", "idempotency_key"),
+            unique=True,
+            postgresql_where=sa.text("idempotency_key IS NOT NULL"),
+        ),
+        sa.Index(
+            "alerts_account_id_body_hash",
+            *("account_id", "integration_id", "body_hash", "received_at"),
+            postgresql_where=sa.text("body_hash IS NOT NULL"),
+        ),
+        sa.Index("alerts_received_at", "received_at"),
+    )
+
+    @classmethod
+    def of(cls, account_id: int, identity: int) -> "Alert | None":
+        """Return this account's alert with the id."""
+        return db.session.get(cls, (account_id, identity))
+
+    @classmethod
+    def same_as(cls, admission: Admission, body_hash: bytes, idempotency_key: str | None) -> int | None:
+        """Return the id of the alert that came in by the same key, or by the same body within the last minute."""
+        mine = (cls.account_id == admission.account_id, cls.integration_id == admission.integration_id)
+        if idempotency_key is not None:
+            same: sa.ColumnElement[bool] = cls.idempotency_key == idempotency_key
+        else:
+            is_recent = cls.received_at > sa.func.now() - sa.func.make_interval(0, 0, 0, 0, 0, 0, SAME_BODY_SECONDS)
+            same = sa.and_(cls.body_hash == body_hash, is_recent)
+        identity: int | None = db.session.scalar(sa.select(cls.id).where(*mine, same).limit(1))
+        return identity
+
+    def tell(self, contacts: sa.ColumnElement[bool]) -> int:
+        """Write the alert and a delivery for each channel of those of the account's contacts; return how many."""
+        db.session.add(self)
+        db.session.flush()
+        who = sa.and_(Contact.account_id == self.account_id, contacts)
+        channel = sa.column("channel", sa.Text)
+        channels = sa.values(channel, sa.column("has", sa.Boolean), name="channels").data(
+            [
+                ("sms", Contact.mobile.is_not(None)),
+                ("email", Contact.email.is_not(None)),
+                ("dingtalk", Contact.dingtalk_url_encrypted.is_not(None)),
+            ]
+        )
+        rows = (
+            sa.select(Contact.account_id, sa.literal(self.id), Contact.id, channel, Contact.name)
+            .join(channels.lateral(), sa.column("has", sa.Boolean))
+            .where(who)
+        )
+        columns = [Delivery.account_id, Delivery.alert_id, Delivery.contact_id, Delivery.channel, Delivery.contact_name]
+        insert = postgresql.insert(Delivery).from_select(columns, rows).returning(Delivery.contact_id)
+        count = len(db.session.execute(insert).all())
+        Robot.schedule(who)
+        wake_workers()
+        return count
+
+    @classmethod
+    def test(cls, account_id: int, name: str, contacts: sa.ColumnElement[bool]) -> "Alert":
+        """Send a test to those of the account's contacts, by the way of every alert, and return it."""
+        alert = cls(
+            account_id=account_id,
+            kind="test",
+            source="console",
+            addressee=name,
+            title="This is a test",
+            text="Nothing is wrong: somebody tries out in the alert contacts console whether alerts reach you.",
+            severity="",
+            status="firing",
+        )
+        alert.tell(contacts)
+        return alert
+
+    @classmethod
+    def search(cls, account_id: int, text: str, show: str, before: int | None) -> "tuple[Sequence[ListedAlert], bool]":
+        """Return a page of the account's alerts, newest first, from before an id; and whether there are more."""
+        parameters = {"account_id": account_id, "text": text, "before": before or 2**63 - 1}
+        statement = _page_statement.where(SHOWS[show][1])
+        if text:
+            statement = statement.where(_is_found)
+        rows = [ListedAlert(*row) for row in db.session.execute(statement, parameters)]
+        return rows[:PAGE_SIZE], len(rows) > PAGE_SIZE
+
+    def deliveries(self, state: str, page: int) -> "Sequence[Delivery]":
+        """Return a page of the alert's deliveries that are in a state, by contact and channel."""
+        mine = (Delivery.account_id == self.account_id, Delivery.alert_id == self.id, DELIVERY_STATES[state][1])
+        order = (Delivery.contact_name, Delivery.contact_id, Delivery.channel)
+        found = sa.select(Delivery).where(*mine).order_by(*order)
+        return db.session.scalars(found.limit(DELIVERIES_SHOWN).offset((page - 1) * DELIVERIES_SHOWN)).all()
+
+    def counts(self) -> dict[str, int]:
+        """Return how many of the alert's deliveries are in each state."""
+        mine = (Delivery.account_id == self.account_id, Delivery.alert_id == self.id)
+        found = sa.select(Delivery.state, sa.func.count()).where(*mine).group_by(Delivery.state)
+        return dict.fromkeys(STATES, 0) | {row[0]: row[1] for row in db.session.execute(found)}
+
+    @staticmethod
+    def pages(counts: dict[str, int], state: str) -> int:
+        """Return how many pages the deliveries of a state fill."""
+        wanted = {"all": STATES, "waiting": ("queued", "sending")}.get(state, (state,))
+        return -(-sum(counts[name] for name in wanted) // DELIVERIES_SHOWN)
+
+    def send_again(self, contact_id: int | None = None, channel: str | None = None) -> int:
+        """Queue the failed deliveries, all or that one, as if they were new; return how many."""
+        mine = [Delivery.account_id == self.account_id, Delivery.alert_id == self.id, _has_failed]
+        if contact_id is not None:
+            mine += [Delivery.contact_id == contact_id, Delivery.channel == channel]
+        again = sa.update(Delivery).where(*mine).returning(Delivery.contact_id)
+        fresh = {
+            "state": "queued",
+            "attempts": 0,
+            "next_attempt_at": sa.func.now(),
+            "give_up_at": sa.func.now() + sa.text("interval '1 hour'"),
+            "message": None,
+            "ended_at": None,
+        }
+        ids = db.session.scalars(again.values(fresh)).all()
+        Robot.schedule(sa.and_(Contact.account_id == self.account_id, Contact.id.in_(ids)))
+        wake_workers()
+        return len(ids)
+
+
+class Delivery(Base):
+    """One message to one channel of one contact: the workers' queue and, for good, the log of what became of it."""
+
+    __tablename__ = "deliveries"
+
+    account_id: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True)
+    alert_id: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True)
+    contact_id: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True)
+    channel: Mapped[str] = mapped_column(primary_key=True)
+    contact_name: Mapped[str]
+    address: Mapped[str | None]  # where the last attempt went, as it may be shown
+    state: Mapped[str] = mapped_column(server_default="queued")
+    attempts: Mapped[int] = mapped_column(server_default=sa.text("0"))
+    # When it is due; of one that is being sent, when its worker is taken for dead.
+    next_attempt_at: Mapped[datetime | None] = mapped_column(TIMESTAMP, server_default=sa.func.now())
+    give_up_at: Mapped[datetime] = mapped_column(TIMESTAMP, server_default=sa.text("(now() + interval '1 hour')"))
+    message: Mapped[UUID | None]  # what went to a robot together, and goes again together should that be uncertain
+    answer: Mapped[str | None]
+    ended_at: Mapped[datetime | None] = mapped_column(TIMESTAMP)
+
+    __table_args__ = (
+        sa.ForeignKeyConstraint(["account_id", "alert_id"], ["alerts.account_id", "alerts.id"], ondelete="CASCADE"),
+        sa.CheckConstraint(_one_of("channel", CHANNELS), name="delivery_channel_is_known"),
+        sa.CheckConstraint(_one_of("state", STATES), name="delivery_state_is_known"),
+        sa.CheckConstraint(
+            f"({_IS_WAITING}) = (next_attempt_at IS NOT NULL) AND ({_IS_WAITING}) = (ended_at IS NULL)",
+            name="delivery_is_due_until_it_ends",
+        ),
+        sa.CheckConstraint("attempts >= 0 AND (state <> 'sent' OR attempts > 0)", name="delivery_attempts_are_counted"),
+        sa.Index("deliveries_due", "channel", "next_attempt_at", postgresql_where=sa.text(_IS_WAITING)),
+        sa.Index(
+            "deliveries_for_robots",
+            *("account_id", "contact_id", "next_attempt_at"),
+            postgresql_where=sa.text(f"channel = 'dingtalk' AND {_IS_WAITING}"),
+        ),
+        sa.Index("deliveries_unsent", "account_id", "alert_id", postgresql_where=sa.text("state <> 'sent'")),
+    )
+
+
+class Robot(Base):
+    """A DingTalk robot with something to send: when it may, and when it last did."""
+
+    __tablename__ = "robots"
+
+    account_id: Mapped[int] = mapped_column(sa.ForeignKey(Account.id), primary_key=True)
+    url_hash: Mapped[bytes] = mapped_column(primary_key=True)
+    due_at: Mapped[datetime | None] = mapped_column(TIMESTAMP)
+    sent_at: Mapped[list[datetime]] = mapped_column(postgresql.ARRAY(TIMESTAMP), server_default="{}")
+    blocked_until: Mapped[datetime | None] = mapped_column(TIMESTAMP)
+
+    __table_args__ = (
+        sa.CheckConstraint("octet_length(url_hash) = 32", name="robot_is_hashed"),
+        sa.Index("robots_due", "due_at", postgresql_where=sa.text("due_at IS NOT NULL")),
+    )
+
+    @classmethod
+    def schedule(cls, contacts: sa.ColumnElement[bool]) -> None:
+        """Have the robots of the contacts looked at by a worker.
+
+        One that is scheduled already is only locked: whoever works on it looks for more when it has the lock again.
+        """
+        rows = (
+            sa.select(Contact.account_id, Contact.dingtalk_url_hash, sa.func.now())
+            .where(contacts, Contact.dingtalk_url_hash.is_not(None))
+            .distinct()
+            .order_by(Contact.account_id, Contact.dingtalk_url_hash)
+        )
+        insert = postgresql.insert(cls).from_select([cls.account_id, cls.url_hash, cls.due_at], rows)
+        db.session.execute(
+            insert.on_conflict_do_update(
+                index_elements=[cls.account_id, cls.url_hash],
+                set_={"due_at": insert.excluded.due_at},
+                where=cls.due_at.is_(None),
+            )
+        )
+
+
+class ChannelState(Base):
+    """What is known of a channel of a contact: when it worked, or since when it fails and why. No row: never tried."""
+
+    __tablename__ = "channel_states"
+
+    account_id: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True)
+    contact_id: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True)
+    channel: Mapped[str] = mapped_column(primary_key=True)
+    worked_at: Mapped[datetime | None] = mapped_column(TIMESTAMP)
+    failing_since: Mapped[datetime | None] = mapped_column(TIMESTAMP)
+    answer: Mapped[str | None]
+
+    __table_args__ = (
+        sa.ForeignKeyConstraint(
+            ["account_id", "contact_id"], ["contacts.account_id", "contacts.id"], ondelete="CASCADE"
+        ),
+        sa.CheckConstraint(_one_of("channel", CHANNELS), name="channel_state_is_of_a_channel"),
+        sa.CheckConstraint("num_nonnulls(worked_at, failing_since) > 0", name="channel_state_says_something"),
+        sa.CheckConstraint("(failing_since IS NULL) = (answer IS NULL)", name="channel_failure_has_a_reason"),
+    )
+
+
+class SystemCheck(Base):
+    """An account that is to be looked at, because something changed that the console itself may have to tell."""
+
+    __tablename__ = "system_checks"
+
+    account_id: Mapped[int] = mapped_column(sa.ForeignKey(Account.id), primary_key=True)
+    due_at: Mapped[datetime] = mapped_column(TIMESTAMP, server_default=sa.func.now())
+
+    __table_args__ = (sa.Index("system_checks_due_at", "due_at"),)
+
+
+class SystemNotice(Base):
+    """When an account was last told something of a kind: at most once a day."""
+
+    __tablename__ = "system_notices"
+
+    account_id: Mapped[int] = mapped_column(sa.ForeignKey(Account.id), primary_key=True)
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    sent_at: Mapped[datetime] = mapped_column(TIMESTAMP, server_default=sa.func.now())
+
+
+class ToldFact(Base):
+    """Something that an account was told and that has not ended since: not news any more."""
+
+    __tablename__ = "told_facts"
+
+    account_id: Mapped[int] = mapped_column(sa.ForeignKey(Account.id), primary_key=True)
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    subject: Mapped[str] = mapped_column(primary_key=True)
+
+
+class Worker(Base):
+    """A process that delivers, on whatever machine; seen every few seconds while it lives."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    host: Mapped[str]
+    started_at: Mapped[datetime] = mapped_column(TIMESTAMP, server_default=sa.func.now())
+    seen_at: Mapped[datetime] = mapped_column(TIMESTAMP, server_default=sa.func.now())
+
+    @classmethod
+    def is_one_alive(cls) -> sa.ColumnElement[bool]:
+        """Return the condition that some worker was seen within the last half minute."""
+        return sa.exists(sa.select(cls.id).where(cls.seen_at > sa.func.now() - sa.text("interval '30 seconds'")))
+
+
+class ListedAlert(NamedTuple):
+    """Hold what the list shows of an alert."""
+
+    id: int
+    kind: str
+    title: str
+    severity: str
+    status: str
+    addressee: str
+    source: str
+    received_at: datetime
+    sent: int
+    failed: int
+    waiting: int
+
+
+_mine = (Delivery.account_id == Alert.account_id, Delivery.alert_id == Alert.id)
+_in_account = Delivery.account_id == sa.bindparam("account_id")
+# Written out, because a partial index does not fit a parameter.
+_is_waiting = sa.literal_column(f"deliveries.{_IS_WAITING}", sa.Boolean)
+_has_failed = sa.literal_column("deliveries.state = 'failed'", sa.Boolean)
+# By way of the indexes of what failed and of what waits: there is little of either, whatever is kept.
+SHOWS: dict[str, tuple[str, sa.ColumnElement[bool]]] = {
+    "all": ("All notifications", sa.true()),
+    "failed": (
+        "With a failed message",
+        Alert.id.in_(sa.select(Delivery.alert_id).where(_in_account, _has_failed)),
+    ),
+    "waiting": (
+        "With a waiting message",
+        Alert.id.in_(sa.select(Delivery.alert_id).where(_in_account, _is_waiting)),
+    ),
+    "alerts": ("Alerts", Alert.kind == "alert"),
+    "tests": ("Tests", Alert.kind == "test"),
+    "system": ("System notifications", Alert.kind == "system"),
+}
+DELIVERY_STATES: dict[str, tuple[str, sa.ColumnElement[bool]]] = {
+    "all": ("All messages", sa.true()),
+    "failed": ("Failed", _has_failed),
+    "waiting": ("Waiting", _is_waiting),
+    "sent": ("Sent", Delivery.state == "sent"),
+}
+_counts = (
+    sa.select(
+        sa.func.count().filter(Delivery.state == "sent").label("sent"),
+        sa.func.count().filter(_has_failed).label("failed"),
+        sa.func.count().filter(_is_waiting).label("waiting"),
+    )
+    .where(*_mine)
+    .correlate(Alert)
+    .lateral("counts")
+)
+_page_statement = (
+    sa.select(
+        *(Alert.id, Alert.kind, Alert.title, Alert.severity, Alert.status, Alert.addressee, Alert.source),
+        *(Alert.received_at, _counts.c.sent, _counts.c.failed, _counts.c.waiting),
+    )
+    .join(_counts, sa.true())
+    .where(Alert.account_id == sa.bindparam("account_id"), Alert.id < sa.bindparam("before"))
+    .order_by(Alert.id.desc())
+    .limit(PAGE_SIZE + 1)
+)
+_words = sa.func.concat_ws("\n", Alert.title, Alert.text, Alert.addressee, Alert.source)
+_is_found = sa.func.strpos(sa.func.lower(_words), sa.func.lower(sa.bindparam("text"))) > 0
+
+
+def wake_workers() -> None:
+    """Tell the workers, once this transaction is committed, that there is something to send."""
+    db.session.execute(sa.text("SELECT pg_notify('deliveries', '')"))
+
+
+def members_of(account_id: int, group_id: int) -> sa.ColumnElement[bool]:
+    """Return the condition that a contact is in the group."""
+    return sa.exists(
+        sa.select(1)
+        .where(Membership.account_id == account_id, Membership.group_id == group_id)
+        .where(Membership.contact_id == Contact.id)
+        .correlate(Contact)
+    )
+
+
+def _digest(token: str) -> bytes:
+    return sha256(token.encode()).digest()

@@ -1,0 +1,135 @@
+"""Show what came in and what became of it, and send tests."""
+
+import re
+from typing import Any
+
+import sqlalchemy as sa
+from flask import Blueprint, Response, abort, make_response, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import BadRequest
+
+from .. import htmx
+from ..accounts.views import visitor
+from ..contacts.forms import read_ids, read_page, read_text
+from ..contacts.models import Contact
+from ..contacts.views import GONE as CONTACT_GONE
+from ..db import db
+from ..groups.models import Group
+from ..groups.views import GONE as GROUP_GONE
+from .models import CHANNELS, DELIVERY_STATES, SHOWS, Alert, Worker, members_of
+from .reach import NO_WORKER
+
+blueprint = Blueprint("notifications", __name__)
+GONE = "This notification does not exist, or it is older than notifications are kept."
+
+
+@blueprint.get("/notifications")
+def index() -> ResponseReturnValue:
+    """Show what came in, newest first: all, or what a search finds."""
+    text, show = read_text(request.args.get("q", "")), request.args.get("show", "all")
+    before = request.args.get("before", "")
+    if show not in SHOWS:
+        abort(400, "The list cannot be narrowed to that.")
+    if before and not re.fullmatch("[1-9][0-9]{0,17}", before):
+        abort(400, "This part of the list cannot be recognised. Start again from its beginning.")
+    rows, has_more = Alert.search(visitor().account_id, text, show, int(before) if before else None)
+    address = url_for(".index", q=text or None, show=show if show != "all" else None)
+    older = url_for(".index", q=text or None, show=show if show != "all" else None, before=rows[-1].id) if rows else ""
+    context: dict[str, Any] = {"text": text, "show": show, "shows": SHOWS, "rows": rows, "no_worker": _no_worker()}
+    context |= {"is_first": not before, "address": address, "older": older if has_more else ""}
+    response = htmx.render("notifications/index.html", "notifications/_found.html", **context)
+    htmx.show_address(response, request.full_path.rstrip("?") if before else address)
+    return response
+
+
+@blueprint.get("/notifications/<int(max=9223372036854775807):id>")
+def show(id: int) -> ResponseReturnValue:
+    """Show an alert and the story of each of its deliveries."""
+    return _show(_find(id))
+
+
+@blueprint.post("/notifications/<int(max=9223372036854775807):id>/again")
+def again(id: int) -> ResponseReturnValue:
+    """Send what failed again: everything, or one contact's channel."""
+    alert = _find(id)
+    contact_id, channel = None, request.form.get("channel")
+    if channel is not None:
+        contact_id = read_ids(request.form.getlist("contact"))[0]
+        if channel not in CHANNELS:
+            abort(400, "There is no such channel.")
+    count = alert.send_again(contact_id, channel)
+    db.session.commit()
+    if htmx.wants_fragment():
+        return _show(alert)
+    told = f"{count} message{' is' if count == 1 else 's are'} sent again." if count else "Nothing here has failed."
+    return htmx.saved(told, url_for(".show", id=id))
+
+
+@blueprint.route("/notifications/test", methods=["GET", "POST"])
+def test() -> ResponseReturnValue:
+    """Ask whether to send a test to a contact or a group, or send it."""
+    account_id = visitor().account_id
+    kind = "group" if "group" in request.values else "contact"
+    identity = read_ids(request.values.getlist(kind))[0]
+    if kind == "group":
+        found = Group.names(account_id, [identity]) or abort(404, GROUP_GONE)
+        count = len(group.members()) if (group := Group.of(account_id, identity)) else 0
+    else:
+        found, count = Contact.names(account_id, [identity]) or abort(404, CONTACT_GONE), 1
+    name = found[0][1]
+    if request.method != "POST":
+        context = {"kind": kind, "identity": identity, "name": name, "count": count}
+        return htmx.render("notifications/test.html", "notifications/_test.html", **context)
+    who = members_of(account_id, identity) if kind == "group" else Contact.id == identity
+    alert = Alert.test(account_id, name, who)
+    db.session.commit()
+    if not htmx.wants_fragment():
+        return htmx.leave_for(url_for(".show", id=alert.id))
+    return make_response(render_template("notifications/_result.html", **result_of(alert)))
+
+
+@blueprint.get("/notifications/<int(max=9223372036854775807):id>/result")
+def result(id: int) -> ResponseReturnValue:
+    """Show what has become of a test so far."""
+    context = result_of(_find(id))
+    response = htmx.render("notifications/result.html", "notifications/_result.html", **context)
+    return _refreshing(response, context)
+
+
+def result_of(alert: Alert) -> dict[str, Any]:
+    """Return what the template of a test's result needs."""
+    counts = alert.counts()  # before the messages: when none waits any more, all of them are at their end
+    return {
+        "alert": alert,
+        "deliveries": alert.deliveries("all", 1),
+        "counts": counts,
+        "is_waiting": counts["queued"] + counts["sending"] > 0,
+        "channels": CHANNELS,
+        "no_worker": _no_worker(),
+    }
+
+
+def _show(alert: Alert) -> Response:
+    state, page = request.args.get("state", "all"), read_page(request.args.get("page", "1"))
+    if state not in DELIVERY_STATES:
+        raise BadRequest("The list cannot be narrowed to that.")
+    context = result_of(alert)
+    context |= {"deliveries": alert.deliveries(state, page), "state": state, "page": page}
+    context["pages"] = alert.pages(context["counts"], state)
+    response = htmx.render("notifications/show.html", "notifications/_deliveries.html", **context)
+    return _refreshing(response, context)
+
+
+def _refreshing(response: Response, context: dict[str, Any]) -> Response:
+    """Tell the page that shows the contacts when everything has arrived or not."""
+    if htmx.wants_fragment() and not context["is_waiting"]:
+        response.headers["HX-Trigger"] = "alerts:told"
+    return response
+
+
+def _find(id: int) -> Alert:
+    return Alert.of(visitor().account_id, id) or abort(404, GONE)
+
+
+def _no_worker() -> str:
+    return "" if db.session.scalar(sa.select(Worker.is_one_alive())) else NO_WORKER
