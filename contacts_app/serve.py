@@ -23,7 +23,7 @@ from .encryption import note_key
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
-SHORT_LIFE, MOST_FAILURES = 30, 5  # a web server that lives for fewer seconds than this, so many times in a row
+SHORT_LIFE, LONGEST_PAUSE = 30, 30  # seconds: what ends sooner is started again later and later
 PORT_PATIENCE = 3  # seconds in which the workers of a killed server notice it and let go of the port
 
 
@@ -131,6 +131,7 @@ class Child:
         self.name = name
         self.command = [sys.executable, "-m", module, *arguments]
         self.failures = 0
+        self.pause_until: float | None = None
         self._start()
 
     def _start(self) -> None:
@@ -151,14 +152,17 @@ class Child:
         return self.process.poll() is not None
 
     def keep_alive(self) -> None:
-        """Start the process again if it has ended; raise StartError when it ends again and again."""
+        """Start the process again if it has ended; the more often it ends at once, the later."""
         if not self.has_ended():
             return
-        self.failures = self.failures + 1 if time.monotonic() - self.started < SHORT_LIFE else 0
-        if self.failures == MOST_FAILURES:
-            raise StartError(f"the {self.name} ends again and again; its own message stands above.")
-        click.echo(f"The {self.name} has ended; starting it again.", err=True)
-        self._start()
+        now = time.monotonic()
+        if self.pause_until is None:
+            self.failures = self.failures + 1 if now - self.started < SHORT_LIFE else 0
+            self.pause_until = now + min(2**self.failures - 1, LONGEST_PAUSE)
+            click.echo(f"The {self.name} has ended; starting it again.", err=True)
+        if now >= self.pause_until:
+            self.pause_until = None
+            self._start()
 
     def stop(self) -> None:
         """Ask the process to end when it has done what is under way."""

@@ -164,6 +164,10 @@ def _kill_console_and_gunicorn(console: Console) -> None:
     kill([psutil.Process(console.process.pid), *console.gunicorn()])
 
 
+def _kill_worker(console: Console) -> None:
+    kill([child for child in psutil.Process(console.process.pid).children() if "deliver" in child.cmdline()])
+
+
 def _kill_postmaster(console: Console) -> None:
     kill(postmasters(console.data_dir))
 
@@ -174,7 +178,7 @@ def _kill_all(console: Console) -> None:
 
 @pytest.mark.parametrize(
     "kill_some",
-    [_kill_console, _kill_gunicorn, _kill_console_and_gunicorn, _kill_postmaster, _kill_all],
+    [_kill_console, _kill_gunicorn, _kill_console_and_gunicorn, _kill_worker, _kill_postmaster, _kill_all],
 )
 def test_what_was_confirmed_survives_kill_9(folder: Path, kill_some: Callable[[Console], None]) -> None:
     console = Console(migrated(folder)).wait()
@@ -185,6 +189,8 @@ def test_what_was_confirmed_survives_kill_9(folder: Path, kill_some: Callable[[C
         console = Console(console.data_dir, PORT=str(console.port)).wait()
     wait_for(console.is_healthy, 40, "an answer after the kill")
     assert console.sql("SELECT name FROM accounts") == [("Confirmed",)]
+    since = console.sql("SELECT now()")[0][0]
+    wait_for(lambda: console.sql(f"SELECT 1 FROM workers WHERE seen_at > '{since}'"), 40, "a delivery worker")
     assert len(postmasters(console.data_dir)) == 1
     assert console.stop() == 0
     wait_for(lambda: processes(console.data_dir) == [], what="the end of every process")
