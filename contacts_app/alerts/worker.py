@@ -347,11 +347,13 @@ def pause(attempts: int) -> float:
 
 
 def _choose(rows: Sequence[Any], budget: int) -> Sequence[Any]:
-    """Return what goes into the next message: one that may have arrived as it was, or one alert, or all that wait."""
+    """Return what goes into the next message: one that may have arrived as it was, or one alert, or many."""
     if rows and rows[0].message:
         return [row for row in rows if row.message == rows[0].message]
-    alerts = {row.alert_id for row in rows}
-    return rows if len(alerts) > budget else [row for row in rows if row.alert_id == rows[0].alert_id]
+    alerts = list(dict.fromkeys(row.alert_id for row in rows))
+    # As few as may be in one message, as long as the robot's limit lets each have its own.
+    chosen = set(alerts[:1] if len(alerts) <= budget else alerts[: dingtalk.MOST_ALERTS])
+    return [row for row in rows if row.alert_id in chosen]
 
 
 def _guarded(send: Callable[[], Outcome]) -> Outcome:

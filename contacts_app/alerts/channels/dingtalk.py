@@ -20,8 +20,10 @@ import requests
 from ...config import Settings
 from . import Outcome, Told, headline, outgoing, particulars, quoted
 
-MOST_BYTES = 18_000  # of text as it stands in JSON; DingTalk takes 20,000 for the whole message
-MOST_MENTIONS = 50
+MOST_BYTES = 17_000  # of text as it stands in JSON; DingTalk takes 20,000 for the whole message
+MOST_MENTIONS = 100
+MOST_ALERTS = 50  # in one message: so many short titles fit, whatever letters they are in
+SHORT_TITLE = 80
 FIRST_LINES, FIRST_CHARACTERS = 3, 300  # of each of several alerts
 BLOCKED_SECONDS = 600
 NEWLINE = "  \n"  # two spaces, or markdown joins the lines
@@ -89,19 +91,25 @@ def _title(alerts: Sequence[Told]) -> str:
 
 
 def _alerts(alerts: Sequence[Told], room: int) -> str:
-    blocks = [f"### {len(alerts)} alerts"]
-    room -= _size(blocks[0])
+    """Return the markdown of several: each has its title, and the first as many as fit have their text."""
+    title = f"### {len(alerts)} alerts"
+    blocks = [_short(told) for told in alerts]
+    room -= _size("\n\n".join([title, *blocks]))
     for index, told in enumerate(alerts):
         lines = told.text.strip().splitlines()
         first = "\n".join(lines[:FIRST_LINES])
         is_cut = len(lines) > FIRST_LINES or len(first) > FIRST_CHARACTERS
         block = _alert(told, first[:FIRST_CHARACTERS] + (" …" if is_cut else ""), MOST_BYTES)
-        room -= _size(block) + 2
+        room -= _size(block) - _size(blocks[index])
         if room < 0:
-            blocks.append(f"{len(alerts) - index} more alerts are left out here.")
             break
-        blocks.append(block)
-    return "\n\n".join(blocks)
+        blocks[index] = block
+    return "\n\n".join([title, *blocks])
+
+
+def _short(told: Told) -> str:
+    title = headline(told)
+    return f"- {escaped(title if len(title) <= SHORT_TITLE else title[: SHORT_TITLE - 1] + '…')}"
 
 
 def _alert(told: Told, text: str, room: int) -> str:
