@@ -430,8 +430,9 @@ class ListedAlert(NamedTuple):
 
 _mine = (Delivery.account_id == Alert.account_id, Delivery.alert_id == Alert.id)
 _in_account = Delivery.account_id == sa.bindparam("account_id")
-# Written out, because a partial index does not fit a parameter.
-_is_waiting = sa.literal_column(f"deliveries.{_IS_WAITING}", sa.Boolean)
+# Written out, because a partial index does not fit a parameter; and so that of the partial indexes only that fits which
+# leads with the account, not the workers' queue.
+_is_waiting = sa.literal_column("(deliveries.state <> 'sent' AND deliveries.state <> 'failed')", sa.Boolean)
 _has_failed = sa.literal_column("deliveries.state = 'failed'", sa.Boolean)
 # By way of the indexes of what failed and of what waits: there is little of either, whatever is kept.
 SHOWS: dict[str, tuple[str, sa.ColumnElement[bool]]] = {

@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from types import FrameType
@@ -31,7 +32,6 @@ from .models import CHANNELS
 
 logger = logging.getLogger("contacts_app")
 BATCH = {"sms": 10, "email": 20}
-MOST_TOGETHER = 2000  # deliveries in one message to a robot
 ROBOT_LIMIT, ROBOT_WINDOW = 20, timedelta(minutes=1)
 SEND_SECONDS = 15  # that one message may take, with room to record it before the lease ends
 POLL_SECONDS, BEAT_SECONDS, TIDY_SECONDS = 2, 5, 60
@@ -186,7 +186,7 @@ class Worker:
         elif len(recent) >= ROBOT_LIMIT:
             self._plan(key, recent[-ROBOT_LIMIT] + ROBOT_WINDOW)
         else:
-            rows = db.session.execute(_waiting_for_robot, key | {"most": MOST_TOGETHER}).all()
+            rows = db.session.execute(_waiting_for_robot, key | {"most": 2 * dingtalk.MOST_ALERTS}).all()
             chosen = _choose(rows, ROBOT_LIMIT - len(recent))
             if chosen:
                 self._send_to_robot(key, chosen, senders)
@@ -361,7 +361,8 @@ def _guarded(send: Callable[[], Outcome]) -> Outcome:
     try:
         return send()
     except Exception as error:
-        logger.exception("sending failed: %s", type(error).__name__)
+        # Where it happened, but not the error's own words: they may quote an address.
+        logger.error("sending failed: %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
         return Outcome("later", f"The console itself failed ({type(error).__name__}). Tell your administrator.")
 
 
@@ -455,17 +456,23 @@ _claim_robot = sa.text("""
     WHERE due_at <= now() ORDER BY due_at LIMIT 1
     FOR UPDATE SKIP LOCKED
 """)
+# LATERAL has each contact's part read by its index: from the statistics, which know of an empty queue, PostgreSQL would
+# rather read the whole queue for each of them. What went together once comes first, and whole.
 _waiting_for_robot = sa.text(f"""
     SELECT deliveries.account_id, alert_id, contact_id, attempts, message,
         extract(epoch FROM give_up_at - now())::float AS seconds_left,
         dingtalk_url_encrypted, dingtalk_secret_encrypted, dingtalk_keyword, {_TOLD}
     FROM contacts
-    JOIN deliveries ON (deliveries.account_id, contact_id, channel) = (contacts.account_id, contacts.id, 'dingtalk')
+    CROSS JOIN LATERAL (
+        SELECT * FROM deliveries
+        WHERE deliveries.account_id = contacts.account_id AND contact_id = contacts.id AND channel = 'dingtalk'
+            AND state IN ('queued', 'sending') AND next_attempt_at <= now()
+        ORDER BY message, next_attempt_at, alert_id LIMIT :most
+        FOR UPDATE
+    ) AS deliveries
     JOIN alerts ON (alerts.account_id, alerts.id) = (deliveries.account_id, alert_id)
     WHERE contacts.account_id = :account_id AND dingtalk_url_hash = :url_hash
-        AND state IN ('queued', 'sending') AND next_attempt_at <= now()
-    ORDER BY message IS NULL, message, alert_id, contact_id LIMIT :most
-    FOR UPDATE OF deliveries
+    ORDER BY message, alert_id, contact_id
 """)  # noqa: S608
 _claim_for_robot = sa.text("""
     UPDATE deliveries SET state = 'sending', attempts = attempts + 1, message = :message,
@@ -476,8 +483,13 @@ _claim_for_robot = sa.text("""
 """)
 _next_for_robot = sa.text("""
     SELECT min(next_attempt_at) FROM contacts
-    JOIN deliveries ON (deliveries.account_id, contact_id, channel) = (contacts.account_id, contacts.id, 'dingtalk')
-    WHERE contacts.account_id = :account_id AND dingtalk_url_hash = :url_hash AND state IN ('queued', 'sending')
+    CROSS JOIN LATERAL (
+        SELECT next_attempt_at FROM deliveries
+        WHERE deliveries.account_id = contacts.account_id AND contact_id = contacts.id AND channel = 'dingtalk'
+            AND state IN ('queued', 'sending')
+        ORDER BY next_attempt_at LIMIT 1
+    ) AS next
+    WHERE contacts.account_id = :account_id AND dingtalk_url_hash = :url_hash
 """)
 _plan_robot = sa.text("UPDATE robots SET due_at = :due_at WHERE account_id = :account_id AND url_hash = :url_hash")
 _robot_has_sent = sa.text(f"""
