@@ -15,7 +15,7 @@ from tests.conftest import PASSWORD, Team
 from tests.test_embedded import flask, is_ready, let_go, migrated, new_folder, processes, use
 from tests.test_serve import Console
 
-COMMANDS = ("serve", "migrate", "create-account", "create-user", "set-password", "reencrypt", "demo")
+COMMANDS = ("serve", "migrate", "create-account", "create-user", "set-password", "deliver", "reencrypt", "demo")
 _numbers = count(1)
 
 
