@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -35,6 +35,7 @@ from .config import StartError
 SYSTEM_USER = "alert-contacts"
 SOCKET_NAME = ".s.PGSQL.5432"
 SOCKET_PATH_LIMIT = 107  # bytes, sockaddr_un.sun_path on Linux less its closing NUL
+USER_PATIENCE = 5  # seconds in which another program lets go of the password file
 RECOVERY_LIMIT = 300  # seconds that a start may take, replaying the log after a crash included
 SERVER_SETTINGS = {
     "listen_addresses": "",
@@ -289,15 +290,35 @@ def _server_user() -> pwd.struct_passwd | None:
     try:
         return pwd.getpwnam(SYSTEM_USER)
     except KeyError:
-        command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER]
-        try:
-            subprocess.run(command, check=True, capture_output=True, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
-        except (OSError, subprocess.CalledProcessError):
-            raise StartError(
-                f"PostgreSQL does not run as root, and the system user {SYSTEM_USER} cannot be made;"
-                " run as an ordinary user or set DATABASE_URL."
-            ) from None
-        return pwd.getpwnam(SYSTEM_USER)
+        return _make_server_user()
+
+
+def _make_server_user() -> pwd.struct_passwd:
+    """Make the system user, unless another process does so at this moment."""
+    command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER]
+    deadline = time.monotonic() + USER_PATIENCE
+    refused = None
+    etc = os.open("/etc", os.O_RDONLY)
+    try:
+        # Of two useradd at once both may succeed, and the later one gives the user another number.
+        fcntl.flock(etc, fcntl.LOCK_EX)
+        while True:
+            with suppress(KeyError):
+                return pwd.getpwnam(SYSTEM_USER)
+            if refused is not None and ("try again" not in refused or time.monotonic() > deadline):
+                raise StartError(
+                    f"PostgreSQL does not run as root, and the system user {SYSTEM_USER} cannot be made;"
+                    " run as an ordinary user or set DATABASE_URL."
+                )
+            if refused:
+                time.sleep(0.1)  # some other program holds the lock of the password file
+            try:
+                path = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+                refused = subprocess.run(command, capture_output=True, text=True, env=path).stderr
+            except OSError as error:
+                refused = str(error)
+    finally:
+        os.close(etc)
 
 
 def _own(folder: Path) -> None:

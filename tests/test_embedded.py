@@ -139,6 +139,35 @@ def is_ready(user: subprocess.Popen[str]) -> bool:
     return first == "ready\n"
 
 
+# Has an /etc of its own, in which the system user does not exist yet; prints what became of it.
+NEW_MACHINE = """
+import multiprocessing, os, pwd, re, subprocess, sys
+from pathlib import Path
+from contacts_app import embedded
+from contacts_app.config import StartError
+
+def forget():
+    for path in map(Path, ("/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow")):
+        path.write_text(re.sub(f"(?m)^{{embedded.SYSTEM_USER}}:.*\\n", "", path.read_text()))
+
+subprocess.run(["mount", "--bind", sys.argv[1], "/etc"], check=True)
+forget()
+{then}
+"""
+
+
+def on_a_new_machine(folder: Path, then: str) -> list[str]:
+    """Return the lines that `then` prints where the system user does not exist; that of this machine stays."""
+    apart = ["unshare", "--mount", "--"]
+    if os.geteuid() != 0 or subprocess.run([*apart, "mount", "--bind", "/etc", "/etc"], capture_output=True).returncode:
+        pytest.skip("only root needs the system user, and this test an /etc of its own, for which root must mount it")
+    subprocess.run(["cp", "-a", "/etc", folder], check=True)
+    program = [*apart, sys.executable, "-c", NEW_MACHINE.format(then=then), folder / "etc"]
+    result = subprocess.run(program, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()
+
+
 def let_go(user: subprocess.Popen[str]) -> None:
     """Let a process that uses the server come to its end."""
     user.stdin.close()
@@ -171,6 +200,72 @@ def test_the_server_listens_at_a_socket_in_the_data_folder_and_nowhere_else(in_u
 def test_the_server_never_runs_as_root(in_use: Path) -> None:
     (server,) = postmasters(in_use)
     assert server.username() == (embedded.SYSTEM_USER if os.geteuid() == 0 else psutil.Process().username())
+
+
+def test_all_that_start_at_once_on_a_new_machine_get_the_same_system_user(folder: Path) -> None:
+    told = on_a_new_machine(
+        folder,
+        """
+def start(barrier, found):
+    barrier.wait()
+    try:
+        found.put(embedded._server_user().pw_uid)
+    except StartError as error:
+        found.put(str(error))
+
+fork = multiprocessing.get_context("fork")
+for _ in range(5):
+    forget()
+    barrier, found = fork.Barrier(4), fork.SimpleQueue()
+    for _ in range(4):
+        fork.Process(target=start, args=(barrier, found)).start()
+    print(*[found.get() for _ in range(4)], pwd.getpwnam(embedded.SYSTEM_USER).pw_uid, sep=",")
+""",
+    )
+    assert [len(set(line.split(","))) for line in told] == [1] * 5, told
+
+
+def test_the_system_user_is_made_once_another_program_lets_go_of_the_password_file(folder: Path) -> None:
+    told = on_a_new_machine(
+        folder,
+        """
+lock, run = Path("/etc/passwd.lock"), subprocess.run
+lock.write_text(str(os.getpid()))
+
+def run_and_let_go(*arguments, **options):
+    ended = run(*arguments, **options)
+    print(ended.returncode)
+    lock.unlink(missing_ok=True)
+    return ended
+
+subprocess.run = run_and_let_go
+assert embedded._server_user() == pwd.getpwnam(embedded.SYSTEM_USER)
+""",
+    )
+    assert told == ["1", "0"]
+
+
+def test_a_system_user_that_cannot_be_made_is_told(folder: Path) -> None:
+    told = on_a_new_machine(
+        folder,
+        """
+def tell():
+    try:
+        print(embedded._server_user())
+    except StartError as error:
+        print(error)
+
+lock, embedded.USER_PATIENCE = Path("/etc/passwd.lock"), 0.2
+lock.write_text(str(os.getpid()))
+tell()
+lock.unlink()
+with open("/etc/group", "a") as groups:
+    print(f"{embedded.SYSTEM_USER}:x:12345:", file=groups)
+tell()
+""",
+    )
+    line = "PostgreSQL does not run as root, and the system user alert-contacts cannot be made;"
+    assert told == [f"{line} run as an ordinary user or set DATABASE_URL."] * 2
 
 
 def test_the_folders_above_the_data_stay_closed_to_everybody_else(folder: Path) -> None:
