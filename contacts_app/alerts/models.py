@@ -42,6 +42,7 @@ class Integration(Base):
     used_at: Mapped[datetime | None] = mapped_column(TIMESTAMP)
     window_began_at: Mapped[datetime] = mapped_column(TIMESTAMP, server_default=sa.func.now())
     window_count: Mapped[int] = mapped_column(server_default=sa.text("0"))
+    limited_at: Mapped[datetime | None] = mapped_column(TIMESTAMP)  # when something was last sent away for a while
     created_at: Mapped[datetime] = mapped_column(TIMESTAMP, server_default=sa.func.now())
 
     __table_args__ = (
@@ -80,6 +81,11 @@ class Integration(Base):
         return token
 
     @classmethod
+    def is_known(cls, token: str) -> bool:
+        """Tell whether there is an integration with this token."""
+        return bool(db.session.scalar(sa.select(sa.exists().where(cls.token_hash == _digest(token)))))
+
+    @classmethod
     def admit(cls, token: str, limit: int) -> "Admission | None":
         """Count a use of the integration with this token, at most `limit` a minute; None if there is none.
 
@@ -97,6 +103,7 @@ class Admission(NamedTuple):
 
     account_id: int
     integration_id: int
+    integration_name: str
     group_id: int
     group_name: str
     wait: int
@@ -106,7 +113,8 @@ _admit = sa.text("""
     UPDATE integrations SET
         used_at = now(),
         window_began_at = CASE WHEN is_over THEN now() ELSE window_began_at END,
-        window_count = CASE WHEN is_over THEN 1 ELSE least(window_count, :limit) + 1 END
+        window_count = CASE WHEN is_over THEN 1 ELSE least(window_count, :limit) + 1 END,
+        limited_at = CASE WHEN NOT is_over AND window_count >= :limit THEN now() ELSE limited_at END
     FROM (
         SELECT integrations.account_id, integrations.id, groups.name AS group_name,
                window_began_at <= now() - interval '1 minute' AS is_over
@@ -115,7 +123,7 @@ _admit = sa.text("""
         FOR NO KEY UPDATE OF integrations
     ) AS found
     WHERE integrations.account_id = found.account_id AND integrations.id = found.id
-    RETURNING integrations.account_id, integrations.id, group_id, found.group_name,
+    RETURNING integrations.account_id, integrations.id, integrations.name, group_id, found.group_name,
         CASE WHEN window_count <= :limit THEN 0
         ELSE greatest(1, ceil(extract(epoch FROM window_began_at + interval '1 minute' - now())))::integer END
 """)
@@ -131,6 +139,7 @@ class Alert(Base):
     kind: Mapped[str]
     source: Mapped[str]
     integration_id: Mapped[int | None] = mapped_column(sa.BigInteger)
+    integration_name: Mapped[str | None]
     addressee: Mapped[str]  # the group's name, or the contact's that is tested
     title: Mapped[str]
     text: Mapped[str]
@@ -181,18 +190,15 @@ class Alert(Base):
         db.session.add(self)
         db.session.flush()
         who = sa.and_(Contact.account_id == self.account_id, contacts)
-        channel = sa.column("channel", sa.Text)
-        channels = sa.values(channel, sa.column("has", sa.Boolean), name="channels").data(
-            [
-                ("sms", Contact.mobile.is_not(None)),
-                ("email", Contact.email.is_not(None)),
-                ("dingtalk", Contact.dingtalk_url_encrypted.is_not(None)),
-            ]
-        )
+        # In a form that SQLAlchemy keeps compiled, which it does not for VALUES.
+        addresses = {"sms": Contact.mobile, "email": Contact.email, "dingtalk": Contact.dingtalk_url_encrypted}
+        has = [sa.case((address.is_not(None), name)) for name, address in addresses.items()]
+        channels = sa.func.unnest(postgresql.array(has)).table_valued("channel", name="channels").render_derived()
+        channel = channels.c.channel
         rows = (
             sa.select(Contact.account_id, sa.literal(self.id), Contact.id, channel, Contact.name)
-            .join(channels.lateral(), sa.column("has", sa.Boolean))
-            .where(who)
+            .join(channels, sa.true())
+            .where(who, channel.is_not(None))
         )
         columns = [Delivery.account_id, Delivery.alert_id, Delivery.contact_id, Delivery.channel, Delivery.contact_name]
         insert = postgresql.insert(Delivery).from_select(columns, rows).returning(Delivery.contact_id)
@@ -295,7 +301,7 @@ class Delivery(Base):
             name="delivery_is_due_until_it_ends",
         ),
         sa.CheckConstraint("attempts >= 0 AND (state <> 'sent' OR attempts > 0)", name="delivery_attempts_are_counted"),
-        sa.Index("deliveries_due", "channel", "next_attempt_at", postgresql_where=sa.text(_IS_WAITING)),
+        sa.Index("deliveries_due", "channel", "account_id", "next_attempt_at", postgresql_where=sa.text(_IS_WAITING)),
         sa.Index(
             "deliveries_for_robots",
             *("account_id", "contact_id", "next_attempt_at"),

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from ..accounts.models import Account
 from ..contacts.models import Contact
@@ -51,13 +52,25 @@ def check_next() -> bool:
     if account_id is None:
         db.session.rollback()
         return False
+    try:
+        _check(account_id)
+    except Exception:
+        # Whatever is wrong with this account, the others have their turn.
+        db.session.rollback()
+        db.session.execute(_check_later, {"account_id": account_id})
+        db.session.commit()
+        raise
+    db.session.commit()
+    return True
+
+
+def _check(account_id: int) -> None:
     if db.session.scalar(_has_receivers, {"account_id": account_id}):
         failing = _failing(account_id)
         _tell_what_works(account_id, failing)
         for kind, facts in ((FAILING, failing), (QUOTA, _quota(account_id)), (MUTE, _mute_groups(account_id))):
             _tell_news(account_id, kind, facts)
-    db.session.commit()
-    return True
+        db.session.execute(_check_when_groups_are_not_new, {"account_id": account_id})
 
 
 def _tell_news(account_id: int, kind: Kind, facts: Sequence[Fact]) -> None:
@@ -168,7 +181,9 @@ def _told(account_id: int, kind: Kind) -> set[str]:
 def _forget(account_id: int, kind: Kind, subjects: set[str]) -> None:
     mine = (ToldFact.account_id == account_id, ToldFact.kind == kind.name)
     if subjects:
-        db.session.execute(sa.delete(ToldFact).where(*mine, ToldFact.subject.in_(subjects)))
+        db.session.execute(
+            sa.delete(ToldFact).where(*mine, ToldFact.subject == sa.any_(sa.cast(sorted(subjects), ARRAY(sa.Text))))
+        )
 
 
 _has_receivers = sa.select(
@@ -178,6 +193,9 @@ _take_check = sa.text("""
     DELETE FROM system_checks WHERE account_id = (
         SELECT account_id FROM system_checks WHERE due_at <= now() ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
     RETURNING account_id
+""")
+_check_later = sa.text("""
+    UPDATE system_checks SET due_at = now() + interval '5 minutes' WHERE account_id = :account_id
 """)
 _take_day = sa.text(f"""
     INSERT INTO {SystemNotice.__tablename__} AS last (account_id, kind) VALUES (:account_id, :kind)
@@ -189,3 +207,9 @@ _check_after_day = sa.text("""
     SELECT account_id, sent_at + interval '1 day' FROM system_notices WHERE account_id = :account_id AND kind = :kind
     ON CONFLICT (account_id) DO UPDATE SET due_at = least(planned.due_at, excluded.due_at)
 """)
+_check_when_groups_are_not_new = sa.text(f"""
+    INSERT INTO system_checks AS planned (account_id, due_at)
+    SELECT account_id, min(created_at) + interval '{FIRST_MINUTES}' FROM groups
+    WHERE account_id = :account_id AND created_at >= now() - interval '{FIRST_MINUTES}' GROUP BY account_id
+    ON CONFLICT (account_id) DO UPDATE SET due_at = least(planned.due_at, excluded.due_at)
+""")  # noqa: S608

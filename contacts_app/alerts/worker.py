@@ -13,7 +13,9 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 from types import FrameType
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
@@ -42,7 +44,8 @@ NO_ADDRESS = {
     "email": "The contact has no mailbox any more.",
     "dingtalk": "The contact has no DingTalk robot any more.",
 }
-UNREADABLE = "The robot's address cannot be read, because ENCRYPTION_KEYS lacks its key. Enter it again in the contact."
+UNREADABLE = "The robot's address cannot be read, because ENCRYPTION_KEYS of this worker lacks its key."
+HOPELESS = "Given up: whoever sent this ended each time before it could be written down."
 
 
 class Claimed(NamedTuple):
@@ -52,8 +55,10 @@ class Claimed(NamedTuple):
     alert_id: int
     contact_id: int
     attempts: int
+    leased_until: datetime  # by which the row knows whose claim it is
     seconds_left: float  # until it is given up
     told: Told
+    integration_id: int | None
     key: str | None
     mobile: str | None
     email: str | None
@@ -79,6 +84,7 @@ class Worker:
         self.settings = settings
         self.stopping = threading.Event()
         self.wakes = {channel: threading.Event() for channel in CHANNELS}
+        self.seen: dict[int, float] = {}  # when each delivering thread last came round
         self.id = uuid4()
 
     def run(self) -> None:
@@ -89,19 +95,33 @@ class Worker:
 
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, stop)
-        threads = [threading.Thread(target=self._listen, daemon=True)]
-        for channel in CHANNELS:
-            for index in range(self.settings.delivery_threads):
-                threads.append(threading.Thread(target=self._deliver, args=(channel, POLL_SECONDS * (index + 1))))
-        for thread in threads:
+        delivering = [
+            threading.Thread(target=self._deliver, args=(channel, POLL_SECONDS * (index + 1)))
+            for channel in CHANNELS
+            for index in range(self.settings.delivery_threads)
+        ]
+        others = [threading.Thread(target=target, daemon=True) for target in (self._listen, self._beat)]
+        for thread in (*delivering, *others):
             thread.start()
         with self.app.app_context():
             self._keep_house()
             for event in self.wakes.values():
                 event.set()
-            for thread in threads[1:]:
+            for thread in delivering:
                 thread.join()
             self._persist(self._leave, patience=1)
+
+    def _beat(self) -> None:
+        """Show that this worker lives, as long as each of its threads comes round."""
+        patience = self.settings.delivery_lease + POLL_SECONDS * self.settings.delivery_threads + SEND_SECONDS
+        count = len(CHANNELS) * self.settings.delivery_threads
+        while not self.stopping.is_set():
+            with suppress(sa.exc.SQLAlchemyError, StartError), self.app.app_context():
+                now = time.monotonic()
+                if len(self.seen) == count and all(now - at < patience for at in self.seen.values()):
+                    db.session.execute(_beat, {"id": self.id, "host": socket.gethostname()})
+                    db.session.commit()
+            self.stopping.wait(BEAT_SECONDS if len(self.seen) == count else 0.2)
 
     def _listen(self) -> None:
         """Wake the threads when something is queued; while the database is away they look by themselves."""
@@ -111,26 +131,31 @@ class Worker:
                     raw = connection.connection.driver_connection
                     assert isinstance(raw, psycopg.Connection)
                     raw.autocommit = True
-                    raw.execute("LISTEN deliveries")
-                    while not self.stopping.is_set():
-                        for _ in raw.notifies(timeout=1, stop_after=1):
-                            for event in self.wakes.values():
-                                event.set()
+                    try:
+                        raw.execute("LISTEN deliveries")
+                        while not self.stopping.is_set():
+                            for _ in raw.notifies(timeout=1, stop_after=1):
+                                for event in self.wakes.values():
+                                    event.set()
+                    finally:
+                        connection.invalidate()  # it listens, and may be lost: it is not for the others
             except (sa.exc.SQLAlchemyError, psycopg.Error, StartError):
                 self.stopping.wait(1)
 
     def _deliver(self, channel: str, patience: float) -> None:
         """Work on one channel; look every `patience` seconds for what nobody announces: what is to be tried again."""
         wake = self.wakes[channel]
-        senders = Senders(self.settings)
+        senders: Senders | None = None
         step = self._step_robot if channel == "dingtalk" else self._step
         is_away = False
         while not self.stopping.is_set():
             wake.clear()
             try:
+                senders = senders or Senders(self.settings)
                 with self.app.app_context():
                     is_busy = step(channel, senders)
                 is_away = False
+                self.seen[threading.get_ident()] = time.monotonic()
             except Exception as error:
                 if not is_away:  # said once, not every second
                     logger.error("Delivering by %s has to wait: %s", channel, _reason(error))
@@ -141,7 +166,8 @@ class Worker:
                 wake.set()  # there may be enough for the others, too
             else:
                 wake.wait(patience)
-        senders.close()
+        if senders:
+            senders.close()
 
     def _step(self, channel: str, senders: "Senders") -> bool:
         """Send the deliveries that are due, a few at a time; return whether there were any."""
@@ -150,15 +176,12 @@ class Worker:
         ).all()
         db.session.commit()
         until = time.monotonic() + self.settings.delivery_lease - SEND_SECONDS
-        results: list[Result] = []
-        released: list[Claimed] = []
-        for row in rows:
-            claimed = _claimed(row, self.settings)
-            if (self.stopping.is_set() or time.monotonic() > until) and results:
-                released.append(claimed)
-                continue
-            results.append(self._send(channel, claimed, senders))
-        self._persist(lambda: self._record(results, released, channel))
+        for index, row in enumerate(rows):
+            if (self.stopping.is_set() or time.monotonic() > until) and index:
+                rest = [_claimed(row, self.settings) for row in rows[index:]]
+                self._persist(partial(self._release, rest, channel))
+                break
+            self._keep([self._send(channel, _claimed(row, self.settings), senders)])
         return bool(rows)
 
     def _send(self, channel: str, claimed: Claimed, senders: "Senders") -> Result:
@@ -201,43 +224,54 @@ class Worker:
         db.session.execute(_claim_for_robot, key | ids | {"message": message, "lease": lease})
         db.session.execute(_plan_robot, key | {"due_at": rows[0].now + timedelta(seconds=lease)})
         db.session.commit()
-        claimed = [_claimed(row, self.settings, 1) for row in rows]
-        url, shown, used = None, None, key["url_hash"].hex()
-        for row in rows:
-            if url := decrypted(row.dingtalk_url_encrypted, row.account_id, row.contact_id, "dingtalk_url"):
+        claimed = [_claimed(row, self.settings, lease) for row in rows]
+        alerts = list({one.told.id: one.told for one in claimed}.values())
+        mobiles = list(dict.fromkeys(one.mobile for one in claimed if one.mobile))
+        url = next(filter(None, map(_url, rows)), None)
+        keyword = " ".join(dict.fromkeys(row.dingtalk_keyword for row in rows if row.dingtalk_keyword)) or None
+        # The members may know the robot's secret differently: one who is wrong must not silence it for all.
+        secrets = [_secret(row) for row in rows]
+        known: list[str | None] = [*dict.fromkeys(filter(None, secrets))]
+        outcomes: dict[str | None, Outcome] = {}
+        outcome = Outcome("later", UNREADABLE)
+        for secret in (known or [None]) if url else ():
+            send = partial(dingtalk.send, senders.session, self.settings, str(url), secret, keyword)
+            outcome = outcomes[secret] = _guarded(partial(send, alerts, mobiles, str(message)))
+            if outcome.state != "failed":
                 break
-        if url is None:
-            outcome = Outcome("failed", UNREADABLE)
-        else:
-            shown = shown_robot(url)
-            alerts = list({one.told.id: one.told for one in claimed}.values())
-            mobiles = list(dict.fromkeys(one.mobile for one in claimed if one.mobile))
-            secret = next(filter(None, (_secret(row) for row in rows)), None)
-            keyword = next((row.dingtalk_keyword for row in rows if row.dingtalk_keyword), None)
-            outcome = _guarded(
-                lambda: dingtalk.send(
-                    senders.session, self.settings, url, secret, keyword, alerts, mobiles, str(message)
-                )
-            )
+        shown = shown_robot(url) if url else None
+        used = key["url_hash"].hex()
         # What was refused may go in another company the next time; what may have arrived goes again as it was.
         kept = message if outcome.is_uncertain else None
-        results = [Result(one, "dingtalk", outcome, shown, used, kept) for one in claimed]
-        self._persist(lambda: self._record(results, [], "dingtalk", key))
+        results = []
+        for one, its in zip(claimed, secrets, strict=True):
+            own = outcomes.get(its, outcome)
+            said = own if outcome.state == "failed" else outcome
+            # Of a secret that was refused, or not tried, it is not known that it works.
+            is_known = bool(outcomes) and own is said and its in (None, *outcomes)
+            results.append(Result(one, "dingtalk", said, shown, used if is_known else None, kept))
+        self._keep(results, key)
 
-    def _record(
-        self, results: Sequence[Result], released: Sequence[Claimed], channel: str, robot: dict[str, Any] | None = None
-    ) -> None:
-        """Write down what became of the attempts, each if it is still this worker's."""
-        if robot:
-            blocked = next((result.outcome.wait for result in results if result.outcome.wait), None)
-            db.session.execute(_robot_has_sent, robot | {"blocked": blocked})
-        if results:
-            db.session.execute(_finish, {"channel": channel} | _finished(results))
-        if released:
-            db.session.execute(_release, {"channel": channel} | _columns(released, *KEY, "attempts"))
-        if robot:
-            self._plan(robot, None)
-        db.session.commit()
+    def _keep(self, results: Sequence[Result], robot: dict[str, Any] | None = None) -> None:
+        """Write down what became of attempts, come what may: else what was sent would be sent again."""
+        try:
+            self._persist(lambda: self._record(results, robot))
+        except Exception as error:
+            logger.error("An answer could not be written down: %s", _reason(error))
+            db.session.rollback()
+            plain = Outcome("later", "The answer could not be written down. Tell your administrator.")
+            results = [
+                result._replace(outcome=result.outcome._replace(answer="") if result.outcome.state == "sent" else plain)
+                for result in results
+            ]
+            self._persist(lambda: self._record(results, robot))
+
+    def _record(self, results: Sequence[Result], robot: dict[str, Any] | None) -> None:
+        """Write down what is known of the channels, then what became of the attempts, each if it is still ours.
+
+        In this order a death in between repeats an attempt, and loses no knowledge.
+        """
+        channel = results[0].channel
         known = {
             (result.claimed.account_id, result.claimed.contact_id): result
             for result in results
@@ -245,11 +279,23 @@ class Worker:
         }
         if known:
             told = db.session.execute(_note_states, {"channel": channel} | _states(list(known.values()))).all()
-            db.session.commit()
             if told:
                 accounts = sorted({row.account_id for row in told})
                 db.session.execute(_ask_for_check, {"accounts": accounts})
-                db.session.commit()
+        if robot:
+            if known:
+                db.session.commit()  # whoever saves a contact locks what is known before the robot
+            blocked = next((result.outcome.wait for result in results if result.outcome.wait), None)
+            db.session.execute(_robot_has_sent, robot | {"blocked": blocked})
+        db.session.execute(_finish, {"channel": channel} | _finished(results))
+        if robot:
+            self._plan(robot, None)
+        db.session.commit()
+
+    def _release(self, claims: Sequence[Claimed], channel: str) -> None:
+        """Give back what this worker does not come to."""
+        db.session.execute(_release, {"channel": channel} | _columns(claims, *KEY, "leased_until"))
+        db.session.commit()
 
     def _plan(self, robot: dict[str, Any], due_at: datetime | None) -> None:
         """Have the robot looked at again at `due_at`, by default when something is due for it, and commit."""
@@ -273,25 +319,30 @@ class Worker:
                 time.sleep(0.5)
 
     def _keep_house(self) -> None:
-        """Show that this worker lives, tell what the console itself has to tell, and remove what is too old."""
-        next_beat = next_tidy = 0.0
+        """Tell what the console itself has to tell, and remove what is too old."""
+        self._try(lambda: db.session.execute(_check_all))  # the settings may have changed
+        next_tidy = 0.0
         while not self.stopping.is_set():
-            try:
-                if time.monotonic() >= next_beat:
-                    db.session.execute(_beat, {"id": self.id, "host": socket.gethostname()})
-                    db.session.commit()
-                    next_beat = time.monotonic() + BEAT_SECONDS
-                while not self.stopping.is_set() and notices.check_next():
-                    pass
-                if time.monotonic() >= next_tidy:
-                    tidy(self.settings.retention_days)
-                    next_tidy = time.monotonic() + TIDY_SECONDS
-            except Exception as error:
-                db.session.rollback()
-                logger.error("The worker's housekeeping has to wait: %s", _reason(error))
-            finally:
-                db.session.remove()
+            if time.monotonic() >= next_tidy:
+                self._try(lambda: tidy(self.settings.retention_days))
+                next_tidy = time.monotonic() + TIDY_SECONDS
+            until = time.monotonic() + TIDY_SECONDS
+            while not self.stopping.is_set() and time.monotonic() < until and self._try(notices.check_next):
+                pass
             self.stopping.wait(1)
+
+    def _try(self, act: Callable[[], Any]) -> Any:
+        """Do a part of the housekeeping; what fails is tried again later, and does not stop the others."""
+        try:
+            result = act()
+            db.session.commit()
+            return result
+        except Exception as error:
+            db.session.rollback()
+            logger.error("A part of the housekeeping has to wait: %s", _reason(error))
+            return None
+        finally:
+            db.session.remove()
 
     def _leave(self) -> None:
         db.session.execute(sa.text("DELETE FROM workers WHERE id = :id"), {"id": self.id})
@@ -311,7 +362,7 @@ class Senders:
         if channel == "sms":
             return sms.send(self.session, self.settings, address, claimed.told)
         message_id = f"alert-{claimed.account_id}-{claimed.alert_id}-{claimed.contact_id}"
-        thread = f"{claimed.account_id}-{claimed.key}" if claimed.key else None
+        thread = f"{claimed.account_id}-{claimed.integration_id}-{claimed.key}" if claimed.key else None
         return self.mailer.send(address, claimed.told, message_id, thread)
 
     def close(self) -> None:
@@ -332,12 +383,15 @@ def run() -> None:
 
 def tidy(retention_days: int) -> None:
     """Remove alerts that are too old, workers that are gone, and end what can never be sent."""
-    old = {"days": retention_days, "most": TIDY_ROWS}
-    while len(db.session.execute(_forget_alerts, old).all()) == TIDY_ROWS:
-        db.session.commit()
     db.session.execute(sa.text("DELETE FROM workers WHERE seen_at < now() - interval '1 day'"))
     db.session.execute(_end_without_robot, {"gone": GONE, "no_robot": NO_ADDRESS["dingtalk"]})
+    db.session.execute(_end_hopeless, {"answer": HOPELESS})
     db.session.execute(_plan_overlooked_robots)
+    db.session.commit()
+    old = {"days": retention_days, "most": TIDY_ROWS}
+    until = time.monotonic() + TIDY_SECONDS
+    while len(db.session.execute(_forget_alerts, old).all()) == TIDY_ROWS and time.monotonic() < until:
+        db.session.commit()
     db.session.commit()
 
 
@@ -366,17 +420,26 @@ def _guarded(send: Callable[[], Outcome]) -> Outcome:
         return Outcome("later", f"The console itself failed ({type(error).__name__}). Tell your administrator.")
 
 
-def _claimed(row: Any, settings: Settings, more: int = 0) -> Claimed:
-    """Make a Claimed of a row; `more` attempts are counted that the row does not know of yet."""
+def _claimed(row: Any, settings: Settings, lease: int | None = None) -> Claimed:
+    """Make a Claimed of a row, which does not know of its claim yet where the `lease` is given."""
     url = f"{settings.public_url}/notifications/{row.alert_id}" if settings.public_url else None
     told = Told(
         *(row.alert_id, row.title, row.text, row.severity, row.status),
-        *(row.addressee, row.received_at, url, row.kind),
+        *(row.addressee, row.received_at, url, row.kind, row.integration_name or ""),
     )
+    attempts, leased_until = row.attempts, row.now
+    if lease is None:
+        leased_until = row.leased_until
+    else:
+        attempts, leased_until = attempts + 1, leased_until + timedelta(seconds=lease)
     return Claimed(
-        *(row.account_id, row.alert_id, row.contact_id, row.attempts + more, row.seconds_left),
-        *(told, row.key, row.mobile, row.email, row.exists),
+        *(row.account_id, row.alert_id, row.contact_id, attempts, leased_until, row.seconds_left),
+        *(told, row.integration_id, row.key, row.mobile, row.email, row.exists),
     )
+
+
+def _url(row: Any) -> str | None:
+    return decrypted(row.dingtalk_url_encrypted, row.account_id, row.contact_id, "dingtalk_url")
 
 
 def _secret(row: Any) -> str | None:
@@ -393,7 +456,7 @@ def _columns(rows: Sequence[Any], *names: str) -> dict[str, list[Any]]:
 
 def _finished(results: Sequence[Result]) -> dict[str, list[Any]]:
     """Return the columns of _finish."""
-    columns = _columns([result.claimed for result in results], *KEY, "attempts")
+    columns = _columns([result.claimed for result in results], *KEY, "leased_until")
     ended = []
     waits: dict[int, float] = {}  # what went together is tried again together
     for result in results:
@@ -426,31 +489,48 @@ def _reason(error: Exception) -> str:
     return type(original or error).__name__ if not isinstance(error, StartError) else str(error)
 
 
+# The hour begins with the first attempt, however long the queue was.
+_GIVE_UP_AT = "CASE WHEN attempts = 0 THEN now() + interval '1 hour' ELSE give_up_at END"
 _TOLD = """
     alerts.title, alerts.text, alerts.severity, alerts.status, alerts.addressee, alerts.received_at, alerts.kind,
-    alerts.key, contacts.mobile, contacts.email, contacts.id IS NOT NULL AS exists, now() AS now
+    alerts.integration_id, alerts.integration_name, alerts.key, contacts.mobile, contacts.email,
+    contacts.id IS NOT NULL AS exists, now() AS now
 """
+# One account's flood must not keep the others waiting: each claim is for one account, drawn from those for which
+# something is due. They are found by leaps over the index, whatever waits for each.
 _claim = sa.text(f"""
-    WITH due AS (
-        SELECT account_id, alert_id, contact_id, channel FROM deliveries
+    WITH RECURSIVE busy (account_id) AS (
+        (SELECT account_id FROM deliveries
         WHERE channel = :channel AND state IN ('queued', 'sending') AND next_attempt_at <= now()
+        ORDER BY account_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT account_id FROM deliveries
+            WHERE channel = :channel AND state IN ('queued', 'sending') AND next_attempt_at <= now()
+                AND account_id > busy.account_id
+            ORDER BY account_id LIMIT 1)
+        FROM busy WHERE account_id IS NOT NULL
+    ), due AS (
+        SELECT account_id, alert_id, contact_id, channel FROM deliveries
+        WHERE channel = :channel AND state IN ('queued', 'sending') AND next_attempt_at <= now() AND account_id
+            = (SELECT account_id FROM busy WHERE account_id IS NOT NULL ORDER BY random() LIMIT 1)
         ORDER BY next_attempt_at LIMIT :most
         FOR UPDATE SKIP LOCKED
     ), claimed AS (
         UPDATE deliveries SET
-            state = 'sending', attempts = attempts + 1, next_attempt_at = now() + make_interval(secs => :lease)
+            state = 'sending', attempts = attempts + 1, next_attempt_at = now() + make_interval(secs => :lease),
+            give_up_at = {_GIVE_UP_AT}
         FROM due
         WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, deliveries.channel)
             = (due.account_id, due.alert_id, due.contact_id, due.channel)
         RETURNING deliveries.*
     )
-    SELECT claimed.account_id, alert_id, contact_id, attempts,
+    SELECT claimed.account_id, alert_id, contact_id, attempts, next_attempt_at AS leased_until,
         extract(epoch FROM give_up_at - now())::float AS seconds_left, {_TOLD}
     FROM claimed
     JOIN alerts ON (alerts.account_id, alerts.id) = (claimed.account_id, alert_id)
     LEFT JOIN contacts ON (contacts.account_id, contacts.id) = (claimed.account_id, contact_id)
     ORDER BY alert_id
-""")  # noqa: S608
+""")  # noqa: S608  # noqa: S608
 _claim_robot = sa.text("""
     SELECT account_id, url_hash, sent_at, blocked_until, now() AS now FROM robots
     WHERE due_at <= now() ORDER BY due_at LIMIT 1
@@ -460,7 +540,7 @@ _claim_robot = sa.text("""
 # rather read the whole queue for each of them. What went together once comes first, and whole.
 _waiting_for_robot = sa.text(f"""
     SELECT deliveries.account_id, alert_id, contact_id, attempts, message,
-        extract(epoch FROM give_up_at - now())::float AS seconds_left,
+        extract(epoch FROM {_GIVE_UP_AT} - now())::float AS seconds_left,
         dingtalk_url_encrypted, dingtalk_secret_encrypted, dingtalk_keyword, {_TOLD}
     FROM contacts
     CROSS JOIN LATERAL (
@@ -474,13 +554,13 @@ _waiting_for_robot = sa.text(f"""
     WHERE contacts.account_id = :account_id AND dingtalk_url_hash = :url_hash
     ORDER BY message, alert_id, contact_id
 """)  # noqa: S608
-_claim_for_robot = sa.text("""
-    UPDATE deliveries SET state = 'sending', attempts = attempts + 1, message = :message,
+_claim_for_robot = sa.text(f"""
+    UPDATE deliveries SET state = 'sending', attempts = attempts + 1, message = :message, give_up_at = {_GIVE_UP_AT},
         next_attempt_at = now() + make_interval(secs => :lease)
     FROM unnest(CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[])) AS chosen (alert_id, contact_id)
     WHERE account_id = :account_id AND channel = 'dingtalk'
         AND (deliveries.alert_id, deliveries.contact_id) = (chosen.alert_id, chosen.contact_id)
-""")
+""")  # noqa: S608
 _next_for_robot = sa.text("""
     SELECT min(next_attempt_at) FROM contacts
     CROSS JOIN LATERAL (
@@ -498,32 +578,36 @@ _robot_has_sent = sa.text(f"""
         blocked_until = now() + make_interval(secs => CAST(:blocked AS float))
     WHERE account_id = :account_id AND url_hash = :url_hash
 """)  # noqa: S608
+# What was sent is sent, also when somebody else has taken the message for lost meanwhile.
 _finish = sa.text("""
     UPDATE deliveries SET
         state = result.state, answer = result.answer, address = coalesce(result.address, deliveries.address),
-        message = result.message,
+        message = result.message, attempts = greatest(attempts, 1),
         next_attempt_at = CASE result.state WHEN 'queued' THEN now() + make_interval(secs => result.wait) END,
         ended_at = CASE WHEN result.state <> 'queued' THEN now() END
     FROM unnest(
         CAST(:account_ids AS bigint[]), CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[]),
-        CAST(:attemptss AS integer[]), CAST(:states AS text[]), CAST(:answers AS text[]), CAST(:waits AS float[]),
-        CAST(:addresses AS text[]), CAST(:messages AS uuid[])
-    ) AS result (account_id, alert_id, contact_id, attempts, state, answer, wait, address, message)
+        CAST(:leased_untils AS timestamptz[]), CAST(:states AS text[]), CAST(:answers AS text[]),
+        CAST(:waits AS float[]), CAST(:addresses AS text[]), CAST(:messages AS uuid[])
+    ) AS result (account_id, alert_id, contact_id, leased_until, state, answer, wait, address, message)
     WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, channel)
         = (result.account_id, result.alert_id, result.contact_id, :channel)
-        AND deliveries.state = 'sending' AND deliveries.attempts = result.attempts
+        AND deliveries.state IN ('queued', 'sending')
+        AND (result.state = 'sent'
+            OR deliveries.state = 'sending' AND deliveries.next_attempt_at = result.leased_until)
 """)
 _release = sa.text("""
-    UPDATE deliveries SET state = 'queued', attempts = deliveries.attempts - 1, next_attempt_at = now()
+    UPDATE deliveries SET state = 'queued', attempts = attempts - 1, next_attempt_at = now()
     FROM unnest(
         CAST(:account_ids AS bigint[]), CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[]),
-        CAST(:attemptss AS integer[])
-    ) AS released (account_id, alert_id, contact_id, attempts)
+        CAST(:leased_untils AS timestamptz[])
+    ) AS released (account_id, alert_id, contact_id, leased_until)
     WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, channel)
         = (released.account_id, released.alert_id, released.contact_id, :channel)
-        AND state = 'sending' AND deliveries.attempts = released.attempts
+        AND state = 'sending' AND deliveries.next_attempt_at = released.leased_until
 """)
-# The address is compared, because the contact may have been given another while this one was tried.
+# The address is compared, because the contact may have been given another while this one was tried, and locked, because
+# it may be given another just now.
 _note_states = sa.text("""
     INSERT INTO channel_states AS known (account_id, contact_id, channel, worked_at, failing_since, answer)
     SELECT contacts.account_id, contacts.id, :channel, CASE WHEN works THEN now() END,
@@ -536,6 +620,7 @@ _note_states = sa.text("""
         AND used = CASE :channel
             WHEN 'sms' THEN mobile WHEN 'email' THEN email ELSE encode(dingtalk_url_hash, 'hex') END
     ORDER BY contacts.account_id, contacts.id
+    FOR SHARE OF contacts
     ON CONFLICT (account_id, contact_id, channel) DO UPDATE SET
         worked_at = coalesce(excluded.worked_at, known.worked_at),
         failing_since = CASE WHEN excluded.failing_since IS NOT NULL
@@ -551,6 +636,15 @@ _ask_for_check = sa.text("""
 """)
 _beat = sa.text("""
     INSERT INTO workers (id, host) VALUES (:id, :host) ON CONFLICT (id) DO UPDATE SET seen_at = now()
+""")
+_check_all = sa.text("""
+    INSERT INTO system_checks (account_id)
+    SELECT DISTINCT account_id FROM contacts WHERE receives_system_notifications ORDER BY account_id
+    ON CONFLICT DO NOTHING
+""")
+_end_hopeless = sa.text("""
+    UPDATE deliveries SET state = 'failed', next_attempt_at = NULL, ended_at = now(), answer = :answer
+    WHERE state = 'sending' AND next_attempt_at <= now() AND give_up_at <= now() AND attempts > 20
 """)
 _forget_alerts = sa.text("""
     DELETE FROM alerts WHERE (account_id, id) IN (

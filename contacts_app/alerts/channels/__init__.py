@@ -21,6 +21,7 @@ class Told(NamedTuple):
     received_at: datetime
     url: str | None
     kind: str
+    integration: str = ""
 
 
 class Outcome(NamedTuple):
@@ -59,6 +60,7 @@ def particulars(told: Told) -> list[tuple[str, str]]:
     found = [
         ("Severity", " ".join(told.severity.split())),
         ("Group", " ".join(told.group.split()) if told.kind == "alert" else ""),
+        ("From", " ".join(told.integration.split())),
         ("Time", f"{told.received_at:%Y-%m-%d %H:%M:%S} UTC"),
     ]
     return [(name, value) for name, value in found if value]
@@ -72,5 +74,5 @@ def quoted(words: object, *secrets: str) -> str:
             text = text.replace(secret, "…")
     # Servers like to repeat the address that was called, the number that was told, or a key.
     text = re.sub(r"https?://\S+|\+?[0-9]{6,}|[A-Za-z0-9+/=_-]{24,}", "…", text)
-    text = " ".join(re.sub(r"[^\x20-\x7e\xa0-\U0010ffff]", " ", text).split())
+    text = " ".join(re.sub(r"[^\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]", " ", text).split())
     return text if len(text) <= MOST_QUOTED else text[: MOST_QUOTED - 1] + "…"

@@ -177,7 +177,8 @@ def message_of(sender: str, recipient: str, told: Told, message_id: str, thread:
     message["From"] = sender
     local, _, at = recipient.rpartition("@")
     message["To"] = Address(username=local, domain=at)
-    message["Subject"] = headline(told)
+    # A word that looks encoded would be decoded, and whatever is in it become a part of the header.
+    message["Subject"] = headline(told).replace("=?", "=\u200b?")
     message["Date"] = format_datetime(datetime.now(UTC))
     message["Message-ID"] = f"<{message_id}@{domain}>"
     if thread is not None:
@@ -221,7 +222,7 @@ def _bytes(words: bytes | str) -> bytes:
 def _as_known_to_servers(address: str) -> str:
     """Return the address with its domain in ASCII; raise ValueError (which IDNAError is) if that is impossible."""
     # smtplib sends something else than what it is given, where that is not one plain address.
-    if not re.fullmatch(r"[^\s<>()\[\]\\,;:@\"]+@[^\s<>()\[\]\\,;:@\"]+", address):
+    if "=?" in address or not re.fullmatch(r"[^\s<>()\[\]\\,;:@\"]+@[^\s<>()\[\]\\,;:@\"]+", address):
         raise ValueError(address)
     local, _, domain = address.rpartition("@")
     return address if domain.isascii() else f"{local}@{idna.encode(domain, uts46=True).decode()}"
