@@ -40,6 +40,9 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
         )
     db.init_app(app, settings.database_url, settings.data_dir)
     errors.init_app(app)
+    # First the log-on, so that no large form is read of a stranger; then what is read of it; last its token, so that
+    # whose session has ended is led to log on, not told of a forged request.
+    app.before_request(accounts.require_logon)
     security.init_app(app)
     accounts.init_app(app)
     assets.init_app(app)

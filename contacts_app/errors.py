@@ -44,6 +44,11 @@ TEXTS = {
     ),
     503: ("The database cannot be reached", "Nothing was saved. Try again in a moment."),
 }
+# What a program, or whoever set it up, can do about it instead.
+API_TEXTS = dict.fromkeys((404, 405, 415), "Alerts are taken at /api/v1/alerts, with POST.") | {
+    411: "Send the length of the body, in the header Content-Length.",
+    413: "An alert has at most 4 MB. Have the sender group fewer alerts into one message.",
+}
 UNREADABLE_FORM = (
     "This form was opened in another session or has been open for too long. Reload the page and try again."
 )
@@ -61,9 +66,13 @@ def init_app(app: Flask) -> None:
 
 
 def _failed(status: int, title: str, sentence: str) -> Response:
-    if request.path.startswith(API):
+    if _is_a_program():
         return make_response(jsonify(error=f"{title}. {sentence}" if status >= 500 else sentence), status)
     return htmx.failed(status, title, sentence)
+
+
+def _is_a_program() -> bool:
+    return request.path.startswith(API)
 
 
 def _http_error(error: HTTPException) -> Response:
@@ -73,6 +82,8 @@ def _http_error(error: HTTPException) -> Response:
         sentence = "The console does not answer to this host name. An administrator can add it to TRUSTED_HOSTS."
         return Response(f"{sentence}\n", error.code, content_type="text/plain; charset=utf-8")
     title, sentence = TEXTS.get(error.code, TEXTS[400 if error.code < 500 else 500])
+    if _is_a_program():
+        sentence = API_TEXTS.get(error.code, sentence)
     if isinstance(error, CSRFError):
         sentence = UNREADABLE_FORM
     elif type(error) is default_exceptions[error.code] and error.description != type(error).description:
@@ -88,10 +99,12 @@ def _http_error(error: HTTPException) -> Response:
 
 
 def _no_database(error: Exception) -> Response:
-    if isinstance(getattr(error, "orig", None), psycopg.errors.DeadlockDetected | psycopg.errors.LockNotAvailable):
+    busy = isinstance(getattr(error, "orig", None), psycopg.errors.DeadlockDetected | psycopg.errors.LockNotAvailable)
+    if busy and not _is_a_program():
         return _failed(409, *TEXTS[409])
     logger.error("%s %s: %s", request.method, request.endpoint, _reason(error))
-    response = _failed(503, *TEXTS[503])
+    # Also where it is only busy: programs take what begins with a 4 as final, and the alert would be lost.
+    response = _failed(503, *TEXTS[409 if busy else 503])
     response.headers["Retry-After"] = str(RETRY_SECONDS)
     return response
 

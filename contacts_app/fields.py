@@ -30,6 +30,8 @@ def clean_text(value: str) -> str:
 def clean_email(value: str) -> str:
     """Return the normal form of an e-mail address; raise ValueError saying what is wrong with it."""
     value = clean_text(INVISIBLE.sub("", value))
+    if "=?" in value:  # which mail programs take for the beginning of an encoded word
+        raise ValueError("This is not an e-mail address that can be written to: it has =? in it.")
     try:
         return validate_email(value, check_deliverability=False).normalized
     except EmailNotValidError as error:

@@ -65,7 +65,8 @@ def leave_for(address: str) -> Response:
 def address_shown() -> str:
     """Return path and query of the page that the person looks at, which is also where to return to."""
     if not wants_fragment() and request.method != "POST":
-        return request.full_path.rstrip("?")
+        # Not full_path, which fails for bytes that no browser sends.
+        return f"{request.path}?{request.query_string.decode(errors='replace')}".rstrip("?")
     try:
         parts = urlsplit(request.headers.get("HX-Current-URL" if wants_fragment() else "Referer", ""))
     except ValueError:

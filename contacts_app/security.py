@@ -41,9 +41,10 @@ def _take_forms_only() -> None:
     """Refuse what no form of the console sends: JSON, files, and bytes that are no text."""
     if request.headers.get("Transfer-Encoding"):
         abort(411)  # a body of unknown length would be cut at the limit, and half a form taken for a whole one
+    is_form = request.mimetype == "application/x-www-form-urlencoded" and request.blueprint != "api"
     # Read before anything is parsed: afterwards there is nothing left to read.
-    body = request.get_data() if request.mimetype == "application/x-www-form-urlencoded" else b""
-    if request.method == "POST" and (request.is_json or request.files) and request.blueprint != "api":
+    body = request.get_data() if is_form else b""
+    if request.method == "POST" and request.blueprint != "api" and (request.is_json or request.files):
         abort(415)
     try:
         # Werkzeug would keep such bytes as text like "%FF".

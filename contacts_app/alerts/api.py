@@ -16,6 +16,7 @@ from .intake import Refused, read
 from .models import Admission, Alert, Integration, members_of
 
 blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
+UNKNOWN = "There is no integration with this token. It may have been renewed, or its group deleted."
 MOST_BYTES = 4 * 1024 * 1024  # an Alertmanager of a large site sends all alerts of a group at once
 
 
@@ -29,17 +30,16 @@ def take_large_bodies(endpoint: str | None, values: dict[str, object] | None) ->
 @public
 def alerts() -> ResponseReturnValue:
     """Take an alert in: 202 with its id once it is committed, 200 with the same id for what is sent again."""
-    admission = _admit()
+    token = _token()
     if not request.is_json:
-        db.session.commit()
         abort(415, "Send JSON, with the header Content-Type: application/json.")
     body = request.get_data()
     try:
         incoming = read(body)
         idempotency_key = _idempotency_key()
     except Refused as refusal:
-        db.session.commit()  # the use was counted
         abort(400, str(refusal))
+    admission = _admit(token)
     body_hash = sha256(body).digest()
     known = Alert.same_as(admission, body_hash, idempotency_key)
     if known is not None:
@@ -50,6 +50,7 @@ def alerts() -> ResponseReturnValue:
         kind="alert",
         source=incoming.source,
         integration_id=admission.integration_id,
+        integration_name=admission.integration_name,
         addressee=admission.group_name,
         title=incoming.title,
         text=incoming.text,
@@ -67,14 +68,23 @@ def alerts() -> ResponseReturnValue:
     return jsonify(answer), 202
 
 
-def _admit() -> Admission:
-    """Return whose token the request carries, and count it."""
+def _token() -> str:
+    """Return the token that the request carries, if an integration has it."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
+    token = token.strip()
+    if scheme.lower() != "bearer" or not token:
         _refuse("Send the token of an integration in the header Authorization, after the word Bearer.")
-    admission = Integration.admit(token.strip(), current_settings().alerts_per_minute)
+    if not Integration.is_known(token):
+        _refuse(UNKNOWN)
+    db.session.rollback()  # a body that comes slowly keeps no connection
+    return token
+
+
+def _admit(token: str) -> Admission:
+    """Count a use of the integration, which stays locked until the commit: so nothing slow comes after this."""
+    admission = Integration.admit(token, current_settings().alerts_per_minute)
     if admission is None:
-        _refuse("There is no integration with this token. It may have been renewed, or its group deleted.")
+        _refuse(UNKNOWN)
     if admission.wait:
         db.session.commit()
         raise TooManyRequests(
