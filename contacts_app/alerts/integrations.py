@@ -5,6 +5,7 @@ from typing import NoReturn
 import sqlalchemy as sa
 from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
+from sqlalchemy.orm.exc import StaleDataError
 
 from ..accounts.views import visitor
 from ..config import current_settings
@@ -33,8 +34,7 @@ def index(id: int) -> ResponseReturnValue:
         token = integration.renew_token()
         db.session.add(integration)
         try:
-            db.session.commit()
-            return _page(integration, group, token)
+            return _saved(integration, group, token)
         except sa.exc.IntegrityError as error:
             db.session.rollback()
             form.explain(error)
@@ -57,8 +57,10 @@ def renew(id: int) -> ResponseReturnValue:
     if request.method != "POST":
         return render_template("integrations/renew.html", integration=integration, group=group)
     token = integration.renew_token()
-    db.session.commit()
-    return _page(integration, group, token)
+    try:
+        return _saved(integration, group, token)
+    except StaleDataError:  # somebody has deleted it since it was read
+        _gone()
 
 
 @blueprint.route("/integrations/<int(max=9223372036854775807):id>/delete", methods=["GET", "POST"])
@@ -81,6 +83,14 @@ def _find(id: int) -> tuple[Integration, Group]:
 
 def _gone() -> NoReturn:
     abort(404, GONE)
+
+
+def _saved(integration: Integration, group: Group, token: str) -> str:
+    """Save an integration and return its page, made while nobody else can delete it."""
+    db.session.flush()
+    page = _page(integration, group, token)
+    db.session.commit()
+    return page
 
 
 def _page(integration: Integration, group: Group, token: str | None = None) -> str:

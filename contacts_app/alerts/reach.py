@@ -105,7 +105,7 @@ def reach_of(account_id: int) -> Reach:
         .select_from(one)
         .outerjoin(unreachable, sa.true())
         .outerjoin(ChannelState, sa.and_(is_of_contact, ChannelState.failing_since.is_not(None)))
-        .order_by(unreachable.c.place)
+        .order_by(unreachable.c.place, ChannelState.channel.desc())  # which is the order of CHANNELS
     )
     rows = db.session.execute(found).all()
     off = channels_off()

@@ -96,12 +96,17 @@ def result(id: int) -> ResponseReturnValue:
     return _refreshing(response, context)
 
 
-def result_of(alert: Alert) -> dict[str, Any]:
-    """Return what the template of a test's result needs."""
+def result_of(alert: Alert, state: str = "all", page: int = 1) -> dict[str, Any]:
+    """Return what the templates of a test's result and of an alert's deliveries need."""
     counts = alert.counts()  # before the messages: when none waits any more, all of them are at their end
+    pages = alert.pages(counts, state)
+    page = min(page, max(pages, 1))  # the last page may have lost its last message
     return {
         "alert": alert,
-        "deliveries": alert.deliveries("all", 1),
+        "state": state,
+        "page": page,
+        "pages": pages,
+        "deliveries": alert.deliveries(state, page),
         "counts": counts,
         "is_waiting": counts["queued"] + counts["sending"] > 0,
         "channels": CHANNELS,
@@ -113,9 +118,7 @@ def _show(alert: Alert) -> Response:
     state, page = request.args.get("state", "all"), read_page(request.args.get("page", "1"))
     if state not in DELIVERY_STATES:
         raise BadRequest("The list cannot be narrowed to that.")
-    context = result_of(alert)
-    context |= {"deliveries": alert.deliveries(state, page), "state": state, "page": page}
-    context["pages"] = alert.pages(context["counts"], state)
+    context = result_of(alert, state, page)
     response = htmx.render("notifications/show.html", "notifications/_deliveries.html", **context)
     return _refreshing(response, context)
 

@@ -1,0 +1,255 @@
+"""Show that the pages of contacts and groups say who would not be reached, and why, before an alert does."""
+
+import html
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from werkzeug.test import TestResponse
+
+from tests.alerts.test_api import alerts_of, deliveries_of
+from tests.alerts.test_views import insert, polls, stories, words
+from tests.conftest import ROBOT, Team
+from tests.contacts.test_views import SHOWN, as_page_and_htmx, counted_queries, errors_of
+from tests.contacts.test_views import rows as names
+from tests.groups.test_views import add_group
+
+NO_SMS = "Text messages are not set up: SMS_PROVIDER is not set. Ask your administrator to set it up."
+NO_MAIL = "E-mail is not set up: SMTP_HOST is not set. Ask your administrator to set it up."
+AT = datetime(2026, 11, 25, 7, 30, tzinfo=UTC)
+ALL = {"mobile": "+8613800138000", "email": "ann@example.com", "dingtalk_url": f"{ROBOT}abc"}
+
+
+def note(team: Team, contact: int, channel: str, failing: str = "") -> None:
+    """Write what is known of a channel past the console: that it works, or why it is failing."""
+    known: dict[str, Any] = {"failing_since": AT, "answer": failing} if failing else {"worked_at": AT}
+    ids = {"account_id": team.account_id, "contact_id": contact, "channel": channel}
+    insert(team, "channel_states", ids | known)
+
+
+def healths(answer: TestResponse) -> list[str]:
+    """Return what is said below each address, in the order of the page."""
+    assert answer.status_code == 200
+    return [words(found) for found in re.findall(r'<small class="health[^>]*>(.*?)</small>', answer.text, re.DOTALL)]
+
+
+def banner(answer: TestResponse) -> list[str]:
+    """Return the paragraphs and items at the top of the page."""
+    found = re.search(r'<div id="contacts-reach">(.*?)</div>', answer.text, re.DOTALL)
+    assert found
+    return [words(part) for part in re.findall(r"<(?:p|li)>.*?</(?:p|li)>", found[1], re.DOTALL)]
+
+
+# Below each address
+
+
+def test_each_address_says_what_is_known_of_it(full_team: Team) -> None:
+    ann = full_team.add("Ann", **ALL)
+    assert healths(full_team.get("/contacts")) == ["Never tried"] * 3
+    note(full_team, ann, "sms")
+    note(full_team, ann, "email", "The mailbox is <full>.")
+    expected = [
+        "Worked 2026-11-25 07:30 UTC",
+        "Fails since 2026-11-25 07:30 UTC: The mailbox is <full>.",
+        "Never tried",
+    ]
+    assert healths(full_team.get("/contacts")) == expected
+
+
+def test_a_channel_that_is_not_set_up_says_so_whatever_was_known(team: Team) -> None:
+    ann = team.add("Ann", **ALL)
+    note(team, ann, "sms")
+    note(team, ann, "email", "The mailbox is full.")
+    assert healths(team.get("/contacts")) == ["Not set up", "Not set up", "Never tried"]
+
+
+def test_a_new_address_has_never_been_tried(full_team: Team) -> None:
+    ann = full_team.add("Ann", **ALL)
+    for channel in ("sms", "email"):
+        note(full_team, ann, channel, "Refused.")
+    form = {"name": "Ann", "email": "ann.new@example.com", "mobile": "+8613800138000", "version": 1}
+    full_team.post(f"/contacts/{ann}/edit", form)
+    assert healths(full_team.get("/contacts")) == ["Fails since 2026-11-25 07:30 UTC: Refused.", "Never tried"]
+
+
+# At the top
+
+
+@pytest.mark.usefixtures("worker")
+def test_nothing_is_said_while_everybody_can_be_reached(full_team: Team) -> None:
+    ann = full_team.add("Ann", **ALL)
+    note(full_team, ann, "sms", "Refused.")  # two channels are left
+    note(full_team, ann, "email")
+    full_team.add("Bob")  # never tried is not failing
+    answer = full_team.get("/contacts")
+    assert (banner(answer), "Who would not be reached" in answer.text) == ([], False)
+
+
+@pytest.mark.usefixtures("no_worker")
+def test_a_console_without_a_worker_says_that_nothing_is_delivered(full_team: Team) -> None:
+    (said,) = banner(full_team.get("/contacts"))
+    assert (
+        said
+        == "Nothing is delivered at the moment, because no delivery worker runs. Ask your administrator to start one."
+    )
+
+
+@pytest.mark.usefixtures("worker")
+def test_channels_that_are_not_set_up_are_named(team: Team) -> None:
+    assert banner(team.get("/contacts")) == [NO_SMS, NO_MAIL]
+
+
+@pytest.mark.usefixtures("worker")
+def test_who_cannot_be_reached_is_named_with_the_reason(full_team: Team, other_team: Team) -> None:
+    for name in ("Zoe", "Ann"):
+        contact = full_team.add(name, email=f"{name}@example.com", mobile="+8613800138000" if name == "Ann" else None)
+        note(full_team, contact, "email", "The mailbox is full.")
+    note(full_team, contact, "sms", "The number is <wrong>.")
+    full_team.add("Bob")
+    note(other_team, other_team.add("Other"), "email", "Refused.")
+    assert banner(full_team.get("/contacts")) == [
+        "2 contacts cannot be reached right now.",
+        "Ann: Mobile phone number fails: The number is <wrong>.; Mailbox fails: The mailbox is full.",
+        "Zoe: Mailbox fails: The mailbox is full.",
+    ]
+
+
+@pytest.mark.usefixtures("worker")
+def test_who_has_only_channels_that_are_not_set_up_cannot_be_reached(team: Team) -> None:
+    note(team, team.add("Zoe", email="zoe@example.com", dingtalk_url=f"{ROBOT}abc"), "dingtalk", "Token is wrong.")
+    team.add("Cid", dingtalk_url=f"{ROBOT}def")
+    team.add("Bob")
+    assert banner(team.get("/contacts"))[2:] == [
+        "2 contacts cannot be reached right now.",
+        "Zoe: Mailbox is not set up; DingTalk robot fails: Token is wrong.",
+        "Bob: no channel of this contact is set up",
+    ]
+    team.add("Ann")
+    assert banner(team.get("/contacts"))[-1] == "Ann, Bob: no channel of these contacts is set up"
+
+
+@pytest.mark.usefixtures("worker")
+def test_of_many_who_cannot_be_reached_five_are_named_and_all_can_be_shown(full_team: Team) -> None:
+    contacts = [full_team.add(f"Ann {number}") for number in range(7)]
+    for contact in contacts[:5]:
+        note(full_team, contact, "email", "Refused.")
+    assert "Show all" not in full_team.get("/contacts").text
+    note(full_team, contacts[5], "email", "Refused.")
+    answer = full_team.get("/contacts?show=unreachable")
+    assert banner(answer)[0] == "6 contacts cannot be reached right now. Show all"
+    assert [said[:5] for said in banner(answer)[1:]] == [f"Ann {number}" for number in range(5)]
+    assert 'href="/contacts?show=unreachable"' in answer.text
+    assert names(answer) == [f"Ann {number}" for number in range(6)]
+
+
+# The lists
+
+
+@as_page_and_htmx
+def test_the_list_can_be_narrowed_to_who_cannot_be_reached_and_to_what_fails(full_team: Team, htmx: bool) -> None:
+    note(full_team, full_team.add("Ann", email="ann@example.com", mobile="+8613800138000"), "email", "Refused.")
+    note(full_team, full_team.add("Bob"), "email", "Refused.")
+    note(full_team, full_team.add("Cid"), "email")
+    full_team.add("Zoe")
+    found = {"unreachable": ["Bob"], "failing": ["Ann", "Bob"], "all": ["Ann", "Bob", "Cid", "Zoe"]}
+    for show, expected in found.items():
+        assert names(full_team.get(f"/contacts?show={show}", htmx)) == expected
+    assert names(full_team.get("/contacts?show=failing&q=an", htmx)) == ["Ann"]
+    assert "is shown under “Cannot be reached”" in words(full_team.get("/contacts?show=unreachable&q=an", htmx).text)
+
+
+def test_what_is_set_up_is_asked_when_a_list_is_shown(team: Team, full_team: Team) -> None:
+    """Two consoles with other settings on one database each have their own view."""
+    team.add("Ann")
+    full_team.add("Bob")
+    for _ in range(2):
+        assert names(team.get("/contacts?show=unreachable")) == ["Ann"]
+        assert names(full_team.get("/contacts?show=unreachable")) == []
+
+
+def test_a_group_says_when_none_of_its_members_can_be_reached(full_team: Team) -> None:
+    ann, bob = full_team.add("Ann"), full_team.add("Bob")
+    groups = {add_group(full_team, "One", ann): True, add_group(full_team, "Both", ann, bob): False}
+    groups |= {add_group(full_team, "Nobody"): False}
+    note(full_team, ann, "email", "Refused.")
+    page = full_team.get("/groups").text
+    for group, is_mute in groups.items():
+        row = re.search(rf'<tr id="group-{group}">.*?</tr>', page, re.DOTALL)
+        assert row
+        assert ("None of them can be reached right now" in row[0]) is is_mute
+
+
+def test_a_group_whose_members_channels_are_not_set_up_reaches_nobody(team: Team) -> None:
+    add_group(team, "Night", team.add("Ann"))
+    assert "None of them can be reached right now" in team.get("/groups").text
+    add_group(team, "Day", team.add("Zoe", dingtalk_url=f"{ROBOT}abc"))
+    assert team.get("/groups").text.count("None of them can be reached right now") == 1
+
+
+def test_no_list_takes_more_than_a_few_queries(full_team: Team) -> None:
+    for number in range(20):
+        contact = full_team.add(f"Ann {number}", email=f"ann{number}@example.com")
+        note(full_team, contact, "email", "Refused.")
+        add_group(full_team, f"Group {number}", contact)
+    for path in ("/contacts", "/contacts?show=unreachable", "/contacts?show=failing", "/groups"):
+        with counted_queries(full_team) as sent:
+            assert full_team.get(path).status_code == 200
+        assert 1 <= len(sent) <= 5
+
+
+# Save and send test
+
+
+@as_page_and_htmx
+@pytest.mark.parametrize("is_new", [True, False], ids=["new", "edit"])
+def test_a_contact_is_saved_and_sent_a_test_at_once(full_team: Team, is_new: bool, htmx: bool) -> None:
+    path = "/contacts/new" if is_new else f"/contacts/{full_team.add('Ann', email='ann@example.com')}/edit"
+    form = {"name": "Annie", "email": "annie@example.com", "mobile": "138 0013 8000", "version": 1, "action": "test"}
+    assert 'name="action" value="test"' in full_team.get(path, htmx).text
+    answer = full_team.post(path, form, htmx, **(SHOWN if htmx else {}))
+    (contact,), (written,) = full_team.contacts(), alerts_of(full_team)
+    assert (contact["name"], contact["email"]) == ("Annie", "annie@example.com")
+    assert (written["kind"], written["addressee"]) == ("test", "Annie")
+    queued = [(written["id"], "Annie", channel, "queued") for channel in ("email", "sms")]
+    assert deliveries_of(full_team) == queued
+    if htmx:
+        assert (answer.status_code, names(answer), polls(answer)) == (200, ["Annie"], True)
+        assert '<hx-partial hx-target="#dialog"' in answer.text
+        assert [story.split()[-1] for story in stories(answer)] == ["Queued", "Queued"]
+        assert answer.headers.get("HX-Trigger") != "dialog:close"
+    else:
+        assert (answer.status_code, answer.location) == (303, f"/notifications/{written['id']}")
+        shown = full_team.get(str(answer.location))
+        assert f"Annie has been {'created' if is_new else 'saved'}." in html.unescape(shown.text)
+
+
+@as_page_and_htmx
+def test_a_contact_that_is_only_saved_is_sent_nothing(full_team: Team, htmx: bool) -> None:
+    form = {"name": "Ann", "email": "ann@example.com"}
+    answer = full_team.post("/contacts/new", form, htmx, **(SHOWN if htmx else {}))
+    assert (answer.status_code, len(full_team.contacts())) == (200 if htmx else 303, 1)
+    assert alerts_of(full_team) == []
+    assert answer.headers.get("HX-Trigger") == ("dialog:close" if htmx else None)
+
+
+@as_page_and_htmx
+def test_a_form_that_cannot_be_saved_sends_nothing(full_team: Team, htmx: bool) -> None:
+    taken, other = full_team.add("Bob", email="bob@example.com"), full_team.add("Cid", email="cid@example.com")
+    tries: list[tuple[str, dict[str, Any], int]]
+    tries = [("/contacts/new", {"name": "", "email": "x"}, 422), ("/contacts/new", {"email": "bob@example.com"}, 422)]
+    tries += [(f"/contacts/{other}/edit", {"email": "bob@example.com", "version": 1}, 422)]
+    tries += [(f"/contacts/{taken}/edit", {"email": "new@example.com", "version": 0}, 409)]
+    for path, form, status in tries:
+        answer = full_team.post(path, {"name": "Ann", "action": "test"} | form, htmx, **(SHOWN if htmx else {}))
+        assert answer.status_code == status
+        assert status != 422 or "email" in errors_of(answer)
+    assert (alerts_of(full_team), deliveries_of(full_team)) == ([], [])
+    assert [contact["name"] for contact in full_team.contacts()] == ["Bob", "Cid"]
+
+
+def test_what_somebody_else_has_saved_as_well_is_still_tested(full_team: Team) -> None:
+    ann = full_team.add("Ann", email="ann@example.com")
+    form = {"name": "Ann", "email": "ann@example.com", "version": 0, "action": "test"}
+    assert full_team.post(f"/contacts/{ann}/edit", form).status_code == 303
+    assert [row[1:] for row in deliveries_of(full_team)] == [("Ann", "email", "queued")]
