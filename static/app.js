@@ -87,6 +87,8 @@ document.addEventListener("dialog:close", () => {
   requestAnimationFrame(() => $("#messages").append(...$("#messages").childNodes));
 });
 dialog?.addEventListener("close", () => {
+  // The test may have ended before its result could be shown as waiting, which tells of the end.
+  if ($("#notifications-result", dialog)) document.body.dispatchEvent(new Event("alerts:told"));
   dialog.replaceChildren();
   focusNext();
 });
@@ -117,7 +119,11 @@ document.addEventListener("click", (event) => {
     event.preventDefault();
     button.closest("dialog").close();
   } else if (button.matches("[data-copy]")) {
-    navigator.clipboard.writeText($("code", button.parentElement).textContent).then(() => (button.textContent = "Copied"));
+    navigator.clipboard.writeText($("code", button.parentElement).textContent).then(() => {
+      button.textContent = "Copied";
+      button.ariaLabel &&= button.ariaLabel.replace("Copy", "Copied:");
+      $("#messages").replaceChildren(Object.assign(document.createElement("p"), { className: "visually-hidden", textContent: "Copied." }));
+    });
   } else if (button.matches("[data-dismiss]")) button.closest(".message").remove();
   else $(button.dataset.open).showModal();
 });

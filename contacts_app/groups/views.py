@@ -66,7 +66,7 @@ def _edit(group: Group) -> ResponseReturnValue:
     form = GroupForm()
 
     def show(status: int, picked: list[int], theirs: str | None = None) -> Response:
-        context = {"form": form, "group_id": group_id, "theirs": theirs} | _picker(picked, request.args.get("pick", ""))
+        context = {"form": form, "group_id": group_id, "theirs": theirs} | _picker(picked, request.form.get("pick", ""))
         return htmx.render("groups/edit.html", "groups/_edit.html", status, **context)
 
     if request.method != "POST":
@@ -74,6 +74,8 @@ def _edit(group: Group) -> ResponseReturnValue:
             form.show(group)
         return show(200, [id for id, _ in group.members()] if group_id else [])
     picked = read_members(request.form.getlist("member"))
+    if "filter" in request.form:
+        return show(200, picked)
     if not form.validate():
         return show(422, picked)
     name = str(form.name.normal)

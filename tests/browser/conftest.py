@@ -3,14 +3,22 @@
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from flask import Flask
 from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page, Request, Route, expect, sync_playwright
 
-from tests.conftest import Team
+from contacts_app import create_app, migrations
+from tests.alerts.counterparts import Authority, DingTalk, MailServer, TwilioSms, environment
+from tests.conftest import Team, answers, free_port, wait_for
 
 WIDE, NARROW = 1280, 375
 SECONDS = 15
@@ -52,8 +60,89 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+@dataclass
+class World:
+    """What the console of the browser's tests sends to: real servers on 127.0.0.1."""
+
+    authority: Authority
+    dingtalk: DingTalk
+    mail: MailServer
+    sms: TwilioSms
+
+    def forget(self) -> None:
+        """Forget what was sent, and take every mail again."""
+        for server in (self.dingtalk, self.mail, self.sms):
+            server.messages.clear()
+        self.mail.unknown.clear()
+        self.mail.busy.clear()
+
+    def mails_to(self, address: str) -> list[str]:
+        """Return the subjects of what a mailbox got, oldest first."""
+        return [str(mail.message["Subject"]) for mail in self.mail.messages if mail.recipient == address]
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Return the servers that the console of the browser's tests sends to."""
+    authority = Authority.make(tmp_path_factory.mktemp("authority"))
+    world = World(authority, DingTalk(authority), MailServer(authority), TwilioSms(authority))
+    yield world
+    for server in (world.dingtalk, world.mail, world.sms):
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def database_url(new_database: Callable[[], str]) -> str:
+    """Return the address of a database of these tests' own, because a worker delivers what waits in it."""
+    return new_database()
+
+
+@pytest.fixture(scope="session")
+def settings(database_url: str, data_dir: Path, world: World) -> dict[str, str]:
+    """Return the environment of a console that has every channel set up."""
+    sending = environment(world.authority.path, world.dingtalk, world.mail, world.sms)
+    return sending | {"DATABASE_URL": database_url, "DATA_DIR": str(data_dir), "SECRET_KEY": "k" * 40}
+
+
+@pytest.fixture(scope="session")
+def app(settings: dict[str, str]) -> Flask:
+    """Return the console on its migrated database."""
+    app = create_app(settings)
+    with app.app_context():
+        migrations.upgrade()
+    return app
+
+
+@contextmanager
+def running(settings: dict[str, str], *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a module of Python with the settings, and end it at last."""
+    process = subprocess.Popen([sys.executable, "-m", *arguments], env=os.environ | settings, stdout=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def console(app: Flask, settings: dict[str, str]) -> Iterator[str]:
+    """Return the address of the console as production serves it, with a worker that delivers what waits."""
+    port = free_port()
+    address = {"PORT": str(port), "HOST": "127.0.0.1"}
+    gunicorn = ("gunicorn", "--config", "python:contacts_app.gunicorn_conf", "wsgi:app")
+    with (
+        running(settings | address, *gunicorn) as server,
+        running(settings, "flask", "--app", "wsgi", "deliver") as worker,
+        psycopg.connect(settings["DATABASE_URL"], autocommit=True) as connection,
+    ):
+        wait_for(lambda: answers(port) or server.poll() is not None, what="gunicorn")
+        is_seen = "SELECT FROM workers"
+        wait_for(lambda: connection.execute(is_seen).rowcount or worker.poll() is not None, what="the worker")
+        yield f"http://127.0.0.1:{port}"
+
+
 @pytest.fixture
-def new_page(browser: Browser, console: str) -> Iterator[NewPage]:
+def new_page(browser: Browser, console: str, world: World) -> Iterator[NewPage]:
     """Return a function that opens a blank page, logged on as a user of the team that it is given.
 
     A violation of the Content-Security-Policy or an uncaught error in any of the pages fails the test.
@@ -78,6 +167,7 @@ def new_page(browser: Browser, console: str) -> Iterator[NewPage]:
     yield make
     for context in contexts:
         context.close()
+    world.forget()
     assert complaints == []
 
 

@@ -4,6 +4,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -236,6 +237,159 @@ def show_ungrouped(page: Page, team: Team) -> None:
     expect(page.get_by_role("heading", name="No contact found")).to_be_visible()
 
 
+HEALTH = """INSERT INTO channel_states (account_id, contact_id, channel, worked_at, failing_since, answer)
+    SELECT account_id, id, channel, worked_at::timestamptz, failing_since::timestamptz, answer FROM contacts
+    JOIN (VALUES
+        ('Ann', 'sms', '2026-01-31 20:30Z', NULL, NULL),
+        ('Ann', 'dingtalk', '2026-01-30 20:30Z', '2026-01-31 20:30Z', %(answer)s),
+        (%(long)s, 'email', NULL, '2026-01-31 20:30Z', 'The mail server refused the mailbox: no such user here.')
+    ) AS known (name, channel, worked_at, failing_since, answer) USING (name) WHERE account_id = %(account_id)s"""
+ANSWER = "The signature does not match: the secret in the contact is not the robot's. Enter it again."
+
+
+def add_health(team: Team) -> None:
+    """Have a channel of a contact work, one fail and one not be tried, and a contact that cannot be reached."""
+    team.sql.execute(HEALTH, {"account_id": team.account_id, "long": LONG, "answer": ANSWER})
+
+
+def show_health(page: Page, team: Team) -> None:
+    add_health(team)
+    show_list(page, team)
+    for said in ("Worked", "Fails since", "Never tried"):
+        expect(row(page, "Ann")).to_contain_text(said)
+    expect(page.get_by_role("region", name="Who would not be reached")).to_be_visible()
+
+
+def show_robot_security(page: Page, team: Team) -> None:
+    show_new(page, team)
+    dialog(page).get_by_text("Signature or keyword of the robot").click()
+    expect(dialog(page).get_by_text("its secret, which starts with SEC")).to_be_visible()
+
+
+def add_alert(team: Team, kind: str, title: str, **columns: Any) -> int:
+    """Write an alert past the console and return its id."""
+    columns = {"source": "alertmanager", "severity": "", "status": "firing", "text": "", "addressee": "Day"} | columns
+    columns |= {"account_id": team.account_id, "kind": kind, "title": title}
+    marks = ", ".join(["%s"] * len(columns))
+    query = f"INSERT INTO alerts ({', '.join(columns)}) VALUES ({marks}) RETURNING id"
+    inserted = team.sql.execute(query, list(columns.values())).fetchone()
+    return int(inserted[0])
+
+
+def add_alerts(team: Team) -> int:
+    """Write alerts of every kind, and return the id of one with a message in every state."""
+    text = f"https://prometheus.example.com/graph?{'g0.expr=up&' * 20}\nOn db1 and db2."
+    alert = add_alert(team, "alert", "DiskFull: The disk of db1 is full", severity="critical", text=text)
+    team.sql.execute(
+        """INSERT INTO deliveries (account_id, alert_id, contact_id, channel, contact_name, address, state, attempts,
+                                   next_attempt_at, answer, ended_at)
+           SELECT account_id, %(alert)s, contacts.id, channel, name, address, state, attempts,
+                  CASE WHEN state = 'queued' THEN now() + interval '1 hour' END, answer,
+                  CASE WHEN state <> 'queued' THEN timestamptz '2026-01-31 20:30Z' END
+           FROM contacts JOIN (VALUES
+               ('Ann', 'sms', '+86 138 0013 8000', 'sent', 1, 'Twilio took the text.'),
+               ('Ann', 'email', 'ann@example.com', 'queued', 2, 'The mail server is busy: 451 Come back later'),
+               ('Ann', 'dingtalk', 'oapi.dingtalk.com …cdef', 'failed', 1, %(answer)s),
+               (%(long)s, 'email', %(mail)s, 'queued', 0, NULL),
+               ('王小明', 'sms', '+1 202-555-0123', 'sent', 3, 'Twilio took the text.')
+           ) AS told (name, channel, address, state, attempts, answer) USING (name)
+           WHERE account_id = %(account_id)s""",
+        {
+            "account_id": team.account_id,
+            "alert": alert,
+            "answer": ANSWER,
+            "long": LONG,
+            "mail": f"{'a' * 64}@{'example-' * 7}example.com",
+        },
+    )
+    add_alert(team, "alert", LONG, status="resolved", source="grafana", addressee=LONG)
+    add_alert(team, "test", "This is a test", source="console", addressee="王小明")
+    add_alert(team, "system", "A channel of the team has begun to fail", source="console")
+    return alert
+
+
+def show_notifications(page: Page, team: Team) -> None:
+    add_alerts(team)
+    page.goto("/notifications")
+    expect(page.get_by_role("row")).to_have_count(5)
+
+
+def show_notifications_not_found(page: Page, team: Team) -> None:
+    page.goto("/notifications?q=nothing")
+    expect(page.get_by_role("heading", name="No notification found")).to_be_visible()
+
+
+def show_notification(page: Page, team: Team) -> None:
+    page.goto(f"/notifications/{add_alerts(team)}")
+    expect(page.get_by_role("listitem").filter(has_text="Trying again")).to_be_visible()
+
+
+def show_test(page: Page, team: Team) -> None:
+    show_list(page, team)
+    row(page, "Ann").get_by_role("link", name="Send a test to Ann").click()
+    expect(dialog(page, "Send a test to Ann?")).to_be_visible()
+
+
+def show_test_of_nobody(page: Page, team: Team) -> None:
+    add_groups(team)
+    page.goto("/groups")
+    row(page, "Nobody’s").get_by_role("link", name="Send a test to Nobody’s").click()
+    dialog(page).get_by_role("button", name="Send test").click()
+    expect(dialog(page, "Test of Nobody’s")).to_contain_text("Nobody was told")
+
+
+def show_result(page: Page, team: Team) -> None:
+    page.goto(f"/notifications/{add_alerts(team)}/result")
+    expect(page.get_by_role("heading", level=1)).to_have_count(1)
+
+
+def add_integration(page: Page, team: Team) -> None:
+    """Create an integration of the first group, as a person does."""
+    add_groups(team)
+    page.goto("/groups")
+    row(page, "Operations").get_by_role("link", name="Integrations of Operations").click()
+    field(page, "Name").fill("Alertmanager Frankfurt")
+    page.get_by_role("button", name="Create integration").click()
+
+
+def show_integration(page: Page, team: Team) -> None:
+    add_integration(page, team)
+    expect(page.get_by_role("heading", name="Token")).to_be_visible()
+
+
+def show_integrations(page: Page, team: Team) -> None:
+    add_integration(page, team)
+    page.get_by_role("link", name="Integrations of Operations").click()
+    page.get_by_role("button", name="Create integration").click()
+    expect(field(page, "Name")).to_have_accessible_description(re.compile("Enter a name"))
+
+
+def show_renew(page: Page, team: Team) -> None:
+    add_integration(page, team)
+    page.get_by_role("link", name="Renew token").click()
+    expect(page.get_by_role("heading", name="Renew the token", level=1)).to_be_visible()
+
+
+def show_delete_integration(page: Page, team: Team) -> None:
+    add_integration(page, team)
+    page.get_by_role("link", name="Delete integration").click()
+    expect(page.get_by_role("heading", name="Delete Alertmanager Frankfurt?", level=1)).to_be_visible()
+
+
+def show_delete_used_group(page: Page, team: Team) -> None:
+    add_integration(page, team)
+    page.goto("/groups")
+    control(page, "Operations", "Delete").click()
+    expect(dialog(page)).to_contain_text("An integration uses it")
+
+
+def show_mute_group(page: Page, team: Team) -> None:
+    add_health(team)
+    add_group(team, "Night", LONG)
+    page.goto("/groups")
+    expect(row(page, "Night")).to_contain_text("None of them can be reached right now")
+
+
 def show_keys(page: Page, team: Team) -> None:
     show_list(page, team)
     page.keyboard.press("?")
@@ -297,6 +451,22 @@ SHOWN: dict[str, Callable[[Page, Team], None]] = {
     "edit member": show_edit_member,
     "in no group": show_ungrouped,
     "new group page": show_page("/groups/new", "Create contact group"),
+    "health": show_health,
+    "robot security": show_robot_security,
+    "no notifications": show_page("/notifications", "Notifications"),
+    "notifications": show_notifications,
+    "no notification found": show_notifications_not_found,
+    "notification": show_notification,
+    "test": show_test,
+    "test page": show_page("/notifications/test?contact={id}", "Send a test to Ann?"),
+    "test of nobody": show_test_of_nobody,
+    "result": show_result,
+    "integrations": show_integrations,
+    "integration": show_integration,
+    "renew": show_renew,
+    "delete integration": show_delete_integration,
+    "delete used group": show_delete_used_group,
+    "mute group": show_mute_group,
     "assign page": show_page("/groups/assign?id={id}", "Groups of Ann"),
 }
 
@@ -316,7 +486,7 @@ def complaints(page: Page, name: str) -> list[str]:
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
             if folder := os.environ.get("SCREENSHOTS"):
-                page.screenshot(path=f"{folder}/{name}-{width}-{scheme}.png", caret="initial")
+                page.screenshot(path=f"{folder}/{name}-{width}-{scheme}.png", caret="initial", full_page=True)
             violations: list[dict[str, Any]] = page.evaluate(AXE, TAGS)
             found += [
                 f"{width} {scheme}: {violation['help']}: {[node['html'][:200] for node in violation['nodes']]}"
@@ -333,9 +503,9 @@ def test_axe_finds_nothing_and_everything_fits(new_page: NewPage, contacts: Team
 
 
 @pytest.fixture
-def empty_console(new_database: Callable[[], str], settings: dict[str, str]) -> Iterator[str]:
-    """Return the set-up link of a console that has no account yet."""
-    app: Flask = create_app(settings | {"DATABASE_URL": new_database()})
+def empty_console(new_database: Callable[[], str], data_dir: Path) -> Iterator[str]:
+    """Return the set-up link of a console that has no account yet, no channel set up and no worker."""
+    app: Flask = create_app({"DATABASE_URL": new_database(), "DATA_DIR": str(data_dir), "SECRET_KEY": "k" * 40})
     with app.app_context():
         migrations.upgrade()
         token = setup_token()
@@ -347,7 +517,9 @@ def empty_console(new_database: Callable[[], str], settings: dict[str, str]) -> 
     thread.join()
 
 
-def test_the_set_up_page_is_accessible_and_leads_to_the_empty_list(new_page: NewPage, empty_console: str) -> None:
+def test_the_set_up_page_is_accessible_and_leads_to_a_list_that_says_what_is_not_set_up(
+    new_page: NewPage, empty_console: str
+) -> None:
     page = new_page(reduced_motion="reduce")
     page.goto(empty_console)
     expect(page.get_by_label("Account")).to_be_focused()
@@ -361,6 +533,15 @@ def test_the_set_up_page_is_accessible_and_leads_to_the_empty_list(new_page: New
     expect(page.get_by_role("heading", name="No contacts yet")).to_be_visible()
     page.goto(empty_console)
     expect(page).to_have_url(re.compile("/contacts$"))
+    for name in ("Ann", "Bob"):
+        page.get_by_role("main").get_by_text("New contact", exact=True).click()
+        field(dialog(page), "Name").fill(name)
+        field(dialog(page), "Mailbox").fill(f"{name}@example.com")
+        click_ok(page)
+        expect(row(page, name)).to_contain_text("Not set up")
+    for said in ("no delivery worker runs", "2 contacts cannot be reached right now"):
+        expect(page.get_by_role("region", name="Who would not be reached")).to_contain_text(said)
+    assert not (found := complaints(page, "nothing set up")), "\n".join(found)
 
 
 LIVE = "[aria-live]:not([aria-live=off]), [role=status], [role=alert], [role=log], output"

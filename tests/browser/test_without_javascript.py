@@ -6,8 +6,11 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import NewPage, control, field, log_on, message, names, row, search_box
-from tests.conftest import PASSWORD, Team
+from tests.browser.conftest import NewPage, World, control, field, log_on, message, names, row, search_box
+from tests.browser.test_accessibility import add_group
+from tests.browser.test_alerts import create_integration, post_alert
+from tests.browser.test_groups import box_of, offered, picker
+from tests.conftest import PASSWORD, Team, wait_for
 
 
 @pytest.fixture
@@ -157,3 +160,93 @@ def test_the_password_is_changed(page: Page, team: Team) -> None:
         page.get_by_label(label, exact=True).fill("a brand new password")
     page.get_by_role("button", name="Change password").click()
     expect(message(page)).to_contain_text("The password has been changed.")
+
+
+def test_what_is_typed_and_picked_for_a_group_stays_while_filtering(page: Page, team: Team) -> None:
+    page.goto("/groups/new")
+    field(page, "Group name").fill("Evening")
+    box_of(page, "Ann").check()
+    picker(page).fill("bob")
+    picker(page).press("Enter")
+    expect(offered(page)).to_have_text(["Bob"])
+    expect(field(page, "Group name")).to_have_value("Evening")
+    box_of(page, "Bob").check()
+    picker(page).fill("")
+    page.get_by_role("button", name="Filter", exact=True).click()
+    for name in ("Ann", "Bob", "Cid"):
+        expect(box_of(page, name)).to_be_checked(checked=name != "Cid")
+    assert team.sql.execute("SELECT FROM groups WHERE account_id = %s", [team.account_id]).rowcount == 0
+    ok(page)
+    expect(row(page, "Evening")).to_contain_text("2 contacts")
+    control(page, "Evening", "Editing").click()
+    box_of(page, "Ann").uncheck()
+    picker(page).fill("cid")
+    page.get_by_role("button", name="Filter", exact=True).click()
+    box_of(page, "Cid").check()
+    field(page, "Group name").fill("Late")
+    ok(page)
+    row(page, "Late").get_by_text("2 contacts").click()
+    row(page, "Late").get_by_role("link", name="Members of Late").click()
+    expect(page.get_by_role("main").get_by_role("listitem")).to_have_text(["Bob", "Cid"])
+
+
+def test_a_test_is_sent_and_its_story_told(page: Page, world: World) -> None:
+    row(page, "Ann").get_by_role("link", name="Send a test to Ann").click()
+    expect(page.get_by_role("heading", name="Send a test to Ann?", level=1)).to_be_visible()
+    page.get_by_role("button", name="Send test").click()
+    expect(page.get_by_role("heading", name="This is a test", level=1)).to_be_visible()
+    wait_for(lambda: world.mails_to("ann@example.com"), what="the mail")
+    reload_until(page, "1 sent")
+    expect(page.get_by_role("main").get_by_role("listitem")).to_contain_text("Sent")
+    page.goto("/contacts")
+    expect(row(page, "Ann")).to_contain_text("Worked")
+    control(page, "Bob", "Editing").click()
+    page.get_by_role("button", name="Save and send test").click()
+    expect(page.get_by_role("heading", name="This is a test", level=1)).to_be_visible()
+    wait_for(lambda: world.mails_to("bob@example.com"), what="the mail")
+
+
+def reload_until(page: Page, text: str) -> None:
+    """Load the page again, as a person does, until it tells something."""
+
+    def told() -> bool:
+        page.reload()
+        return text in page.get_by_role("main").inner_text()
+
+    wait_for(told, what=text)
+
+
+def test_an_alert_comes_in_through_an_integration_fails_and_is_sent_again(
+    page: Page, team: Team, world: World, console: str
+) -> None:
+    add_group(team, "Day", "Ann")
+    token = create_integration(page, "Day", "Script")
+    for name in ("Copy", "Copy the configuration for Alertmanager"):
+        expect(page.get_by_role("button", name=name)).to_have_count(0)
+    world.mail.unknown.add("ann@example.com")
+    post_alert(console, token, title="The disk is full")
+    page.get_by_role("navigation", name="Main").get_by_role("link", name="Notifications").click()
+    reload_until(page, "1 failed")
+    page.get_by_role("searchbox", name="Search for notifications").fill("network")
+    page.get_by_role("button", name="Search", exact=True).click()
+    expect(page.get_by_role("heading", name="No notification found")).to_be_visible()
+    page.get_by_role("link", name="Show all notifications").click()
+    page.get_by_role("combobox", name="Show").select_option(label="With a failed message")
+    page.get_by_role("button", name="Search", exact=True).click()
+    page.get_by_role("link", name="The disk is full").click()
+    world.mail.unknown.clear()
+    page.get_by_role("button", name="Send again to Ann, Mailbox").click()
+    expect(page.locator("#messages")).to_contain_text("1 message is sent again.")
+    reload_until(page, "1 sent")
+    assert len(world.mails_to("ann@example.com")) == 1
+
+
+def test_an_integration_is_renewed_and_deleted(page: Page, team: Team) -> None:
+    add_group(team, "Day")
+    token = create_integration(page, "Day", "Script")
+    page.get_by_role("link", name="Renew token").click()
+    page.get_by_role("button", name="OK", exact=True).click()
+    expect(page.locator(".token code")).not_to_have_text(token)
+    page.get_by_role("link", name="Delete integration").click()
+    page.get_by_role("button", name="OK", exact=True).click()
+    expect(message(page)).to_contain_text("Script has been deleted.")
