@@ -5,6 +5,7 @@ import ipaddress
 import os
 import re
 import secrets
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -186,6 +187,10 @@ def load(environ: Mapping[str, str]) -> Settings:
     ca_bundle = Path(text("CA_BUNDLE")).expanduser() if text("CA_BUNDLE") else None
     if ca_bundle and not (ca_bundle.is_file() and os.access(ca_bundle, os.R_OK)):
         raise StartError(f"CA_BUNDLE must be a file of certificates that can be read, not {str(ca_bundle)!r}.")
+    try:
+        ssl.create_default_context(cafile=ca_bundle)
+    except (ssl.SSLError, OSError):
+        raise StartError(f"CA_BUNDLE must be a file of certificates in PEM; {str(ca_bundle)!r} has none.") from None
     return Settings(
         host=host("HOST", "127.0.0.1"),
         port=number("PORT", 8000, 1, 65535),

@@ -8,6 +8,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, ClassVar
 
+import certifi
 import pytest
 
 from contacts_app.config import PROJECT, Aliyun, Smtp, StartError, Twilio, load
@@ -92,7 +93,7 @@ def test_every_setting_has_a_default() -> None:
         ("DELIVERY_THREADS", "8", "delivery_threads", 8),
         ("DELIVERY_LEASE", "5", "delivery_lease", 5),
         ("OUTGOING_NETWORKS", "10.20.0.0/16, ::1", "outgoing_networks", NETWORKS),
-        ("CA_BUNDLE", __file__, "ca_bundle", Path(__file__)),
+        ("CA_BUNDLE", certifi.where(), "ca_bundle", Path(certifi.where())),
     ],
 )
 def test_a_setting_is_taken_as_meant(name: str, value: str, field: str, meant: Any) -> None:
@@ -144,6 +145,7 @@ def test_a_setting_is_taken_as_meant(name: str, value: str, field: str, meant: A
         ("DELIVERY_LEASE", "4", "a number from 5 to 3600"),
         *[("OUTGOING_NETWORKS", value, "must be networks") for value in ("all", "10.20.0.1/16", "10.0.0.0/33")],
         ("CA_BUNDLE", "/nowhere/at all", "a file of certificates"),
+        ("CA_BUNDLE", __file__, "has none"),
         ("SMS_PROVIDER", "pigeon", "aliyun or twilio"),
     ],
 )

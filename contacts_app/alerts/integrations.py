@@ -56,6 +56,10 @@ def renew(id: int) -> ResponseReturnValue:
     integration, group = _find(id)
     if request.method != "POST":
         return render_template("integrations/renew.html", integration=integration, group=group)
+    if request.form.get("made") != integration.token_made_at.isoformat():
+        # Sent again, by a page that is loaded anew: the token that it showed stays in use.
+        flash("The token has been renewed already. It is shown once; renew it again if it is lost.")
+        return redirect(url_for(".show", id=id), 303)
     token = integration.renew_token()
     try:
         return _saved(integration, group, token)

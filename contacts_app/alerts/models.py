@@ -9,7 +9,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, aliased, mapped_column
 
 from ..accounts.models import Account
 from ..contacts.models import CLEAN_NAME, Contact
@@ -180,8 +180,15 @@ class Alert(Base):
         if idempotency_key is not None:
             same: sa.ColumnElement[bool] = cls.idempotency_key == idempotency_key
         else:
+            newer = aliased(cls)
+            has_news = sa.exists().where(
+                *(newer.account_id == cls.account_id, newer.integration_id == cls.integration_id),
+                *(newer.id > cls.id, newer.title == cls.title, newer.key.is_not_distinct_from(cls.key)),
+                newer.received_at > sa.func.now() - sa.func.make_interval(0, 0, 0, 0, 0, 0, SAME_BODY_SECONDS),
+            )
             is_recent = cls.received_at > sa.func.now() - sa.func.make_interval(0, 0, 0, 0, 0, 0, SAME_BODY_SECONDS)
-            same = sa.and_(cls.body_hash == body_hash, is_recent)
+            # Firing, resolved, firing again: the third is no repetition of the first.
+            same = sa.and_(cls.body_hash == body_hash, is_recent, ~has_news)
         identity: int | None = db.session.scalar(sa.select(cls.id).where(*mine, same).limit(1))
         return identity
 
@@ -309,6 +316,15 @@ class Delivery(Base):
         ),
         sa.Index("deliveries_unsent", "account_id", "alert_id", postgresql_where=sa.text("state <> 'sent'")),
     )
+
+    @classmethod
+    def is_late(cls, account_id: int) -> sa.ColumnElement[bool]:
+        """Return the condition that a message of the account has been due for more than two minutes.
+
+        Those to robots are left out, which have to wait when there are many.
+        """
+        is_overdue = cls.next_attempt_at < sa.func.now() - sa.text("interval '2 minutes'")
+        return sa.exists().where(cls.account_id == account_id, _is_waiting, cls.channel != "dingtalk", is_overdue)
 
 
 class Robot(Base):

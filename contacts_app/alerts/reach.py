@@ -11,7 +11,7 @@ from ..contacts.models import FILTERS, Contact, surroundings
 from ..db import db
 from ..groups.models import Membership, group_surroundings
 from .channels import configured
-from .models import CHANNELS, Alert, ChannelState, Integration, Worker
+from .models import CHANNELS, Alert, ChannelState, Delivery, Integration, Worker
 
 NAMED = 5  # contacts that the top of the page names
 NO_WORKER = (
@@ -45,6 +45,7 @@ class Reach(NamedTuple):
     """What the top of the page says: of the whole console, of channels, and of the contacts that cannot be reached."""
 
     no_worker: bool
+    is_late: bool
     off: dict[str, str]
     total: int
     named: Sequence[Unreachable]
@@ -98,10 +99,12 @@ def reach_of(account_id: int) -> Reach:
         .subquery()
     )
     # One row that is always there, so that one statement tells of the workers and of the contacts.
-    one = sa.select(Worker.is_one_alive().label("lives")).subquery()
+    one = sa.select(Worker.is_one_alive().label("lives"), Delivery.is_late(account_id).label("late")).subquery()
     is_of_contact = sa.and_(ChannelState.account_id == account_id, ChannelState.contact_id == unreachable.c.id)
     found = (
-        sa.select(one.c.lives, unreachable, ChannelState.channel, ChannelState.failing_since, ChannelState.answer)
+        sa.select(
+            one.c.lives, one.c.late, unreachable, ChannelState.channel, ChannelState.failing_since, ChannelState.answer
+        )
         .select_from(one)
         .outerjoin(unreachable, sa.true())
         .outerjoin(ChannelState, sa.and_(is_of_contact, ChannelState.failing_since.is_not(None)))
@@ -118,7 +121,7 @@ def reach_of(account_id: int) -> Reach:
                 contact.reasons[words] = Health("off", answer=off[channel])
             elif row.channel == channel:
                 contact.reasons[words] = Health("fails", row.failing_since, row.answer)
-    return Reach(not rows[0].lives, off, rows[0].total or 0, list(named.values()))
+    return Reach(not rows[0].lives, rows[0].late, off, rows[0].total or 0, list(named.values()))
 
 
 def mute_of(account_id: int, ids: Iterable[int]) -> set[int]:

@@ -85,7 +85,8 @@ def test() -> ResponseReturnValue:
     db.session.commit()
     if not htmx.wants_fragment():
         return htmx.leave_for(url_for(".show", id=alert.id))
-    return make_response(render_template("notifications/_result.html", **result_of(alert)))
+    context = result_of(alert)
+    return _refreshing(make_response(render_template("notifications/_result.html", **context)), context)
 
 
 @blueprint.get("/notifications/<int(max=9223372036854775807):id>/result")

@@ -15,6 +15,7 @@ from .. import htmx
 from ..accounts.models import Account
 from ..accounts.views import visitor
 from ..db import db
+from ..encryption import note_key
 from .forms import ContactForm, read_ids, read_query, shown_mobile, shown_robot
 from .models import FILTERS, PAGE_SIZE, Contact, Page, Query, decrypted, surroundings
 
@@ -80,6 +81,8 @@ def _edit(contact: Contact) -> ResponseReturnValue:
             raise StaleDataError
         if not contact_id:
             contact.id = Contact.next_id()
+        if form.dingtalk_url.normal:
+            note_key()  # or the workers, who may have other keys, would find out only when they send
         form.write_to(contact)
         db.session.add(contact)
         name = contact.name  # read before the commit: somebody may delete the contact right after it

@@ -263,7 +263,8 @@ def test_a_token_that_has_ended_opens_nothing(team: Team, token: str, way: str) 
     if way == "group deleted":
         team.post("/groups/delete", {"id": integration["group_id"]})
     else:
-        team.post(f"/integrations/{integration['id']}/{'renew' if way == 'renewed' else 'delete'}", {})
+        form = {"made": integration["token_made_at"].isoformat()}
+        team.post(f"/integrations/{integration['id']}/{'renew' if way == 'renewed' else 'delete'}", form)
     assert post(team.app, token).status_code == 401
     assert alerts_of(team) == []
 
@@ -442,3 +443,23 @@ def test_nothing_nasty_is_an_error(team: Team, token: str, number: int) -> None:
         assert ("error" in said(answer)) == (answer.status_code >= 400)
     assert len(alerts_of(team)) >= 1
     assert team.get("/notifications").status_code == 200
+
+
+def test_firing_resolved_and_firing_again_are_three_alerts(team: Team, token: str) -> None:
+    firing, resolved = DISK | {"key": "db1"}, DISK | {"key": "db1", "status": "resolved"}
+    answers = [post(team.app, token, body) for body in (firing, firing, resolved, firing, firing)]
+    assert [answer.status_code for answer in answers] == [202, 200, 202, 202, 200]
+    assert [alert["status"] for alert in alerts_of(team)] == ["firing", "resolved", "firing"]
+
+
+def test_an_integration_that_sends_too_much_says_so_on_its_page(
+    team: Team, token: str, settings: dict[str, str]
+) -> None:
+    limited = create_app(settings | {"ALERTS_PER_MINUTE": "1"})
+    path = f"/integrations/{integration_of(team)['id']}"
+    assert post(limited, token, {"title": "one"}).status_code == 202
+    assert "Sent away" not in team.get(path).text
+    assert post(limited, token, {"title": "two"}).status_code == 429
+    assert "Sent away" in team.get(path).text
+    with limited.app_context():
+        db.engine.dispose()

@@ -71,8 +71,12 @@ def test_renewing_ends_the_old_token_and_shows_the_new_one_once(team: Team) -> N
     path = f"/integrations/{integration_of(team)['id']}"
     assert "ends at once" in team.get(f"{path}/renew").text
     assert post(team.app, old).status_code == 202
-    answer = team.post(f"{path}/renew", {})
+    form = {"made": integration_of(team)["token_made_at"].isoformat()}
+    answer = team.post(f"{path}/renew", form)
     new = blocks(answer)["Token"]
+    again = team.post(f"{path}/renew", form)  # as a browser does when the page is loaded anew
+    assert again.status_code == 303
+    assert "renewed already" in team.get(path).text
     assert (answer.status_code, old in answer.text, new in team.get(path).text) == (200, False, False)
     assert [post(team.app, token, {"title": "x"}).status_code for token in (old, new)] == [401, 202]
 
@@ -187,7 +191,7 @@ def test_a_group_of_another_team_gets_no_integration(team: Team, other_team: Tea
 @pytest.mark.parametrize("end", ["renew", "delete"])
 def test_an_integration_that_somebody_deletes_at_the_same_moment_is_gone(team: Team, end: str) -> None:
     add_integration(team, add_group(team, "Night"))
-    identity = integration_of(team)["id"]
+    identity, made = integration_of(team)["id"], integration_of(team)["token_made_at"].isoformat()
 
     def delete(*rest: Any) -> None:
         team.sql.execute("DELETE FROM integrations WHERE id = %s", [identity])
@@ -196,7 +200,7 @@ def test_an_integration_that_somebody_deletes_at_the_same_moment_is_gone(team: T
         session = db.session.session_factory.class_
     sa.event.listen(session, "before_flush", delete)
     try:
-        answer = team.post(f"/integrations/{identity}/{end}", {})
+        answer = team.post(f"/integrations/{identity}/{end}", {"made": made})
     finally:
         sa.event.remove(session, "before_flush", delete)
     assert answer.status_code == (303 if end == "delete" else 404)

@@ -1,5 +1,6 @@
 """Show that mail arrives as it should look, and what becomes of it when the mail server does not take it."""
 
+import contextlib
 import socket
 import threading
 import time
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from contacts_app import config
-from contacts_app.alerts.channels import Outcome, mail
+from contacts_app.alerts.channels import Outcome, outgoing
 from contacts_app.alerts.channels.mail import Mailer
 from tests.alerts.counterparts import SMTP_FROM, SMTP_PASSWORD, Authority, MailServer, environment
 from tests.alerts.test_dingtalk import told
@@ -162,10 +163,12 @@ def test_a_lost_connection_is_uncertain_only_after_the_message(
     assert send(mailer) == SENT
 
 
-def test_a_wrong_password_is_final(authority: Authority, server: MailServer, tmp_path: Path) -> None:
+def test_a_wrong_password_may_be_set_right_within_the_hour(
+    authority: Authority, server: MailServer, tmp_path: Path
+) -> None:
     mailer = mailer_for(tmp_path, environment(authority.path, smtp=server) | {"SMTP_PASSWORD": "wrong-password"})
     outcome = send(mailer)
-    assert outcome.state == "failed"
+    assert outcome.state == "later"
     assert outcome.answer.startswith("The mail server refused SMTP_USER and SMTP_PASSWORD: 535 5.7.8")
     assert "wrong-password" not in outcome.answer
 
@@ -182,14 +185,14 @@ def test_a_certificate_of_an_unknown_authority_is_not_trusted(
 def test_no_password_is_sent_without_encryption(authority: Authority, start: Start, tmp_path: Path) -> None:
     environ = environment(authority.path, smtp=start(security="none")) | {"SMTP_SECURITY": "starttls"}
     words = "localhost does not offer STARTTLS. Check SMTP_SECURITY and SMTP_PORT."
-    assert send(mailer_for(tmp_path, environ)) == ("failed", words, None, False)
+    assert send(mailer_for(tmp_path, environ)) == ("later", words, None, False)
 
 
 def test_a_server_that_lets_nobody_log_on_is_told(authority: Authority, start: Start, tmp_path: Path) -> None:
     environ = environment(authority.path, smtp=start(security="none"))
     environ |= {"SMTP_USER": "console", "SMTP_PASSWORD": SMTP_PASSWORD}
     words = "localhost does not offer to log on. Check SMTP_SECURITY and SMTP_PORT."
-    assert send(mailer_for(tmp_path, environ)) == ("failed", words, None, False)
+    assert send(mailer_for(tmp_path, environ)) == ("later", words, None, False)
 
 
 def test_tls_on_a_port_without_it_is_told(authority: Authority, server: MailServer, tmp_path: Path) -> None:
@@ -210,13 +213,51 @@ def test_a_server_that_is_down_is_tried_again(authority: Authority, start: Start
 
 
 def test_a_server_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mail, "SECONDS", 1.0)
+    monkeypatch.setattr(outgoing, "SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = str(listener.getsockname()[1])
         mailer = mailer_for(tmp_path, {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": port, "SMTP_FROM": SMTP_FROM})
         began = time.monotonic()
         assert send(mailer) == ("later", "127.0.0.1 did not answer within 1 seconds.", None, False)
         assert time.monotonic() - began < 3
+
+
+def test_a_server_that_says_something_now_and_then_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outgoing, "SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        gone = threading.Event()
+
+        def answer() -> None:
+            with listener.accept()[0] as connection, contextlib.suppress(OSError):
+                connection.sendall(b"220 here\r\n")
+                while not gone.wait(0.1):
+                    connection.sendall(b"250-and one thing more\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        port = str(listener.getsockname()[1])
+        mailer = mailer_for(tmp_path, {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": port, "SMTP_FROM": SMTP_FROM})
+        began = time.monotonic()
+        assert send(mailer) == ("later", "127.0.0.1 did not answer within 1 seconds.", None, False)
+        assert time.monotonic() - began < 3
+        gone.set()
+        thread.join()
+
+
+FORGED = "=?utf-8?q?Log_on=0D=0AReply-To:_eve=40example.org=0D=0AContent-Type:_text/html=0D=0A=0D=0A<!--?="
+
+
+def test_no_title_becomes_a_header_or_the_body(server: MailServer, mailer: Mailer) -> None:
+    assert send(mailer, title=FORGED, text="--><h1>Log on again</h1>") == SENT
+    message = server.messages[0].message
+    assert message.get_content_type() == "multipart/alternative"
+    assert message["Reply-To"] is None
+    assert "Log_on=0D=0A" in str(message["Subject"])
+
+
+def test_no_mailbox_becomes_a_header(server: MailServer, mailer: Mailer) -> None:
+    assert send(mailer, "=?utf-8?q?x=0D=0AReply-To=3A_e=40e.io?=@example.com").state == "failed"
+    assert not server.messages
 
 
 def test_a_server_that_is_full_is_tried_again(tmp_path: Path) -> None:
@@ -238,7 +279,7 @@ def test_a_server_that_is_full_is_tried_again(tmp_path: Path) -> None:
 
 def test_a_server_that_does_not_exist_is_told(tmp_path: Path) -> None:
     mailer = mailer_for(tmp_path, {"SMTP_HOST": "mail.invalid", "SMTP_FROM": SMTP_FROM})
-    assert send(mailer) == ("later", "mail.invalid cannot be found or reached.", None, False)
+    assert send(mailer) == ("later", "mail.invalid cannot be found.", None, False)
 
 
 def test_a_domain_of_other_letters_is_written_as_servers_know_it(server: MailServer, mailer: Mailer) -> None:

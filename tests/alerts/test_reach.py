@@ -253,3 +253,14 @@ def test_what_somebody_else_has_saved_as_well_is_still_tested(full_team: Team) -
     form = {"name": "Ann", "email": "ann@example.com", "version": 0, "action": "test"}
     assert full_team.post(f"/contacts/{ann}/edit", form).status_code == 303
     assert [row[1:] for row in deliveries_of(full_team)] == [("Ann", "email", "queued")]
+
+
+def test_messages_that_are_late_are_said_at_the_top(full_team: Team, worker: None) -> None:
+    contact = full_team.add(mobile="+8613800138000", email="late@example.com")
+    full_team.post("/notifications/test", {"contact": contact})
+    assert "Messages are late" not in full_team.get("/contacts").text
+    full_team.sql.execute(
+        "UPDATE deliveries SET next_attempt_at = now() - interval '3 minutes' WHERE account_id = %s",
+        [full_team.account_id],
+    )
+    assert "Messages are late" in full_team.get("/contacts").text

@@ -4,8 +4,11 @@ import contextlib
 import hashlib
 import re
 import smtplib
+import socket
 import ssl
+import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email.headerregistry import Address
 from email.message import EmailMessage
@@ -18,7 +21,6 @@ import idna
 from ...config import Settings, Smtp
 from . import Outcome, Told, configured, headline, outgoing, particulars, quoted
 
-SECONDS = 10.0
 COLOURS = {"firing": "#c62828", "resolved": "#2e7d32"}
 
 
@@ -29,7 +31,8 @@ class Mailer:
         self._settings = settings
         self._context = outgoing.trusted(settings)
         self._smtp: smtplib.SMTP | None = None
-        self._until = 0.0
+        self._way = outgoing.Attempt(outgoing.ANYWHERE)  # the server is the operator's own
+        self._socket: socket.socket | None = None
 
     def send(self, address: str, told: Told, message_id: str, thread: str | None) -> Outcome:
         """Send one message; what has the same `thread` stands together in the mailbox."""
@@ -41,13 +44,19 @@ class Mailer:
             message = message_of(access.sender, recipient, told, message_id, thread)
         except ValueError:
             return Outcome("failed", "The mailbox cannot be written as mail servers know it. Enter it again.")
-        self._until = time.monotonic() + SECONDS
+        self._way.begin()
         was_open = self._smtp is not None
-        outcome = self._attempt(access, recipient, message)
-        is_closed = self._smtp is None and outcome.state == "later" and not outcome.is_uncertain
-        if was_open and is_closed:
-            # Servers close a connection that is idle; that says nothing about the message.
+        # A limit for each read is none for a server that sends a line now and then.
+        guard = threading.Timer(self._way.left(), self._cut)
+        guard.start()
+        try:
             outcome = self._attempt(access, recipient, message)
+            is_closed = self._smtp is None and outcome.state == "later" and not outcome.is_uncertain
+            if was_open and is_closed:
+                # Servers close a connection that is idle; that says nothing about the message.
+                outcome = self._attempt(access, recipient, message)
+        finally:
+            guard.cancel()
         return outcome
 
     def close(self) -> None:
@@ -57,6 +66,16 @@ class Mailer:
             with contextlib.suppress(OSError, smtplib.SMTPException):
                 smtp.quit()
             smtp.close()
+
+    def _cut(self) -> None:
+        """End the connection, which whoever waits for it takes for lost."""
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def _connect(self, host: str, port: int) -> socket.socket:
+        self._socket = outgoing.connect(host, port, self._way)
+        return self._socket
 
     def _attempt(self, access: Smtp, recipient: str, message: EmailMessage) -> Outcome:
         is_uncertain = False
@@ -83,6 +102,8 @@ class Mailer:
         except _Refused as refusal:
             self._begin_anew()
             return Outcome("later" if refusal.is_passing else "failed", refusal.words)
+        except outgoing.CannotReach as error:
+            words = error.words
         except ssl.SSLCertVerificationError:
             words = f"The certificate of {access.host} is not trusted. CA_BUNDLE can name its authority."
         except ssl.SSLError:
@@ -91,8 +112,8 @@ class Mailer:
             words = f"{access.host} refused the connection."
         except (OSError, smtplib.SMTPException) as error:
             # smtplib turns a timeout into a lost connection.
-            if time.monotonic() >= self._until:
-                words = f"{access.host} did not answer within {SECONDS:.0f} seconds."
+            if time.monotonic() >= self._way.until:
+                words = f"{access.host} did not answer within {outgoing.SECONDS:.0f} seconds."
             elif isinstance(error, ConnectionError | smtplib.SMTPException):
                 words = f"{access.host} closed the connection."
             else:
@@ -106,11 +127,13 @@ class Mailer:
         name = access.sender.rpartition("@")[2]
         try:
             if access.security == "tls":
-                smtp: smtplib.SMTP = smtplib.SMTP_SSL(
-                    access.host, access.port, local_hostname=name, timeout=self._left(), context=self._context
+                smtp: smtplib.SMTP = _tls(self._connect)(
+                    access.host, access.port, local_hostname=name, timeout=self._way.left(), context=self._context
                 )
             else:
-                smtp = smtplib.SMTP(access.host, access.port, local_hostname=name, timeout=self._left())
+                smtp = _plain_text(self._connect)(
+                    access.host, access.port, local_hostname=name, timeout=self._way.left()
+                )
         except smtplib.SMTPConnectError as error:
             # A server that is full says so with 5xx as well; the message itself has not been refused.
             words = _words(access, error.smtp_code, _bytes(error.smtp_error), "the connection")
@@ -127,7 +150,7 @@ class Mailer:
         _expect(access, smtp.ehlo(), "the connection")
         if access.security == "starttls":
             if not smtp.has_extn("starttls"):
-                raise _Refused(f"{access.host} does not offer STARTTLS. Check SMTP_SECURITY and SMTP_PORT.")
+                raise _Refused(f"{access.host} does not offer STARTTLS. Check SMTP_SECURITY and SMTP_PORT.", True)
             self._limit(smtp)
             smtp.starttls(context=self._context)
             _expect(access, smtp.ehlo(), "the connection")
@@ -139,18 +162,13 @@ class Mailer:
         except smtplib.SMTPAuthenticationError as error:
             _expect(access, (error.smtp_code, _bytes(error.smtp_error)), "SMTP_USER and SMTP_PASSWORD")
         except (smtplib.SMTPNotSupportedError, UnicodeError):
-            raise _Refused(f"{access.host} does not offer to log on. Check SMTP_SECURITY and SMTP_PORT.") from None
-
-    def _left(self) -> float:
-        left = self._until - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        return left
+            words = f"{access.host} does not offer to log on. Check SMTP_SECURITY and SMTP_PORT."
+            raise _Refused(words, is_passing=True) from None
 
     def _limit(self, smtp: smtplib.SMTP) -> None:
         """Let the next step take no longer than what is left for the message."""
         if smtp.sock is not None:
-            smtp.sock.settimeout(self._left())
+            smtp.sock.settimeout(self._way.left())
 
     def _begin_anew(self) -> None:
         """Have the server forget a message that it refused."""
@@ -192,6 +210,31 @@ def message_of(sender: str, recipient: str, told: Told, message_id: str, thread:
     return message
 
 
+Connect = Callable[[str, int], socket.socket]
+
+
+def _plain_text(connect: Connect) -> type[smtplib.SMTP]:
+    """Return smtplib's class over connections that are made in time, whatever the addresses of the server."""
+
+    class Connection(smtplib.SMTP):
+        def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
+            made = connect(host, port)
+            made.settimeout(timeout)
+            return made
+
+    return Connection
+
+
+def _tls(connect: Connect) -> type[smtplib.SMTP_SSL]:
+    class Connection(smtplib.SMTP_SSL):
+        def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
+            made = connect(host, port)
+            made.settimeout(timeout)
+            return self.context.wrap_socket(made, server_hostname=host)
+
+    return Connection
+
+
 class _Refused(Exception):
     """The server said no to this message, for now if `is_passing`."""
 
@@ -207,7 +250,9 @@ def _expect(access: Smtp, reply: tuple[int, bytes], what: str) -> None:
     if code in (-1, 421):
         raise smtplib.SMTPServerDisconnected
     if not 200 <= code < 400:
-        raise _Refused(_words(access, code, words, what), is_passing=code < 500)
+        # Final is what concerns this mailbox or this message; the server itself may be set up better within the hour.
+        is_final = code >= 500 and what in ("the mailbox", "the message")
+        raise _Refused(_words(access, code, words, what), is_passing=not is_final)
 
 
 def _words(access: Smtp, code: int, words: bytes, what: str) -> str:

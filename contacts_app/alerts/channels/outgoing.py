@@ -25,6 +25,7 @@ from ...config import Network, Settings
 
 SECONDS = 10.0
 MOST_BYTES = 64 * 1024
+ANYWHERE: tuple[Network, ...] = (ipaddress.IPv4Network("0.0.0.0/0"), ipaddress.IPv6Network("::/0"))
 IPV6_UNICAST = ipaddress.IPv6Network("2000::/3")
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
@@ -182,7 +183,7 @@ def _pool_class(attempt: Attempt) -> type[HTTPSConnectionPool]:
                 raise CannotReach(f"{self.host} closed the connection before it was secure.") from None
 
         def _new_conn(self) -> socket.socket:
-            return _connect(self.host, self.port or 443, attempt)
+            return connect(self.host, self.port or 443, attempt)
 
         def request(self, *args: Any, **kwargs: Any) -> None:
             attempt.is_sent = True
@@ -194,7 +195,7 @@ def _pool_class(attempt: Attempt) -> type[HTTPSConnectionPool]:
     return Pool
 
 
-def _connect(host: str, port: int, attempt: Attempt) -> socket.socket:
+def connect(host: str, port: int, attempt: Attempt) -> socket.socket:
     """Return a connection to the very address that was checked, so that a second look-up cannot lead elsewhere."""
     addresses = _resolve(host, port, attempt)
     allowed = [address for address in addresses if is_allowed(str(address[0]), attempt.networks)]
