@@ -38,6 +38,7 @@ ROBOT_LIMIT, ROBOT_WINDOW = 20, timedelta(minutes=1)
 SEND_SECONDS = 15  # that one message may take, with room to record it before the lease ends
 POLL_SECONDS, BEAT_SECONDS, TIDY_SECONDS = 2, 5, 60
 TIDY_ROWS = 1000
+REFUSED = (sa.exc.DataError, sa.exc.IntegrityError, sa.exc.ProgrammingError)  # which no waiting mends
 GONE = "The contact has been deleted."
 NO_ADDRESS = {
     "sms": "The contact has no mobile phone number any more.",
@@ -313,6 +314,8 @@ class Worker:
                 return act()
             except (sa.exc.SQLAlchemyError, StartError) as error:
                 db.session.rollback()
+                if isinstance(error, REFUSED):
+                    raise
                 if time.monotonic() > until:
                     logger.error("What was sent could not be recorded, and is sent again: %s", _reason(error))
                     return

@@ -19,6 +19,7 @@ from flask import Flask
 
 from contacts_app import config, create_app, migrations
 from contacts_app.alerts import worker
+from contacts_app.alerts.channels import sms
 from contacts_app.alerts.models import CHANNELS, Alert
 from contacts_app.alerts.worker import ROBOT_LIMIT, Senders, Worker
 from contacts_app.contacts.models import Contact
@@ -567,6 +568,22 @@ def test_a_defect_of_the_console_itself_is_one_more_attempt(
     make_due(team)
     courier.deliver()
     assert only(team)["state"] == "sent"
+
+
+def test_an_answer_that_cannot_be_kept_is_left_out_and_nothing_is_sent_twice(
+    team: Team, courier: Courier, texts: Texts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    team.add(mobile=ANN)
+    tell(team)
+    with monkeypatch.context() as patch:
+        # PostgreSQL keeps no NUL, and psycopg says so before it is sent.
+        send = sms.send
+        patch.setattr(
+            "contacts_app.alerts.channels.sms.send", lambda *given: send(*given)._replace(answer="Thank you\0")
+        )
+        courier.deliver()
+    assert (only(team)["state"], only(team)["answer"], only(team)["attempts"]) == ("sent", "", 1)
+    assert len(texts.messages) == 1
 
 
 def test_an_alert_is_one_message_to_a_robot_that_mentions_all_who_share_it(
