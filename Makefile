@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint
+.PHONY: run test lint bench
 
 run: .venv/installed
 	@exec $(BIN)/python -m flask --app wsgi serve
@@ -16,6 +16,10 @@ lint: .venv/installed-tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Takes minutes and the whole machine; BENCH_SECONDS=60 watches the deliveries for a minute only.
+bench: .venv/installed-tests
+	@$(BIN)/python -W ignore -m tests.bench.burst $(BENCH_SECONDS)
 
 .venv/installed: requirements.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
