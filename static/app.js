@@ -7,15 +7,13 @@ const boxes = () => [...document.querySelectorAll(".list-form tbody [name=id]")]
 let focusNext = () => {};
 
 function countSelected() {
+  if (!$("#selected")) return;
   const all = boxes();
   const selected = all.filter((box) => box.checked).length;
-  if (!$("#selected")) return;
   for (const button of document.querySelectorAll("[data-batch]")) button.disabled = selected === 0;
   $("#selected").textContent = selected ? ` (${selected})` : "";
-  const every = $("#select-all");
-  if (!every) return;
-  every.checked = selected > 0 && selected === all.length;
-  every.indeterminate = selected > 0 && selected < all.length;
+  const isEvery = selected > 0 && selected === all.length;
+  if ($("#select-all")) Object.assign($("#select-all"), { checked: isEvery, indeterminate: selected > 0 && !isEvery });
 }
 
 function say(sentence) {
@@ -37,17 +35,14 @@ function rememberRow(opener) {
   };
 }
 
-document.addEventListener("htmx:after:swap", (event) => {
-  const { ctx } = event.detail;
+document.addEventListener("htmx:after:swap", ({ detail: { ctx } }) => {
   if (ctx.target?.id === "groups-members") pickAgain();
-  else countPicked();
   if (dialog?.childElementCount && !dialog.open && ctx.target === dialog) {
     rememberRow(document.activeElement);
     dialog.showModal();
   }
   if (ctx.sourceElement?.matches?.("[data-top]")) scrollTo(0, 0);
-  countSelected();
-  showLocalTimes();
+  freshen();
 });
 
 // What is picked stays picked, even what was picked while the answer to the filter was under way.
@@ -60,26 +55,21 @@ function countPicked() {
 }
 function pickAgain() {
   const list = $("#groups-members");
-  if (!list) return;
   for (const input of list.querySelectorAll("[type=hidden]")) input.remove();
   const missing = new Set(picked);
-  for (const box of list.querySelectorAll("[name=member]")) {
-    box.checked = picked.has(box.value);
-    missing.delete(box.value);
-  }
+  for (const box of list.querySelectorAll("[name=member]")) box.checked = missing.delete(box.value);
   for (const value of missing) list.append(Object.assign(document.createElement("input"), { type: "hidden", name: "member", value }));
-  countPicked();
 }
 
-// The server writes UTC; whoever reads it thinks in the time of the clock on the wall.
+// The server writes UTC; whoever reads it thinks in the time of the clock on the wall. Swedish writes as ISO 8601 does.
+const clock = new Intl.DateTimeFormat("sv-SE", { dateStyle: "short", timeStyle: "short" });
 function showLocalTimes() {
   for (const time of document.querySelectorAll("time[datetime]:not([title])")) {
-    const at = new Date(time.dateTime);
-    const two = (number) => String(number).padStart(2, "0");
     time.title = time.textContent;
-    time.textContent = `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} ${two(at.getHours())}:${two(at.getMinutes())}`;
+    time.textContent = clock.format(new Date(time.dateTime));
   }
 }
+const freshen = () => [countPicked, countSelected, showLocalTimes].forEach((act) => act());
 
 document.addEventListener("dialog:close", () => {
   dialog.close();
@@ -100,52 +90,40 @@ document.addEventListener("htmx:before:swap", (event) => {
   event.preventDefault();
   say("The console does not answer. Nothing is lost: try again in a moment.");
 });
-document.addEventListener("htmx:error", () =>
-  say("The connection to the console is lost. Nothing is lost of what you typed: try again in a moment."),
-);
+const LOST = "The connection to the console is lost. Nothing is lost of what you typed: try again in a moment.";
+document.addEventListener("htmx:error", () => say(LOST));
 
 document.addEventListener("change", (event) => {
   const { id, checked } = event.target;
   if (id === "select-all") for (const box of boxes()) box.checked = checked;
   if (id === "keys-on") localStorage.setItem("keys", checked ? "on" : "off");
-  countPicked();
-  countSelected();
+  freshen();
 });
 
 document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-close], [data-dismiss], [data-open], [data-copy]");
   if (!button || (button.matches("[data-close]") && !button.closest("dialog"))) return;
-  if (button.matches("[data-close]")) {
-    event.preventDefault();
-    button.closest("dialog").close();
-  } else if (button.matches("[data-copy]")) {
+  if (button.matches("[data-close]")) event.preventDefault(), button.closest("dialog").close();
+  else if (button.matches("[data-copy]")) {
     navigator.clipboard.writeText($("code", button.parentElement).textContent).then(() => {
-      button.textContent = "Copied";
-      button.ariaLabel &&= button.ariaLabel.replace("Copy", "Copied:");
-      $("#messages").replaceChildren(Object.assign(document.createElement("p"), { className: "visually-hidden", textContent: "Copied." }));
+      button.firstElementChild.textContent = "Copied";
+      $("#messages").innerHTML = '<p class="visually-hidden">Copied.</p>';
     });
   } else if (button.matches("[data-dismiss]")) button.closest(".message").remove();
   else $(button.dataset.open).showModal();
 });
 
-$("#user-menu")?.addEventListener("focusout", (event) => {
-  if (event.relatedTarget && !event.currentTarget.contains(event.relatedTarget)) event.currentTarget.hidePopover();
-});
+$("#user-menu")?.addEventListener("focusout", ({ relatedTarget: next, currentTarget: menu }) => next && !menu.contains(next) && menu.hidePopover());
 
 document.addEventListener("keydown", (event) => {
   if (event.key === " " && event.target.matches("a[role=button]")) return event.preventDefault(), event.target.click();
-  const typing = event.target.closest("input:not([type=checkbox]), select, textarea");
-  if (typing || event.ctrlKey || event.metaKey || event.altKey || $("dialog[open]")) return;
-  if (localStorage.getItem("keys") === "off") return;
+  if (event.target.closest("input:not([type=checkbox]), select, textarea") || $("dialog[open]")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || localStorage.getItem("keys") === "off") return;
   const act = { "/": () => $("#q")?.select(), n: () => $("[data-new]")?.click(), "?": () => $("#keys")?.showModal() }[event.key];
-  if (!act) return;
-  event.preventDefault();
-  act();
+  if (act) event.preventDefault(), act();
 });
 
 if ($("#keys-on")) $("#keys-on").checked = localStorage.getItem("keys") !== "off";
 // Browsers let pages copy over HTTPS only.
 for (const button of document.querySelectorAll("[data-copy]")) button.hidden = !navigator.clipboard;
-countPicked();
-countSelected();
-showLocalTimes();
+freshen();

@@ -277,7 +277,7 @@ def test_an_integration_shows_its_token_once_and_copies_what_its_sender_needs(pa
     expect(message(page)).to_have_text("Copied.")
     assert page.evaluate("() => navigator.clipboard.readText()") == token
     page.get_by_role("button", name="Copy the configuration for Alertmanager").click()
-    expect(page.get_by_role("button", name="Copied: the configuration for Alertmanager")).to_have_text("Copied")
+    expect(page.get_by_role("button", name="Copied the configuration for Alertmanager")).to_be_visible()
     assert token in page.evaluate("() => navigator.clipboard.readText()")
     page.get_by_role("link", name="Integrations of Day").click()
     page.get_by_role("link", name="Frankfurt").click()
