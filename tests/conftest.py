@@ -32,6 +32,7 @@ CSRF_SECRET = "of this session"
 ROBOT = "https://oapi.dingtalk.com/robot/send?access_token="
 HTMX = {"HX-Request": "true"}
 _numbers = count(1)
+_connections: dict[str, psycopg.Connection] = {}
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +52,7 @@ def new_database(data_dir: Path) -> Callable[[], str]:
     """
     given = os.environ.get("DATABASE_URL")
     if not given:
+        embedded.SERVER_SETTINGS["fsync"] = "off"  # nobody needs these databases after the machine's crash
         embedded.ensure(data_dir)
     admin = given or make_conninfo(
         **conninfo_to_dict(embedded.url(data_dir)) | {"user": "postgres", "dbname": "postgres"}
@@ -91,10 +93,12 @@ def app(settings: dict[str, str]) -> Flask:
 
 
 @pytest.fixture
-def sql(app: Flask, database_url: str) -> Iterator[psycopg.Connection]:
+def sql(app: Flask, database_url: str) -> psycopg.Connection:
     """Return a connection past the console, to arrange and to look; each statement commits."""
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        yield connection
+    # One for all tests of a database: a new one costs more than most tests do with it.
+    if database_url not in _connections or _connections[database_url].closed:
+        _connections[database_url] = psycopg.connect(database_url, autocommit=True)
+    return _connections[database_url]
 
 
 @dataclass
@@ -197,10 +201,11 @@ def free_port() -> int:
 
 def wait_for(condition: Callable[[], Any], seconds: float = 20, what: str = "the condition") -> Any:
     """Return what `condition` returns as soon as that is true; fail if it never is."""
-    deadline = time.monotonic() + seconds
+    deadline, pause = time.monotonic() + seconds, 0.01
     while not (result := condition()):
         assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(1.3 * pause, 0.1)  # what is waited for needs the processor, too
     return result
 
 

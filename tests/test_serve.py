@@ -28,12 +28,15 @@ from tests.test_embedded import (
     FLASK,
     environment,
     flask,
+    is_ready,
     kill,
+    let_go,
     migrated,
     new_folder,
     new_server,
     postmasters,
     processes,
+    use,
 )
 
 folder = pytest.fixture(new_folder)
@@ -93,7 +96,7 @@ class Console:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_make_run_ends_with_the_address_and_stops_everything(folder: Path, number: int) -> None:
-    console = Console(folder / "data", ("make", "--no-print-directory", "run")).wait()
+    console = Console(migrated(folder), ("make", "--no-print-directory", "run")).wait()
     assert console.printed()[-1] == f"The console is ready: {console.address}/"
     assert console.is_healthy()
     if number == signal.SIGINT:
@@ -133,14 +136,19 @@ def test_a_new_installation_can_be_set_up_once_by_the_link_that_the_start_prints
     assert "not properly shut down" not in (folder / "data" / "postgres.log").read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def stops_cleanly(console: Console, number: signal.Signals) -> None:
+    """Require that the signal ends the console, everything that it has started, and the database as it should."""
+    assert console.stop(number) == 0
+    wait_for(lambda: processes(console.data_dir) == [], what="the end of every process")
+    assert "Traceback" not in console.output.read_text()
+    assert (console.data_dir / "postgres.log").read_text().endswith("database system is shut down\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])  # SIGTERM ends the consoles that were killed below
 def test_a_signal_stops_web_server_and_database_cleanly(folder: Path, number: signal.Signals) -> None:
     console = Console(migrated(folder)).wait()
     assert console.is_healthy()
-    assert console.stop(number) == 0
-    assert processes(console.data_dir) == []
-    assert "Traceback" not in console.output.read_text()
-    assert (console.data_dir / "postgres.log").read_text().endswith("database system is shut down\n")
+    stops_cleanly(console, number)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -177,23 +185,28 @@ def _kill_all(console: Console) -> None:
 
 
 @pytest.mark.parametrize(
-    "kill_some",
-    [_kill_console, _kill_gunicorn, _kill_console_and_gunicorn, _kill_worker, _kill_postmaster, _kill_all],
+    "kills",
+    [[_kill_gunicorn, _kill_worker, _kill_postmaster], [_kill_console, _kill_console_and_gunicorn, _kill_all]],
+    ids=["while the console lives", "and the console with it"],
 )
-def test_what_was_confirmed_survives_kill_9(folder: Path, kill_some: Callable[[Console], None]) -> None:
+def test_what_was_confirmed_survives_kill_9(folder: Path, kills: list[Callable[[Console], None]]) -> None:
     console = Console(migrated(folder)).wait()
     assert console.is_healthy()
-    console.sql("INSERT INTO accounts (name, contact_quota) VALUES ('Confirmed', 100)")
-    kill_some(console)
-    if console.process.poll() is not None:
-        console = Console(console.data_dir, PORT=str(console.port)).wait()
-    wait_for(console.is_healthy, 40, "an answer after the kill")
-    assert console.sql("SELECT name FROM accounts") == [("Confirmed",)]
-    since = console.sql("SELECT now()")[0][0]
-    wait_for(lambda: console.sql(f"SELECT 1 FROM workers WHERE seen_at > '{since}'"), 40, "a delivery worker")
-    assert len(postmasters(console.data_dir)) == 1
-    assert console.stop() == 0
-    wait_for(lambda: processes(console.data_dir) == [], what="the end of every process")
+    confirmed = []
+    for kill_some in kills:
+        confirmed.append((kill_some.__name__,))
+        console.sql(f"INSERT INTO accounts (name, contact_quota) VALUES ('{kill_some.__name__}', 100)")
+        kill_some(console)
+        if console.process.poll() is not None:
+            console = Console(console.data_dir, PORT=str(console.port)).wait()
+        wait_for(console.is_healthy, 40, f"an answer after {kill_some.__name__}")
+        assert console.sql("SELECT name FROM accounts ORDER BY id") == confirmed
+        assert len(postmasters(console.data_dir)) == 1
+    with psycopg.connect(embedded.url(console.data_dir), autocommit=True) as connection:
+        since = connection.execute("SELECT now()").fetchone()
+        is_seen = "SELECT FROM workers WHERE seen_at > %s"
+        wait_for(lambda: connection.execute(is_seen, since).rowcount, 40, "a delivery worker")
+    stops_cleanly(console, signal.SIGTERM)
 
 
 def refusal(data_dir: Path, command: str = "serve", **settings: str) -> str:
@@ -317,8 +330,11 @@ def test_a_database_that_cannot_hold_the_console_is_refused(
 
 
 def test_a_database_of_a_newer_console_is_refused(folder: Path) -> None:
-    console = Console(migrated(folder)).wait()
-    console.sql("UPDATE alembic_version SET version_num = '9999'")
-    assert console.stop() == 0
-    assert "version of the console" in refusal(console.data_dir)
-    assert processes(console.data_dir) == []
+    data_dir = migrated(folder)
+    user = use(data_dir)
+    assert is_ready(user)
+    with psycopg.connect(embedded.url(data_dir)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    let_go(user)
+    assert "version of the console" in refusal(data_dir)
+    assert processes(data_dir) == []

@@ -141,32 +141,80 @@ def console(app: Flask, settings: dict[str, str]) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
+class Contexts:
+    """The browser's contexts, which one test hands on to the next: a new one costs more than what most tests do in it.
+
+    Pages, cookies, storage, permissions and the network are new each time; a test that changes more closes its context.
+    """
+
+    def __init__(self, browser: Browser) -> None:
+        self.browser = browser
+        self.free: dict[str, list[BrowserContext]] = {}
+        self.taken: dict[BrowserContext, str] = {}
+        self.complaints: list[str] = []
+
+    def take(self, **options: Any) -> BrowserContext:
+        """Return a context with these options, logged on as nobody."""
+        key = repr(sorted(options.items()))
+        free = self.free.setdefault(key, [])
+        context = free.pop() if free else self._make(**options)
+        self.taken[context] = key
+        return context
+
+    def _make(self, **options: Any) -> BrowserContext:
+        context = self.browser.new_context(**options)
+        # A page that stays open keeps the browser from ending and starting all that serves the context.
+        context.new_page().goto("/healthz")
+        context.set_default_timeout(SECONDS * 1000)
+        context.on("close", lambda context: self.taken.pop(context, None))
+        context.on("weberror", lambda error: self.complaints.append(str(error.error)))
+        context.on(
+            "console",
+            lambda message: self.complaints.append(message.text) if "Content Security Policy" in message.text else None,
+        )
+        return context
+
+    def hand_back(self) -> list[str]:
+        """End what is open, and return what the browser has complained about."""
+        for context, key in list(self.taken.items()):
+            for page in context.pages[1:]:
+                page.close()
+            context.set_offline(False)
+            context.clear_cookies()
+            context.clear_permissions()
+            self.free[key].append(context)
+        self.taken.clear()
+        complaints, self.complaints = self.complaints, []
+        return complaints
+
+
+@pytest.fixture(scope="session")
+def contexts(browser: Browser) -> Contexts:
+    """Return the contexts of this run of the tests."""
+    return Contexts(browser)
+
+
 @pytest.fixture
-def new_page(browser: Browser, console: str, world: World) -> Iterator[NewPage]:
+def new_page(contexts: Contexts, console: str, world: World) -> Iterator[NewPage]:
     """Return a function that opens a blank page, logged on as a user of the team that it is given.
 
     A violation of the Content-Security-Policy or an uncaught error in any of the pages fails the test.
     """
-    contexts: list[BrowserContext] = []
-    complaints: list[str] = []
 
     def make(team: Team | None = None, width: int = WIDE, **options: Any) -> Page:
         address = options.setdefault("base_url", console)
-        context = browser.new_context(viewport={"width": width, "height": 800}, **options)
-        contexts.append(context)
-        context.set_default_timeout(SECONDS * 1000)
-        context.on("weberror", lambda error: complaints.append(str(error.error)))
-        context.on(
-            "console",
-            lambda message: complaints.append(message.text) if "Content Security Policy" in message.text else None,
-        )
+        context = contexts.take(viewport={"width": width, "height": 800}, **options)
+        page = context.new_page()
+        # Only a page can reach the storage that the one before it has left.
+        devtools = context.new_cdp_session(page)
+        devtools.send("Storage.clearDataForOrigin", {"origin": address, "storageTypes": "all"})
+        devtools.detach()
         if team:
             context.add_cookies([{"name": "console", "value": team.cookie, "url": address}])
-        return context.new_page()
+        return page
 
     yield make
-    for context in contexts:
-        context.close()
+    complaints = contexts.hand_back()
     world.forget()
     assert complaints == []
 

@@ -1,6 +1,7 @@
 """Show that a search finds while one types, keeps its address, and never shows an older answer over a newer one."""
 
 import re
+from collections.abc import Iterator
 from urllib.parse import quote
 
 import pytest
@@ -38,14 +39,18 @@ def asked(page: Page) -> list[str]:
     return addresses
 
 
-def stop_the_clock(page: Page) -> None:
+@pytest.fixture
+def stopped_clock(page: Page) -> Iterator[None]:
+    """Have time stand still on the page."""
     page.clock.install()
     page.reload()
     page.clock.pause_at(page.evaluate("Date.now()") + 60_000)
+    yield
+    page.context.close()  # whose clock no other test is to get
 
 
+@pytest.mark.usefixtures("stopped_clock")
 def test_a_search_starts_200_ms_after_the_last_key(page: Page) -> None:
-    stop_the_clock(page)
     addresses = asked(page)
     search_box(page).press("a")
     page.clock.run_for(150)
@@ -61,9 +66,9 @@ def test_a_search_starts_200_ms_after_the_last_key(page: Page) -> None:
     assert "q=an&" in addresses[0] + "&"
 
 
+@pytest.mark.usefixtures("stopped_clock")
 @pytest.mark.parametrize("way", ["Enter", "icon", "drop-down"])
 def test_enter_the_icon_and_the_drop_down_search_at_once(page: Page, way: str) -> None:
-    stop_the_clock(page)
     addresses = asked(page)
     search_box(page).fill("bob")
     if way == "Enter":
