@@ -37,7 +37,7 @@ logger = logging.getLogger("contacts_app")
 BATCH = {"sms": 10, "email": 20}
 ROBOT_LIMIT, ROBOT_WINDOW = 20, timedelta(minutes=1)
 SEND_SECONDS = 15  # that one message may take, with room to record it before the lease ends
-NICENESS = 10
+NICENESS = 5
 POLL_SECONDS, BEAT_SECONDS, TIDY_SECONDS = 2, 5, 60
 TIDY_ROWS = 1000
 REFUSED = (sa.exc.DataError, sa.exc.IntegrityError, sa.exc.ProgrammingError)  # which no waiting mends
@@ -201,9 +201,9 @@ class Worker:
 
     def _step_robot(self, channel: str, senders: "Senders") -> bool:
         """Send one message to a robot that may be sent one: one alert, or all that wait where its limit is near."""
-        robot = db.session.execute(_claim_robot).one_or_none()
+        robot = db.session.execute(_claim_robot, {"lease": self.settings.delivery_lease}).one_or_none()
+        db.session.commit()  # an alert that comes in waits for the robot's row, and must not wait for this process
         if robot is None:
-            db.session.rollback()
             return False
         key = {"account_id": robot.account_id, "url_hash": robot.url_hash}
         recent = [at for at in robot.sent_at if at > robot.now - ROBOT_WINDOW]
@@ -217,6 +217,7 @@ class Worker:
             if chosen:
                 self._send_to_robot(key, chosen, senders)
             else:
+                db.session.execute(_lock_robot, key)
                 self._plan(key, None)
         return True
 
@@ -225,7 +226,6 @@ class Worker:
         lease = self.settings.delivery_lease
         ids = _columns(rows, "alert_id", "contact_id")
         db.session.execute(_claim_for_robot, key | ids | {"message": message, "lease": lease})
-        db.session.execute(_plan_robot, key | {"due_at": rows[0].now + timedelta(seconds=lease)})
         db.session.commit()
         claimed = [_claimed(row, self.settings, lease) for row in rows]
         alerts = list({one.told.id: one.told for one in claimed}.values())
@@ -285,13 +285,12 @@ class Worker:
             if told:
                 accounts = sorted({row.account_id for row in told})
                 db.session.execute(_ask_for_check, {"accounts": accounts})
-        if robot:
-            if known:
-                db.session.commit()  # whoever saves a contact locks what is known before the robot
-            blocked = next((result.outcome.wait for result in results if result.outcome.wait), None)
-            db.session.execute(_robot_has_sent, robot | {"blocked": blocked})
+        if robot and known:
+            db.session.commit()  # whoever saves a contact locks what is known before the robot
         db.session.execute(_finish, {"channel": channel} | _finished(results))
         if robot:
+            blocked = next((result.outcome.wait for result in results if result.outcome.wait), None)
+            db.session.execute(_robot_has_sent, robot | {"blocked": blocked})
             self._plan(robot, None)
         db.session.commit()
 
@@ -545,10 +544,15 @@ _claim = sa.text(f"""
     ORDER BY alert_id
 """)  # noqa: S608  # noqa: S608
 _claim_robot = sa.text("""
-    SELECT account_id, url_hash, sent_at, blocked_until, now() AS now FROM robots
-    WHERE due_at <= now() ORDER BY due_at LIMIT 1
-    FOR UPDATE SKIP LOCKED
+    UPDATE robots SET due_at = now() + make_interval(secs => :lease)
+    FROM (
+        SELECT account_id, url_hash FROM robots WHERE due_at <= now() ORDER BY due_at LIMIT 1
+        FOR UPDATE SKIP LOCKED
+    ) AS due
+    WHERE (robots.account_id, robots.url_hash) = (due.account_id, due.url_hash)
+    RETURNING robots.account_id, robots.url_hash, sent_at, blocked_until, now() AS now
 """)
+_lock_robot = sa.text("SELECT 1 FROM robots WHERE account_id = :account_id AND url_hash = :url_hash FOR UPDATE")
 # LATERAL has each contact's part read by its index: from the statistics, which know of an empty queue, PostgreSQL would
 # rather read the whole queue for each of them. What went together once comes first, and whole.
 _waiting_for_robot = sa.text(f"""

@@ -27,8 +27,8 @@ from tests.conftest import answers, free_port, wait_for
 from tests.test_embedded import FLASK, kill, migrated, new_folder, postmasters
 from tests.test_embedded import environment as own_environment
 
-CONTACTS, ROBOTS = 50, 5
-DELIVERIES = 3 * CONTACTS  # of each alert; seven alerts make 1,050
+CONTACTS, ROBOTS = 40, 5
+DELIVERIES = 3 * CONTACTS  # of each alert; nine alerts make 1,080
 THREADS = 4  # of a worker for each channel: as many messages may have arrived without being recorded
 KILLS = 6
 PREPARE = """
@@ -104,6 +104,11 @@ class Site:
         process = self._start(*GUNICORN)
         patiently(lambda: answers(self.port) or process.poll() is not None, what="gunicorn")
         return psutil.Process(process.pid)
+
+    def restart_web(self) -> None:
+        """Kill the web server and start another."""
+        kill([self.web, *self.web.children()])
+        self.web = self.start_web()
 
     def start_worker(self) -> subprocess.Popen[bytes]:
         """Start a worker."""
@@ -306,33 +311,41 @@ def test_a_database_killed_in_the_middle_loses_nothing(site: Site, victim: str) 
     assert twice <= 2 * THREADS
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_an_alert_sent_again_after_the_web_server_was_killed_is_one_alert(site: Site, moment: str) -> None:
-    title = f"Killed {moment} its commit"
-    if moment == "before":
-        with site.locked("LOCK TABLE robots IN EXCLUSIVE MODE") as is_waited_for:
-            connection = site.request(title)
-            patiently(is_waited_for, what="an alert that is written and not committed")
-            kill([site.web, *site.web.children()])
-        assert site.alerts(title) == []
-        expected = 202
-    else:
-        connection = site.request(title)
-        patiently(lambda: site.alerts(title), what="an alert that is committed")
-        kill([site.web, *site.web.children()])
-        expected = 200
+def test_an_alert_sent_again_after_the_web_server_was_killed_is_one_alert(site: Site) -> None:
+    titles = ["Killed before its commit", "Killed after its commit"]
+    with site.locked("LOCK TABLE robots IN EXCLUSIVE MODE") as is_waited_for:
+        connection = site.request(titles[0])
+        patiently(is_waited_for, what="an alert that is written and not committed")
+        site.restart_web()
+    assert site.alerts(titles[0]) == []
+    status, answer = site.post(titles[0])
+    assert (status, [answer["id"]]) == (202, site.alerts(titles[0]))
+    connection = site.request(titles[1])
+    patiently(lambda: site.alerts(titles[1]), what="an alert that is committed")
+    site.restart_web()
+    status, answer = site.post(titles[1])
+    assert (status, [answer["id"]]) == (200, site.alerts(titles[1]))
     connection.close()
-    site.web = site.start_web()
-    status, answer = site.post(title)
-    assert (status, [answer["id"]]) == (expected, site.alerts(title))
     with site.working():
-        site.wait_until_sent(title)
-    site.check(title)
+        site.wait_until_sent(*titles)
+    for title in titles:
+        site.check(title)
 
 
-def test_a_worker_is_given_less_of_the_processor_than_the_pages(site: Site) -> None:
-    with site.working() as worker:
+def test_an_alert_comes_in_while_a_worker_is_stuck_and_has_less_of_the_processor(site: Site) -> None:
+    titles = ["Before it is stuck", "While it is stuck"]
+    assert site.post(titles[0])[0] == 202
+    waiting = "SELECT FROM deliveries WHERE channel = 'dingtalk' AND state = 'queued' FOR UPDATE"
+    with site.locked(waiting) as is_waited_for, site.working() as worker:
+        patiently(is_waited_for, what="a worker that is about to claim what waits for a robot")
+        # Well before it gives up waiting, it keeps nothing locked that an alert needs.
+        wait_for(lambda: len(site.sql("SELECT FROM robots FOR UPDATE SKIP LOCKED")) == ROBOTS, 5, "the robots")
+        assert site.request(titles[1]).getresponse().status == 202
         session = Path(f"/proc/{worker.pid}/autogroup")
-        patiently(lambda: os.getpriority(os.PRIO_PROCESS, worker.pid) == NICENESS, what="a nice worker")
-        if session.exists():
-            patiently(lambda: f"nice {NICENESS}\n" in session.read_text(), what="a nice session")
+        assert os.getpriority(os.PRIO_PROCESS, worker.pid) == NICENESS
+        assert not session.exists() or session.read_text().endswith(f"nice {NICENESS}\n")
+    with site.working():
+        site.end_leases()
+        site.wait_until_sent(*titles)
+    for title in titles:
+        site.check(title)
