@@ -8,11 +8,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 import pytest
@@ -32,7 +32,20 @@ CSRF_SECRET = "of this session"
 ROBOT = "https://oapi.dingtalk.com/robot/send?access_token="
 HTMX = {"HX-Request": "true"}
 _numbers = count(1)
+T = TypeVar("T")
+Share = Callable[[Iterable[T], int], list[T]]
 _connections: dict[str, psycopg.Connection] = {}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--chaos", action="store_true", help="take every case, not a share of them, as make chaos does")
+
+
+@pytest.fixture(scope="session")
+def share(request: pytest.FixtureRequest) -> Share[Any]:
+    """Return a function that gives each caller another quarter of what there is, so that all of them have it all."""
+    step = 1 if request.config.getoption("chaos") else 4
+    return lambda things, number: list(things)[number % step :: step]
 
 
 @pytest.fixture(scope="session")
