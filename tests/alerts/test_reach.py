@@ -6,8 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from werkzeug.test import TestResponse
 
+from contacts_app.alerts.models import Delivery
 from tests.alerts.test_api import alerts_of, deliveries_of
 from tests.alerts.test_views import insert, polls, stories, words
 from tests.conftest import ROBOT, Team
@@ -264,3 +267,22 @@ def test_messages_that_are_late_are_said_at_the_top(full_team: Team, worker: Non
         [full_team.account_id],
     )
     assert "Messages are late" in full_team.get("/contacts").text
+
+
+def test_a_backlog_is_not_read_to_see_that_nothing_is_late(full_team: Team) -> None:
+    contact = full_team.add(email="backlog@example.com")
+    full_team.post("/notifications/test", {"contact": contact})
+    full_team.sql.execute(
+        "INSERT INTO deliveries (account_id, alert_id, contact_id, channel, contact_name)"
+        " SELECT account_id, alert_id, 1000000 + n, channel, contact_name FROM deliveries, generate_series(1, 5000) n"
+        " WHERE account_id = %s",
+        [full_team.account_id],
+    )
+    with full_team.app.app_context():
+        statement = sa.select(Delivery.is_late(full_team.account_id)).compile(
+            dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True}
+        )
+    plan = full_team.sql.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}").fetchone()[0][0]["Plan"]
+    reading = [part["Plans"][0] for part in plan["Plans"]]
+    assert [part["Relation Name"] for part in reading] == ["deliveries", "deliveries"]
+    assert max(part["Actual Rows"] for part in reading) <= 1
