@@ -1,18 +1,22 @@
 """Offer the commands under `flask --app wsgi`."""
 
+import os
 import random
 import secrets
 import sys
 from collections.abc import Callable, Iterator
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, ParamSpec, TypeVar
 
 import click
 import phonenumbers
+import psycopg
 import sqlalchemy as sa
 from flask import Flask
 
-from . import encryption, serve
+from . import embedded, encryption, migrations, serve
 from .accounts.forms import check_password
 from .accounts.models import Account, User
 from .alerts import worker
@@ -29,6 +33,7 @@ TAKEN = {
     "user_email_is_unique": "--email: there is a user with this address already.",
 }
 
+SEAL_BYTES = len("\nsha256 \n") + 64
 SAMPLE_NAMES = (
     *("Ada Okafor", "张伟", "Jürgen Müller", "Night shift", "Sofía Álvarez", "李娜", "Database on-call"),
     *("Olga Petrova", "佐藤 健", "Network operations", "Amélie Laurent", "王芳", "Priya Raman", "김민준"),
@@ -42,6 +47,8 @@ def init_app(app: Flask) -> None:
     """Add the commands to `app`."""
     for command in (serve_command, migrate, create_account, create_user, set_password, deliver, reencrypt, demo):
         app.cli.add_command(command)
+    app.cli.add_command(backup)
+    app.cli.add_command(restore)
 
 
 def _plainly(command: Callable[P, R]) -> Callable[P, R]:
@@ -193,6 +200,87 @@ def reencrypt() -> None:
     encryption.forget_other_keys()
     db.session.commit()
     click.echo(f"Encrypted {count} contacts anew. Only the first of ENCRYPTION_KEYS is needed from now on.")
+
+
+def _embedded_folder() -> Path:
+    settings = current_settings()
+    if settings.database_url is not None:
+        raise StartError("this is for the embedded PostgreSQL; with DATABASE_URL use pg_dump and pg_restore.")
+    embedded.ensure(settings.data_dir)
+    return settings.data_dir
+
+
+@click.command()
+@click.argument("path", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
+@_plainly
+def backup(path: Path) -> None:
+    """Save the embedded database to FILE, while the console runs or not."""
+    data_dir = _embedded_folder()
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        # In place when complete: the backup that was there before is better than half a new one.
+        with open(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "w+b") as file:
+            embedded.dump(data_dir, file)
+            file.write(_seal(file, file.seek(0, os.SEEK_END)))
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        raise StartError(f"{path} cannot be written: {error.strerror}.") from None
+    finally:
+        draft.unlink(missing_ok=True)
+    click.echo(f"Saved the database to {path}.")
+    click.echo(
+        "Keep the encryption key as well, in another place: ENCRYPTION_KEYS, or without it the file"
+        f" {data_dir / 'encryption_key'}. The robots' addresses in the backup cannot be read without it."
+    )
+
+
+@click.command()
+@click.argument("path", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_plainly
+def restore(path: Path) -> None:
+    """Fill an embedded database that has no accounts yet from FILE, which `backup` made."""
+    data_dir = _embedded_folder()
+    serve.prepare()
+    db.session.remove()
+    db.engine.dispose()
+    try:
+        with path.open("rb", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END) - SEAL_BYTES
+            if size < 0 or _seal(file, size) != file.read():
+                raise StartError(f"{path} is damaged, or no backup that this console has made.")
+            file.seek(0)
+            embedded.restore(data_dir, file, _check_backup)
+    except OSError as error:
+        raise StartError(f"{path} cannot be read: {error.strerror}.") from None
+    serve.prepare()
+    accounts, contacts = db.session.execute(
+        sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(Account.contact_count), 0))
+    ).one()
+    click.echo(f"Restored {accounts} accounts with {contacts} contacts.")
+
+
+def _seal(file: IO[bytes], size: int) -> bytes:
+    """Return the last line of a backup, by which one that was cut is known: pg_restore takes that for a whole one."""
+    digest = sha256()
+    file.seek(0)
+    while size and (part := file.read(min(size, 1 << 20))):
+        digest.update(part)
+        size -= len(part)
+    return f"\nsha256 {digest.hexdigest()}\n".encode()
+
+
+def _check_backup(connection: psycopg.Connection) -> None:
+    """Refuse a backup that this console could not work with."""
+    tables = {name for (name,) in connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")}
+    if not {"alembic_version", "accounts"} <= tables:
+        raise StartError("this is no backup of the console.")
+    for (revision,) in connection.execute("SELECT version_num FROM alembic_version").fetchall():
+        if not migrations.knows(revision):
+            raise StartError("the backup is of a later version of the console; restore it with that one.")
+    if "encryption_keys" in tables:
+        encryption.check_keys(identity for (identity,) in connection.execute("SELECT id FROM encryption_keys"))
 
 
 @click.command()

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +28,7 @@ from typing import IO, NamedTuple
 
 import psutil
 import psycopg
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from .config import StartError
@@ -207,6 +208,57 @@ def _create_database(data_dir: Path) -> None:
                 connection.execute(create)
 
 
+def dump(data_dir: Path, sink: IO[bytes]) -> None:
+    """Write the console's database as it is at this moment to `sink`, in the server's own format."""
+    _run("pg_dump", *_as_administrator(data_dir), "--format=custom", "contacts", sink=sink)
+
+
+def restore(data_dir: Path, source: IO[bytes], check: Callable[[psycopg.Connection], None]) -> None:
+    """Put what `dump` wrote in place of the console's database; raise StartError if there are accounts in that.
+
+    It is made beside its place and moved there whole. `check` sees it before, and may raise StartError as well.
+    """
+    draft, old = "contacts_draft", "contacts_old"
+    admin = make_conninfo(host=str(_socket_dir(data_dir)), user="postgres", dbname="postgres")
+    with _starting(data_dir), _connect_when_ready(admin) as server, _removing(server, draft, old):
+        server.execute(f"CREATE DATABASE {draft} OWNER console TEMPLATE template0")
+        options = ("--exit-on-error", "--single-transaction", "--dbname", draft)
+        _run("pg_restore", *_as_administrator(data_dir), *options, source=source)
+        with _connect_when_ready(make_conninfo(admin, dbname=draft)) as connection:
+            check(connection)
+        try:
+            # From here on nobody can come and create an account.
+            server.execute("ALTER DATABASE contacts CONNECTION LIMIT 0")
+            server.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = 'contacts'")
+            with _connect_when_ready(make_conninfo(admin, dbname="contacts")) as connection:
+                if connection.execute("SELECT FROM accounts LIMIT 1").rowcount:
+                    raise StartError(f"DATA_DIR {data_dir} has accounts already; restore into an empty one.")
+            with server.transaction():
+                server.execute(f"ALTER DATABASE contacts RENAME TO {old}")
+                server.execute(f"ALTER DATABASE {draft} RENAME TO contacts")
+        finally:
+            server.execute("ALTER DATABASE contacts CONNECTION LIMIT -1")
+
+
+@contextmanager
+def _removing(server: psycopg.Connection, *databases: str) -> Iterator[None]:
+    """Remove the databases, which one that was killed may have left, before and after."""
+
+    def remove() -> None:
+        for name in databases:
+            server.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    remove()
+    try:
+        yield
+    finally:
+        remove()
+
+
+def _as_administrator(data_dir: Path) -> tuple[str, ...]:
+    return "--host", str(_socket_dir(data_dir)), "--username", "postgres"
+
+
 def _connect_when_ready(address: str) -> psycopg.Connection:
     """Connect to a server that listens already but may still be replaying its log."""
     deadline = time.monotonic() + RECOVERY_LIMIT
@@ -246,7 +298,14 @@ class _Ended(NamedTuple):
     told: str
 
 
-def _run(program: str, *arguments: str | Path, cwd: Path = Path("/"), check: bool = True) -> _Ended:
+def _run(
+    program: str,
+    *arguments: str | Path,
+    cwd: Path = Path("/"),
+    check: bool = True,
+    source: IO[bytes] | int = subprocess.DEVNULL,
+    sink: IO[bytes] | None = None,
+) -> _Ended:
     """Run one of the server's programs to its end; raise StartError with its last line if it fails."""
     user = _server_user()
     # A file, because the server inherits it and would keep a pipe open for ever.
@@ -254,9 +313,9 @@ def _run(program: str, *arguments: str | Path, cwd: Path = Path("/"), check: boo
         try:
             process = subprocess.Popen(
                 [_bin() / program, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
+                stdin=source,
+                stdout=sink or output,
+                stderr=output,
                 cwd=cwd,
                 env=os.environ | {"LC_ALL": "C"},
                 start_new_session=True,  # Ctrl-C is for the console, which stops the server in its own time

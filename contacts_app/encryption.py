@@ -1,6 +1,7 @@
 """Encrypt what the database may not show: AES-256-GCM, each text bound to the row and the column it stands in."""
 
 import secrets
+from collections.abc import Iterable
 from datetime import datetime
 from functools import lru_cache
 from hashlib import sha256
@@ -60,12 +61,17 @@ def key_id(key: bytes) -> bytes:
     return sha256(b"id of " + key).digest()[:ID_BYTES]
 
 
+def check_keys(used: Iterable[bytes]) -> None:
+    """Raise StartError where a key with one of these ids is not there."""
+    if set(used) - {key_id(key) for key in current_settings().encryption_keys}:
+        raise StartError(MISSING_KEY)
+
+
 def note_key() -> None:
     """Note which key is in use; raise StartError where one that the database needs is not there."""
-    keys = [key_id(key) for key in current_settings().encryption_keys]
-    if set(db.session.scalars(sa.select(EncryptionKey.id))) - set(keys):
-        raise StartError(MISSING_KEY)
-    db.session.execute(postgresql.insert(EncryptionKey).values(id=keys[0]).on_conflict_do_nothing())
+    check_keys(db.session.scalars(sa.select(EncryptionKey.id)))
+    first = key_id(current_settings().encryption_keys[0])
+    db.session.execute(postgresql.insert(EncryptionKey).values(id=first).on_conflict_do_nothing())
 
 
 def forget_other_keys() -> None:

@@ -1,21 +1,27 @@
 """Show that the commands do their work, whether the console runs or not, and say plainly why they cannot."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 from click.testing import Result
 from flask import Flask
+from psycopg.conninfo import make_conninfo
 
-from contacts_app import embedded
-from tests.conftest import PASSWORD, Team
+from contacts_app import create_app, embedded
+from contacts_app.contacts.models import Contact
+from contacts_app.db import db
+from tests.conftest import PASSWORD, ROBOT, Team
 from tests.test_embedded import flask, is_ready, let_go, migrated, new_folder, processes, use
 from tests.test_serve import Console
 
 COMMANDS = ("serve", "migrate", "create-account", "create-user", "set-password", "deliver", "reencrypt", "demo")
+COMMANDS += ("backup", "restore")
 _numbers = count(1)
 
 
@@ -235,3 +241,120 @@ def test_commands_work_while_the_console_does_not_run(folder: Path) -> None:
     assert is_ready(user)
     assert _users(data_dir, "Afterwards") == {"bob@example.com", "second.bob@example.com"}
     let_go(user)
+
+
+@contextmanager
+def using(data_dir: Path, **settings: str) -> Iterator[tuple[Flask, Callable[..., Result]]]:
+    """Have the server in `data_dir` run, and give a console on it and a function that runs its commands."""
+    user = use(data_dir)
+    assert is_ready(user)
+    app = create_app({"DATA_DIR": str(data_dir)} | settings)
+
+    def run(*arguments: str) -> Result:
+        with app.app_context():
+            return app.test_cli_runner().invoke(args=arguments)
+
+    try:
+        yield app, run
+    finally:
+        with app.app_context():
+            db.engine.dispose()
+        let_go(user)
+
+
+def rows(data_dir: Path) -> dict[str, list[tuple]]:
+    """Return what stands in each table; what runs in a console writes its own small ones all the time."""
+    with psycopg.connect(make_conninfo(embedded.url(data_dir), user="postgres")) as connection:
+        query = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+        names = {name for (name,) in connection.execute(query)} - {"workers", "system_checks"}
+        return {
+            name: connection.execute(f"SELECT row::text FROM {name} AS row ORDER BY 1").fetchall() for name in names
+        }
+
+
+def robots(app: Flask) -> list[str | None]:
+    """Return the robots' addresses that can be read."""
+    with app.app_context():
+        found = db.session.scalars(sa.select(Contact).where(Contact.dingtalk_url_hash.is_not(None)))
+        return [contact.dingtalk_url for contact in found]
+
+
+def test_a_backup_fills_an_empty_installation_and_no_other(folder: Path) -> None:
+    source, file, line = migrated(folder).rename(folder / "source"), folder / "contacts.dump", "alert-contacts: {}\n"
+    with using(source) as (_, run):
+        told = run("demo").output
+        before = rows(source)
+        result = run("backup", str(file))
+        assert (result.exit_code, file.stat().st_mode & 0o077) == (0, 0)
+        assert result.output.startswith(f"Saved the database to {file}.\n")
+        assert str(source / "encryption_key") in result.output
+        assert run("backup", str(file)).exit_code == 0  # over the one that is there
+        nowhere = folder / "no" / "folder"
+        refused = line.format(f"{nowhere} cannot be written: No such file or directory.")
+        assert run("backup", str(nowhere)).output == refused
+        refused = line.format(f"DATA_DIR {source} has accounts already; restore into an empty one.")
+        assert run("restore", str(file)).output == refused
+        assert rows(source) == before
+    assert sorted(path.name for path in folder.iterdir()) == ["contacts.dump", "source"]
+    target = migrated(folder)
+    with using(target) as (app, run):
+        assert run("restore", str(file)).output == "Restored 1 accounts with 37 contacts.\n"
+        assert rows(target) == before
+        assert can_log_on(app, *re.search(r"^Log on as (\S+) with the password (\S+)$", told, re.M).groups())
+        assert (found := robots(app))
+        assert all(url.startswith(ROBOT) for url in found)
+        assert "Created the account Demo 2" in run("demo").output  # what is written next gets an id of its own
+        with psycopg.connect(embedded.url(target)) as connection:
+            databases = connection.execute("SELECT datname FROM pg_database WHERE NOT datistemplate").fetchall()
+    assert {name for (name,) in databases} == {"postgres", "contacts"}
+
+
+def test_what_is_no_backup_that_this_console_can_work_with_is_refused(folder: Path) -> None:
+    with using(migrated(folder)) as (_, run):
+        file = folder / "contacts.dump"
+        assert run("backup", str(file)).exit_code == 0
+        before, refusals = rows(folder / "data"), []
+        for content in (
+            b"",
+            b"no backup" * 99,
+            (whole := file.read_bytes())[:-1000],
+            whole[:-200] + b"x" + whole[-199:],
+        ):
+            (folder / "spoilt").write_bytes(content)
+            refusals.append(run("restore", str(folder / "spoilt")).output)
+        damaged = "is damaged, or no backup that this console has made."
+        assert refusals == [f"alert-contacts: {folder / 'spoilt'} {damaged}\n"] * 4
+        with psycopg.connect(embedded.url(folder / "data"), autocommit=True) as connection:
+            (revision,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+            for spoil, mend, reason in (
+                (
+                    "INSERT INTO encryption_keys (id) VALUES ('lost')",
+                    "DELETE FROM encryption_keys WHERE id = 'lost'",
+                    "ENCRYPTION_KEYS lacks a key",
+                ),
+                (
+                    "UPDATE alembic_version SET version_num = '9999'",
+                    f"UPDATE alembic_version SET version_num = '{revision}'",
+                    "the backup is of a later version of the console",
+                ),
+                (
+                    "ALTER TABLE alembic_version RENAME TO other",
+                    "ALTER TABLE other RENAME TO alembic_version",
+                    "this is no backup of the console",
+                ),
+            ):
+                connection.execute(spoil)
+                assert run("backup", str(file)).exit_code == 0
+                connection.execute(mend)
+                assert run("restore", str(file)).output.startswith(f"alert-contacts: {reason}")
+        assert rows(folder / "data") == before
+
+
+@pytest.mark.parametrize("command", ["backup", "restore"])
+def test_a_database_that_is_given_has_its_own_tools(run: Callable[..., Result], tmp_path: Path, command: str) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    result = run(command, str(file))
+    assert result.output == (
+        "alert-contacts: this is for the embedded PostgreSQL; with DATABASE_URL use pg_dump and pg_restore.\n"
+    )

@@ -7,6 +7,7 @@ import alembic.config
 import alembic.util
 import psycopg
 import sqlalchemy as sa
+from alembic.script import ScriptDirectory
 
 from ..config import StartError
 from ..db import OLDEST_SERVER, WRONG_ENCODING, db
@@ -33,6 +34,11 @@ def upgrade(revision: str = "head") -> None:
     except sa.exc.DBAPIError as error:
         reason = str(error.orig).strip().splitlines()[0]
         raise StartError(f"DATABASE_URL: the database cannot be reached or used: {reason}") from None
+
+
+def knows(revision: str) -> bool:
+    """Tell whether this version of the console can bring a schema of `revision` up to date."""
+    return revision in {script.revision for script in ScriptDirectory(Path(__file__).parent).walk_revisions()}
 
 
 def _check_server(connection: sa.Connection) -> None:
