@@ -7,7 +7,7 @@ from datetime import timedelta
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from . import accounts, alerts, assets, cli, config, contacts, db, errors, groups, health, security
+from . import accounts, alerts, assets, cli, config, contacts, db, errors, groups, health, security, templating
 
 
 def create_app(environ: Mapping[str, str] | None = None) -> Flask:
@@ -32,7 +32,7 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
         # A console that is left open over night still takes the form that was open.
         WTF_CSRF_TIME_LIMIT=None,
     )
-    app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
+    templating.init_app(app)
     if settings.proxy_count:
         count = settings.proxy_count
         app.wsgi_app = ProxyFix(  # type: ignore[method-assign]

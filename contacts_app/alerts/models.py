@@ -318,7 +318,7 @@ class Delivery(Base):
     )
 
     @classmethod
-    def is_late(cls, account_id: int) -> sa.ColumnElement[bool]:
+    def is_late(cls, account_id: int | sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
         """Return the condition that a message of the account has been due for more than two minutes.
 
         Those to robots are left out, which have to wait when there are many.

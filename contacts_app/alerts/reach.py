@@ -1,13 +1,14 @@
 """Say who can be reached, over which channels, and why not."""
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
-from typing import NamedTuple
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from ..config import current_settings
-from ..contacts.models import FILTERS, Contact, surroundings
+from ..contacts.models import FILTERS, LISTED, Contact, surroundings
 from ..db import db
 from ..groups.models import Membership, group_surroundings
 from .channels import configured
@@ -58,34 +59,32 @@ def channels_off() -> dict[str, str]:
 
 
 def is_reachable() -> sa.ColumnElement[bool]:
-    """Return the condition that a contact has a channel that is set up and does not fail."""
+    """Return the condition that a contact of the parameter account_id has a channel that is set up and does not fail."""
     return sa.or_(*(sa.and_(column.is_not(None), _works(channel)) for channel, column in _ADDRESSES.items()))
 
 
 def is_failing() -> sa.ColumnElement[bool]:
-    """Return the condition that one of a contact's channels fails."""
+    """Return the condition that one of the channels of a contact of the parameter account_id fails."""
     return sa.exists(_states.where(ChannelState.failing_since.is_not(None)).correlate(Contact))
 
 
-def health_of(account_id: int, ids: Iterable[int]) -> dict[int, dict[str, Health]]:
-    """Return what is known of the channels of the contacts; of a channel that is not there, nothing is said."""
-    found = sa.select(
-        ChannelState.contact_id,
-        ChannelState.channel,
-        ChannelState.worked_at,
-        ChannelState.failing_since,
-        ChannelState.answer,
-    ).where(ChannelState.account_id == account_id, ChannelState.contact_id.in_(ids))
+def healths_of(contacts: Iterable[list[list[Any]] | None]) -> list[list[Health | None]]:
+    """Return for each contact, of whom LISTED found this, what is known of each channel: None if it was never tried."""
     off = {channel: Health("off", answer=why) for channel, why in channels_off().items()}
-    health = {identity: dict(off) for identity in ids}
-    for identity, channel, worked_at, failing_since, answer in db.session.execute(found):
-        known = Health("fails", failing_since, answer or "") if failing_since else Health("works", worked_at)
-        health[identity].setdefault(channel, known)
-    return health
+    healths = []
+    for states in contacts:
+        known: dict[str, Health] = {}
+        for channel, fails, at, answer in states or ():
+            known[channel] = Health("fails" if fails else "works", datetime.fromtimestamp(at, UTC), answer)
+        known |= off
+        healths.append([known.get(channel) for channel in CHANNELS])
+    return healths
 
 
-def reach_of(account_id: int) -> Reach:
-    """Return what has to be said before an alert does."""
+@cache
+def _reach() -> sa.Select[*tuple[Any, ...]]:
+    """Return the statement of reach_of, built once."""
+    account_id: sa.BindParameter[int] = sa.bindparam("account_id")
     by_name = sa.collate(Contact.name_key, "C")
     unreachable = (
         sa.select(*(Contact.id, Contact.name, Contact.mobile, Contact.email, Contact.dingtalk_url_hash))
@@ -101,7 +100,7 @@ def reach_of(account_id: int) -> Reach:
     # One row that is always there, so that one statement tells of the workers and of the contacts.
     one = sa.select(Worker.is_one_alive().label("lives"), Delivery.is_late(account_id).label("late")).subquery()
     is_of_contact = sa.and_(ChannelState.account_id == account_id, ChannelState.contact_id == unreachable.c.id)
-    found = (
+    return (
         sa.select(
             one.c.lives, one.c.late, unreachable, ChannelState.channel, ChannelState.failing_since, ChannelState.answer
         )
@@ -110,7 +109,11 @@ def reach_of(account_id: int) -> Reach:
         .outerjoin(ChannelState, sa.and_(is_of_contact, ChannelState.failing_since.is_not(None)))
         .order_by(unreachable.c.place, ChannelState.channel.desc())  # which is the order of CHANNELS
     )
-    rows = db.session.execute(found).all()
+
+
+def reach_of(account_id: int) -> Reach:
+    """Return what has to be said before an alert does."""
+    rows = db.session.execute(_reach(), {"account_id": account_id}).all()
     off = channels_off()
     named: dict[int, Unreachable] = {}
     for row in (row for row in rows if row.id is not None):
@@ -133,7 +136,7 @@ def mute_of(account_id: int, ids: Iterable[int]) -> set[int]:
         .group_by(Membership.group_id)
         .having(~sa.func.bool_or(is_reachable()))
     )
-    return set(db.session.scalars(found))
+    return set(db.session.scalars(found, {"account_id": account_id}))
 
 
 def send_test(account_id: int, contact_id: int, name: str) -> Alert:
@@ -151,12 +154,20 @@ def add_to_contacts() -> None:
     """Let the list of contacts be narrowed by who can be reached, and its pages tell of it."""
     FILTERS["unreachable"] = ("Cannot be reached", ~is_reachable())
     FILTERS["failing"] = ("With a channel that fails", is_failing())
-    surroundings.health_of = health_of
+    fails = ChannelState.failing_since.is_not(None)
+    at = sa.func.extract("epoch", sa.func.coalesce(ChannelState.failing_since, ChannelState.worked_at))
+    state = sa.func.json_build_array(ChannelState.channel, fails, at, ChannelState.answer)
+    LISTED["states"] = _states.with_only_columns(sa.func.json_agg(state)).correlate(Contact).scalar_subquery()
+    surroundings.healths_of = healths_of
     surroundings.reach_of = reach_of
     surroundings.send_test = send_test
 
 
-_states = sa.select(1).where(ChannelState.account_id == Contact.account_id, ChannelState.contact_id == Contact.id)
+# The account is named and not joined: where PostgreSQL reads what is known of all contacts at once instead of one after
+# the other, which it decides by the size of the table, it then reads this account's.
+_states = sa.select(1).where(
+    ChannelState.account_id == sa.bindparam("account_id"), ChannelState.contact_id == Contact.id
+)
 
 
 def _works(channel: str) -> sa.ColumnElement[bool]:

@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -149,8 +150,8 @@ class Contact(Base):
     @classmethod
     def search(cls, account_id: int, query: "Query") -> "Page":
         """Return one page of this account's contacts, as columns: an object for each row costs more than the page."""
-        statement, parameters = _statement(query)
-        parameters |= {"account_id": account_id, "offset": (query.page - 1) * PAGE_SIZE}
+        statement = _statement(query.sort, query.show, query.field if query.text else None)
+        parameters = {"account_id": account_id, "offset": (query.page - 1) * PAGE_SIZE} | _parameters(query)
         found = db.session.execute(statement, parameters).all()
         total = found[0].total if found else 0
         return Page([ListedContact(*row[:-1]) for row in found], total)
@@ -190,7 +191,7 @@ class Query(NamedTuple):
 
 
 class ListedContact(NamedTuple):
-    """Hold what the list shows of a contact."""
+    """Hold what the list shows of a contact; the last two are what the rooms below this one put into LISTED."""
 
     id: int
     name: str
@@ -198,6 +199,8 @@ class ListedContact(NamedTuple):
     email: str | None
     dingtalk_url_encrypted: bytes | None
     receives_system_notifications: bool
+    groups: list[str] | None
+    states: list[list[Any]] | None
 
 
 class Page(NamedTuple):
@@ -210,9 +213,9 @@ class Page(NamedTuple):
 class Surroundings:
     """Answer what rooms below this one know of contacts; they put their functions in the place of these."""
 
-    groups_of: Callable[[int, Iterable[int]], dict[int, list[tuple[int, str]]]]
+    groups_of: Callable[[int, int], list[tuple[int, str]]]
     left_by: Callable[[int, Iterable[int]], Sequence[tuple[str, bool]]]
-    health_of: Callable[[int, Iterable[int]], dict[int, dict[str, Any]]]
+    healths_of: Callable[[Iterable[list[list[Any]] | None]], list[list[Any]]]
     reach_of: Callable[[int], Any]
     send_test: Callable[[int, int, str], Any]
     told_of: Callable[[Any], dict[str, Any]]
@@ -249,39 +252,46 @@ FILTERS: dict[str, tuple[str, sa.ColumnElement[bool]]] = {"all": ("All contacts"
 SORTS = tuple(_orders)
 FIELDS = ("name", "mobile", "email")
 
-_page_statement = (
-    sa.select(
-        Contact.id,
-        Contact.name,
-        Contact.mobile,
-        Contact.email,
-        Contact.dingtalk_url_encrypted,
-        Contact.receives_system_notifications,
-        sa.func.count().over().label("total"),
+# What the list shows of each contact that rooms below this one know; they put their subqueries here.
+LISTED: dict[str, sa.ColumnElement[Any]] = {"groups": sa.null(), "states": sa.null()}
+
+
+@lru_cache
+def _statement(sort: str, show: str, field: str | None) -> sa.Select[*tuple[Any, ...]]:
+    """Return the statement of a page of the list, narrowed by a search in `field` if there is one.
+
+    It is built once: to build it takes as long as to run it. strpos and not LIKE, so that no character is special.
+    """
+    columns = (Contact.id, Contact.name, Contact.mobile, Contact.email, Contact.dingtalk_url_encrypted)
+    statement: sa.Select[*tuple[Any, ...]] = (
+        sa.select(*columns, Contact.receives_system_notifications)
+        .add_columns(*(column.label(name) for name, column in LISTED.items()))
+        .add_columns(sa.func.count().over().label("total"))
+        .where(Contact.account_id == sa.bindparam("account_id"))
+        .order_by(_orders[sort], Contact.id)
+        .limit(PAGE_SIZE)
+        .offset(sa.bindparam("offset"))
     )
-    .where(Contact.account_id == sa.bindparam("account_id"))
-    .limit(PAGE_SIZE)
-    .offset(sa.bindparam("offset"))
-)
-
-
-def _statement(query: Query) -> tuple[sa.Select[*tuple[Any, ...]], dict[str, Any]]:
-    """Return the page's statement; strpos and not LIKE, so that no character of the text is special."""
-    statement: sa.Select[*tuple[Any, ...]] = _page_statement.order_by(_orders[query.sort], Contact.id)
-    if query.show != "all":
-        statement = statement.where(FILTERS[query.show][1])
-    if not query.text:
-        return statement, {}
-    if query.field == "name":
+    if show != "all":
+        statement = statement.where(FILTERS[show][1])
+    if field == "name":
         needle = sa.func.lower(sa.func.normalize(sa.bindparam("text"), sa.text("NFKC")))
-        return statement.where(sa.func.strpos(Contact.name_key, needle) > 0), {"text": query.text}
-    if query.field == "email":
+        statement = statement.where(sa.func.strpos(Contact.name_key, needle) > 0)
+    elif field == "email":
         needle = sa.func.lower(sa.bindparam("text"))
-        return statement.where(sa.func.strpos(sa.func.lower(Contact.email), needle) > 0), {"text": query.text}
+        statement = statement.where(sa.func.strpos(sa.func.lower(Contact.email), needle) > 0)
+    elif field == "mobile":
+        within = sa.func.strpos(Contact.mobile, sa.bindparam("digits")) > 0
+        begins = sa.func.starts_with(Contact.mobile, sa.bindparam("start"))
+        statement = statement.where(sa.bindparam("digits") != "", sa.or_(within, begins))
+    return statement
+
+
+def _parameters(query: Query) -> dict[str, Any]:
+    """Return what the page's statement looks for."""
+    if not query.text or query.field != "mobile":
+        return {"text": query.text} if query.text else {}
     digits = "".join(str(unicodedata.digit(c)) for c in query.text if unicodedata.digit(c, None) is not None)
     # "0086 138" is a country code as people dial it, but "0013" may as well stand inside a number.
     start = query.number or ("+" + digits[2:] if re.match("00[1-9]", digits) else "+" + digits)
-    within = sa.func.strpos(Contact.mobile, sa.bindparam("digits")) > 0
-    begins = sa.func.starts_with(Contact.mobile, sa.bindparam("start"))
-    found = sa.and_(sa.bindparam("digits") != "", sa.or_(within, begins))
-    return statement.where(found), {"digits": digits, "start": start}
+    return {"digits": digits, "start": start}

@@ -9,7 +9,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ..accounts.models import Account
-from ..contacts.models import CLEAN_NAME, FILTERS, PAGE_SIZE, Contact, surroundings
+from ..contacts.models import CLEAN_NAME, FILTERS, LISTED, PAGE_SIZE, Contact, surroundings
 from ..db import Base, db
 
 
@@ -193,18 +193,15 @@ _found_statement = _page_statement.where(
 )
 
 
-def groups_of(account_id: int, ids: Iterable[int]) -> dict[int, list[tuple[int, str]]]:
-    """Return the groups that each of the contacts is in: id and name, by the contact's id."""
+def groups_of(account_id: int, contact_id: int) -> list[tuple[int, str]]:
+    """Return the groups that the contact is in: id and name."""
     found = (
-        sa.select(Membership.contact_id, Group.id, Group.name)
-        .join(Group, _is_of_group())
-        .where(Membership.account_id == account_id, Membership.contact_id.in_(ids))
+        sa.select(Group.id, Group.name)
+        .join(Membership, _is_of_group())
+        .where(Membership.account_id == account_id, Membership.contact_id == contact_id)
         .order_by(_by_name)
     )
-    groups: dict[int, list[tuple[int, str]]] = {}
-    for contact_id, group_id, name in db.session.execute(found):
-        groups.setdefault(contact_id, []).append((group_id, name))
-    return groups
+    return [(row.id, row.name) for row in db.session.execute(found)]
 
 
 def left_by(account_id: int, ids: Iterable[int]) -> Sequence[tuple[str, bool]]:
@@ -226,5 +223,8 @@ def add_to_contacts() -> None:
     """Let the list of contacts be narrowed to those in no group, and its pages tell of groups."""
     nowhere = ~sa.exists(sa.select(1).select_from(Membership).where(_is_member(Contact)).correlate(Contact))
     FILTERS["ungrouped"] = ("In no group", nowhere)
+    names = postgresql.aggregate_order_by(Group.name, _by_name)
+    of_contact = sa.select(sa.func.array_agg(names)).join(Membership, _is_of_group()).where(_is_member(Contact))
+    LISTED["groups"] = of_contact.correlate(Contact).scalar_subquery()
     surroundings.groups_of = groups_of
     surroundings.left_by = left_by
