@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint bench
+.PHONY: run test lint bench bench-speed
 
 run: .venv/installed
 	@exec $(BIN)/python -m flask --app wsgi serve
@@ -20,6 +20,11 @@ lint: .venv/installed-tests
 # Takes minutes and the whole machine; BENCH_SECONDS=60 watches the deliveries for a minute only.
 bench: .venv/installed-tests
 	@$(BIN)/python -W ignore -m tests.bench.burst $(BENCH_SECONDS)
+	@$(MAKE) --no-print-directory bench-speed
+
+# Takes ten minutes and the whole machine; SPEED="--rounds 1 --seconds 1" takes one.
+bench-speed: .venv/installed-bench
+	@$(BIN)/python -W ignore -m tests.bench.speed $(SPEED)
 
 .venv/installed: requirements.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
@@ -29,4 +34,8 @@ bench: .venv/installed-tests
 
 .venv/installed-tests: .venv/installed tests/requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+.venv/installed-bench: .venv/installed-tests tests/bench/requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/bench/requirements.txt
 	@touch $@
