@@ -166,7 +166,7 @@ def _mute_groups(account_id: int) -> Sequence[Fact]:
         .having(~sa.func.coalesce(sa.func.bool_or(is_reachable()), False), sa.or_(members > 0, has_been_there))
         .order_by(sa.collate(Group.name_key, "C"))
     )
-    found = db.session.execute(statement)
+    found = db.session.execute(statement, {"account_id": account_id})
     return [
         Fact(str(identity), f"{name}: {'none of its members can be reached' if members else 'it has no members'}")
         for identity, name, members in found

@@ -59,7 +59,7 @@ def channels_off() -> dict[str, str]:
 
 
 def is_reachable() -> sa.ColumnElement[bool]:
-    """Return the condition that a contact of the parameter account_id has a channel that is set up and does not fail."""
+    """Return the condition that a contact of the parameter account_id has a channel that is set up and works."""
     return sa.or_(*(sa.and_(column.is_not(None), _works(channel)) for channel, column in _ADDRESSES.items()))
 
 

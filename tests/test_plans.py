@@ -1,0 +1,38 @@
+"""Show that what people and workers do reads the rows of one account, however many accounts there are."""
+
+import psycopg
+import pytest
+
+from contacts_app import create_app, migrations
+from contacts_app.db import db
+from tests.growth import CHANNELS_SET_UP, PEOPLE, WORKERS, Explainer, Team, administrator, faults, fill
+
+ACCOUNTS = 300
+
+
+@pytest.fixture(scope="module")
+def full(new_database, data_dir):
+    """Return a console with many accounts, and a superuser's connection to its database."""
+    url = new_database()
+    app = create_app({"DATABASE_URL": url, "DATA_DIR": str(data_dir), "SECRET_KEY": "k" * 40} | CHANNELS_SET_UP)
+    with app.app_context():
+        migrations.upgrade()
+    with psycopg.connect(administrator(url), autocommit=True) as connection:
+        fill(connection, 1, ACCOUNTS)
+        connection.execute("VACUUM ANALYZE")
+        yield app, connection
+    with app.app_context():
+        db.engine.dispose()
+
+
+@pytest.mark.parametrize("mode", ["force_generic_plan", "force_custom_plan"])
+def test_no_plan_reads_beyond_an_account(full, mode: str) -> None:
+    app, connection = full
+    teams = [Team(app, number) for number in (7, 200)]
+    with Explainer(app, connection, mode) as explainer:
+        for act in PEOPLE:
+            explainer.run(act, teams)
+        for act in WORKERS:
+            explainer.run(act, teams[:1])
+    assert {plan.act for plan in explainer.plans} == {act.name for act in PEOPLE + WORKERS}
+    assert faults(explainer.plans, connection) == []
