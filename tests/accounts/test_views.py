@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 from argon2 import PasswordHasher
 from flask import Flask
 from flask.testing import FlaskClient
@@ -594,3 +595,12 @@ def test_logging_on_again_ends_the_session_before(team: Team) -> None:
     former.set_cookie("console", team.cookie)
     assert not is_logged_on(former)
     assert is_logged_on(team.client)
+
+
+def test_statements_of_pages_stay_prepared(team: Team) -> None:
+    for _ in range(10):
+        assert team.get("/contacts").status_code == 200
+    with team.app.app_context():  # the connection that the pages have used is the one that is given out next
+        prepared = db.session.scalars(sa.text("SELECT statement FROM pg_prepared_statements")).all()
+    for table in ("FROM sessions", "FROM contacts", "AS lives"):
+        assert any(table in statement for statement in prepared), table
