@@ -307,7 +307,7 @@ def demo(contacts: int) -> None:
 
 def _sample_contacts(account_id: int, count: int) -> Iterator[Contact]:
     """Make contacts that nobody real is behind: numbers reserved for fiction, domains reserved for examples."""
-    chance = random.Random(account_id)  # noqa: S311
+    chance = random.Random(account_id)  # nosec B311
     # The North American plan keeps 555-0100 to 555-0199 of every area code for fiction.
     fiction = (f"+1{area}55501{line:02}" for area in range(201, 990) for line in range(100))
     mobiles = filter(lambda number: phonenumbers.is_valid_number(phonenumbers.parse(number)), fiction)

@@ -132,7 +132,7 @@ def _socket_dir(data_dir: Path) -> Path:
     if re.fullmatch(r"[A-Za-z0-9_./-]+", path) and len(path) <= SOCKET_PATH_LIMIT:
         return _pgdata(data_dir)
     digest = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
-    return Path(f"/tmp/alert-contacts-{os.geteuid()}-{digest}")  # noqa: S108 (made with mode 0700, owner checked)
+    return Path(f"/tmp/alert-contacts-{os.geteuid()}-{digest}")  # nosec B108 # made with mode 0700, owner checked
 
 
 def _listens(data_dir: Path) -> bool:
@@ -311,7 +311,7 @@ def _run(
     # A file, because the server inherits it and would keep a pipe open for ever.
     with tempfile.TemporaryFile() as output:
         try:
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # nosec B603
                 [_bin() / program, *arguments],
                 stdin=source,
                 stdout=sink or output,
@@ -373,7 +373,7 @@ def _make_server_user() -> pwd.struct_passwd:
                 time.sleep(0.1)  # some other program holds the lock of the password file
             try:
                 path = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-                refused = subprocess.run(command, capture_output=True, text=True, env=path).stderr
+                refused = subprocess.run(command, capture_output=True, text=True, env=path).stderr  # nosec B603
             except OSError as error:
                 refused = str(error)
     finally:

@@ -22,7 +22,7 @@ from .db import db
 from .encryption import note_key
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # nosec B104
 SHORT_LIFE, LONGEST_PAUSE = 30, 30  # seconds: what ends sooner is started again later and later
 PORT_PATIENCE = 3  # seconds in which the workers of a killed server notice it and let go of the port
 
@@ -140,7 +140,7 @@ class Child:
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
         self.started = time.monotonic()
-        self.process = subprocess.Popen(  # noqa: S603
+        self.process = subprocess.Popen(  # nosec B603
             self.command,
             cwd=PROJECT,
             start_new_session=True,  # Ctrl-C reaches only the console, which lets what is under way finish

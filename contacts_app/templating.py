@@ -46,7 +46,7 @@ class Templates(Environment):
 def moment(at: datetime) -> Markup:
     """Return a moment, UTC, which the script shows in the browser's own time zone."""
     date, time = at.date().isoformat(), at.time().isoformat("seconds")
-    return Markup(f'<time datetime="{date}T{time}Z">{date} {time[:5]} UTC</time>')  # noqa: S704 (digits only)
+    return Markup(f'<time datetime="{date}T{time}Z">{date} {time[:5]} UTC</time>')  # nosec B704 # digits only
 
 
 def init_app(app: Flask) -> None:

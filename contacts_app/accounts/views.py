@@ -18,7 +18,7 @@ from .forms import LogonForm, PasswordForm, SetupForm
 from .models import LOGON_WINDOW, Account, LogonAttempt, Session, User, Visitor
 
 blueprint = Blueprint("accounts", __name__)
-TOKEN = "token"  # noqa: S105
+TOKEN = "token"  # nosec B105
 WRONG = "There is no user with this e-mail and this password."
 View = TypeVar("View", bound=Callable[..., Any])
 

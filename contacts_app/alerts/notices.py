@@ -201,7 +201,7 @@ _take_day = sa.text(f"""
     INSERT INTO {SystemNotice.__tablename__} AS last (account_id, kind) VALUES (:account_id, :kind)
     ON CONFLICT (account_id, kind) DO UPDATE SET sent_at = now() WHERE last.sent_at <= now() - interval '1 day'
     RETURNING kind
-""")  # noqa: S608
+""")  # nosec B608
 _check_after_day = sa.text("""
     INSERT INTO system_checks AS planned (account_id, due_at)
     SELECT account_id, sent_at + interval '1 day' FROM system_notices WHERE account_id = :account_id AND kind = :kind
@@ -212,4 +212,4 @@ _check_when_groups_are_not_new = sa.text(f"""
     SELECT account_id, min(created_at) + interval '{FIRST_MINUTES}' FROM groups
     WHERE account_id = :account_id AND created_at >= now() - interval '{FIRST_MINUTES}' GROUP BY account_id
     ON CONFLICT (account_id) DO UPDATE SET due_at = least(planned.due_at, excluded.due_at)
-""")  # noqa: S608
+""")  # nosec B608

@@ -409,7 +409,7 @@ def tidy(retention_days: int) -> None:
 
 def pause(attempts: int) -> float:
     """Return how many seconds to wait after so many attempts: 5, 15, 45, 135, 405, then 600, give or take a quarter."""
-    return float(min(5 * 3 ** (attempts - 1), 600)) * random.uniform(0.75, 1.25)  # noqa: S311
+    return float(min(5 * 3 ** (attempts - 1), 600)) * random.uniform(0.75, 1.25)  # nosec B311
 
 
 def _choose(rows: Sequence[Any], budget: int) -> Sequence[Any]:
@@ -542,7 +542,7 @@ _claim = sa.text(f"""
     JOIN alerts ON (alerts.account_id, alerts.id) = (claimed.account_id, alert_id)
     LEFT JOIN contacts ON (contacts.account_id, contacts.id) = (claimed.account_id, contact_id)
     ORDER BY alert_id
-""")  # noqa: S608  # noqa: S608
+""")  # nosec B608
 _claim_robot = sa.text("""
     UPDATE robots SET due_at = now() + make_interval(secs => :lease)
     FROM (
@@ -570,14 +570,14 @@ _waiting_for_robot = sa.text(f"""
     JOIN alerts ON (alerts.account_id, alerts.id) = (deliveries.account_id, alert_id)
     WHERE contacts.account_id = :account_id AND dingtalk_url_hash = :url_hash
     ORDER BY message, alert_id, contact_id
-""")  # noqa: S608
+""")  # nosec B608
 _claim_for_robot = sa.text(f"""
     UPDATE deliveries SET state = 'sending', attempts = attempts + 1, message = :message, give_up_at = {_GIVE_UP_AT},
         next_attempt_at = now() + make_interval(secs => :lease)
     FROM unnest(CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[])) AS chosen (alert_id, contact_id)
     WHERE account_id = :account_id AND channel = 'dingtalk'
         AND (deliveries.alert_id, deliveries.contact_id) = (chosen.alert_id, chosen.contact_id)
-""")  # noqa: S608
+""")  # nosec B608
 _next_for_robot = sa.text("""
     SELECT min(next_attempt_at) FROM contacts
     CROSS JOIN LATERAL (
@@ -594,7 +594,7 @@ _robot_has_sent = sa.text(f"""
         sent_at = (sent_at || clock_timestamp())[greatest(1, cardinality(sent_at) + 2 - {ROBOT_LIMIT}):],
         blocked_until = now() + make_interval(secs => CAST(:blocked AS float))
     WHERE account_id = :account_id AND url_hash = :url_hash
-""")  # noqa: S608
+""")  # nosec B608
 # What was sent is sent, also when somebody else has taken the message for lost meanwhile.
 _finish = sa.text("""
     UPDATE deliveries SET

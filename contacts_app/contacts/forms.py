@@ -198,7 +198,7 @@ _HOLDER = Markup('<a href="{0}" hx-get="{0}" hx-target="#dialog">{1}</a>')
 
 
 def _in_words(constraint: str, holder: Markup) -> Markup:
-    return Markup(REFUSALS[constraint][1]).format(holder)  # noqa: S704 (a constant; format escapes what it takes)
+    return Markup(REFUSALS[constraint][1]).format(holder)  # nosec B704 # a constant; format escapes what it takes
 
 
 def _add_error(field: Field, message: str) -> None:
