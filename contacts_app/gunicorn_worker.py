@@ -111,7 +111,7 @@ class Connection(TConn):  # type: ignore[misc] # gunicorn has no types
 
     def close(self, graceful: bool = False) -> None:
         """Close the connection, in the loop's own time where the visitor has to hear the end of the answer."""
-        if graceful:
+        if graceful and not self.cfg.is_ssl:
             self.worker.linger(self)
         else:
             super().close()
@@ -152,7 +152,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def finish_request(self, conn: Connection, fs: Future[Any]) -> None:
         """Go on with the connection when the visitor has the answer."""
-        if not conn.sock.unsent:
+        if conn.cfg.is_ssl or not conn.sock.unsent:
             super().finish_request(conn, fs)
             return
         conn.sock.setblocking(False)
