@@ -76,7 +76,7 @@ def _token() -> str:
         _refuse("Send the token of an integration in the header Authorization, after the word Bearer.")
     if not Integration.is_known(token):
         _refuse(UNKNOWN)
-    db.session.rollback()  # a body that comes slowly keeps no connection
+    db.session.commit()  # a body that comes slowly keeps no connection; a rollback would forget what is prepared
     return token
 
 
