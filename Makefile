@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint bench bench-speed bench-growth
+.PHONY: run test lint sbom bench bench-speed bench-growth
 
 run: .venv/installed
 	@exec $(BIN)/python -m flask --app wsgi serve
@@ -18,6 +18,12 @@ lint: .venv/installed-tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive contacts_app wsgi.py 2>/dev/null
+
+# The bill of materials, in CycloneDX's JSON; the same requirements give the same file.
+sbom: SBOM = build/sbom.json
+sbom: .venv/installed-tests
+	@mkdir -p $(dir $(SBOM))
+	@$(BIN)/cyclonedx-py requirements --output-reproducible --output-format JSON --output-file $(SBOM) requirements.txt
 
 # Takes minutes and the whole machine; BENCH_SECONDS=60 watches the deliveries for a minute only.
 bench: .venv/installed-tests

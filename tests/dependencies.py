@@ -1,0 +1,72 @@
+"""Print README's table of dependencies, with the dates of their last releases as pip's index has them.
+
+`python -m tests.dependencies` asks the index that pip is set up with, in the way that pip itself does.
+"""
+
+import json
+import re
+import sys
+from contextlib import suppress
+from datetime import date
+from typing import Any
+
+from contacts_app.config import PROJECT
+
+REQUIREMENTS = PROJECT / "requirements.txt"
+PINNED = re.compile(r"([A-Za-z0-9._-]+)(?:\[[a-z,]+\])?==([A-Za-z0-9.]+)")
+ROW = re.compile(r"^\| `([^`]+)` \| ([^|]+) \| ([^|]+) \| (\d{4}-\d\d-\d\d)([^|]*) \|$", re.MULTILINE)
+
+
+def pins() -> dict[str, str]:
+    """Return the version of each requirement, by its name; raise ValueError for one that is not pinned."""
+    found = {}
+    for line in REQUIREMENTS.read_text().splitlines():
+        if line and not line.startswith("#"):
+            if not (pin := PINNED.fullmatch(line)):
+                raise ValueError(f"{line} is not pinned.")
+            found[pin[1]] = pin[2]
+    return found
+
+
+def rows() -> dict[str, tuple[str, str, date, str]]:
+    """Return version, purpose, last release and remark of each dependency in README's table, by its name."""
+    found = ROW.findall((PROJECT / "README.md").read_text())
+    return {name: (version, use, date.fromisoformat(day), rest) for name, version, use, day, rest in found}
+
+
+def last_releases(names: list[str]) -> dict[str, date]:
+    """Return when each package was last released, by its name; raise LookupError for one unknown."""
+    from pip._internal.commands import create_command
+    from pip._internal.index.collector import LinkCollector
+
+    command: Any = create_command("index")
+    options, _ = command.parse_args(["versions", "x"])
+    found = {}
+    with command.main_context():
+        session = command._build_session(options)
+        collector = LinkCollector.create(session=session, options=options)
+        for name in names:
+            days = []
+            for url in collector.search_scope.get_index_urls_locations(name):
+                if url.startswith("http"):
+                    answer = session.get(url, headers={"Accept": "application/vnd.pypi.simple.v1+json"})
+                    with suppress(json.JSONDecodeError):
+                        days += [file["upload-time"][:10] for file in answer.json()["files"] if not file.get("yanked")]
+            if not days:
+                raise LookupError(name)
+            found[name] = date.fromisoformat(max(days))
+    return found
+
+
+def main() -> None:
+    """Print the table as it should stand now."""
+    known, pinned = rows(), pins()
+    days = last_releases(list(pinned))
+    print("| dependency | version | what it is for | last release |\n| --- | --- | --- | --- |")
+    for name, version in pinned.items():
+        _, use, _, rest = known.get(name, ("", "", date.min, ""))
+        print(f"| `{name}` | {version} | {use or '?'} | {days[name]}{rest} |")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
