@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 from hypothesis.stateful import run_state_machine_as_test as run
@@ -331,6 +331,7 @@ def test_the_console_holds_what_a_model_of_it_holds(
             max_examples=examples,
             stateful_step_count=steps,
             derandomize=not is_long,
+            phases=[Phase.generate, Phase.shrink],
             print_blob=True,
             database=None,
             deadline=None,
