@@ -36,3 +36,20 @@ def test_no_plan_reads_beyond_an_account(full, mode: str) -> None:
             explainer.run(act, teams[:1])
     assert {plan.act for plan in explainer.plans} == {act.name for act in PEOPLE + WORKERS}
     assert faults(explainer.plans, connection) == []
+
+
+def test_a_claim_costs_the_same_however_many_accounts_wait(full) -> None:
+    app, connection = full
+    claim = next(act for act in WORKERS if act.name == "worker: claim and send texts")
+    pages = []
+    for _ in range(2):
+        with Explainer(app, connection, "auto") as explainer:
+            explainer.run(claim, 2 * [Team(app, 1)])
+        pages.append(sum(plan.pages for plan in explainer.plans))
+        connection.execute("""
+            UPDATE deliveries SET state = 'queued', attempts = 0, next_attempt_at = now(), ended_at = NULL
+            WHERE channel = 'sms' AND state = 'sent' AND alert_id % 3 = 0 AND contact_id % 100 = 1
+        """)
+        connection.execute("VACUUM ANALYZE deliveries")
+    few, many = pages
+    assert many < 1.3 * few, pages

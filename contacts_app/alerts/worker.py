@@ -40,6 +40,7 @@ SEND_SECONDS = 15  # that one message may take, with room to record it before th
 NICENESS = 5
 POLL_SECONDS, BEAT_SECONDS, TIDY_SECONDS = 2, 5, 60
 TIDY_ROWS = 1000
+MOST_TURNS = 5  # accounts that are asked for one after the other when others claim at the same moment
 REFUSED = (sa.exc.DataError, sa.exc.IntegrityError, sa.exc.ProgrammingError)  # which no waiting mends
 GONE = "The contact has been deleted."
 NO_ADDRESS = {
@@ -88,6 +89,7 @@ class Worker:
         self.stopping = threading.Event()
         self.wakes = {channel: threading.Event() for channel in CHANNELS}
         self.seen: dict[int, float] = {}  # when each delivering thread last came round
+        self.turns = dict.fromkeys(CHANNELS, 0)  # the account that was served last
         self.id = uuid4()
 
     def run(self) -> None:
@@ -174,10 +176,7 @@ class Worker:
 
     def _step(self, channel: str, senders: "Senders") -> bool:
         """Send the deliveries that are due, a few at a time; return whether there were any."""
-        rows = db.session.execute(
-            _claim, {"channel": channel, "most": BATCH[channel], "lease": self.settings.delivery_lease}
-        ).all()
-        db.session.commit()
+        rows = self._claim(channel)
         until = time.monotonic() + self.settings.delivery_lease - SEND_SECONDS
         for index, row in enumerate(rows):
             if (self.stopping.is_set() or time.monotonic() > until) and index:
@@ -186,6 +185,20 @@ class Worker:
                 break
             self._keep([self._send(channel, _claimed(row, self.settings), senders)])
         return bool(rows)
+
+    def _claim(self, channel: str) -> Sequence[Any]:
+        """Claim what is due for the account whose turn it is, a few at a time."""
+        values = {"channel": channel, "most": BATCH[channel], "lease": self.settings.delivery_lease}
+        for _ in range(MOST_TURNS):
+            rows = db.session.execute(_claim, values | {"turn": self.turns[channel]}).all()
+            db.session.commit()
+            self.turns[channel] = rows[0].turn or 0
+            if rows[0].account_id is not None:
+                return rows
+            if rows[0].turn is None:
+                break
+            # Another one has claimed it at this moment: on to the next account.
+        return []
 
     def _send(self, channel: str, claimed: Claimed, senders: "Senders") -> Result:
         address = claimed.mobile if channel == "sms" else claimed.email
@@ -508,23 +521,17 @@ _TOLD = """
     alerts.integration_id, alerts.integration_name, alerts.key, contacts.mobile, contacts.email,
     contacts.id IS NOT NULL AS exists, now() AS now
 """
-# One account's flood must not keep the others waiting: each claim is for one account, drawn from those for which
-# something is due. They are found by leaps over the index, whatever waits for each.
+# One account's flood must not keep the others waiting: each claim is for one account, the next after the one that was
+# served last, and found by one look into the index, however many accounts wait.
+_DUE = "channel = :channel AND state IN ('queued', 'sending') AND next_attempt_at <= now()"
 _claim = sa.text(f"""
-    WITH RECURSIVE busy (account_id) AS (
-        (SELECT account_id FROM deliveries
-        WHERE channel = :channel AND state IN ('queued', 'sending') AND next_attempt_at <= now()
-        ORDER BY account_id LIMIT 1)
-        UNION ALL
-        SELECT (SELECT account_id FROM deliveries
-            WHERE channel = :channel AND state IN ('queued', 'sending') AND next_attempt_at <= now()
-                AND account_id > busy.account_id
-            ORDER BY account_id LIMIT 1)
-        FROM busy WHERE account_id IS NOT NULL
+    WITH next AS (
+        SELECT coalesce(
+            (SELECT account_id FROM deliveries WHERE {_DUE} AND account_id > :turn ORDER BY account_id LIMIT 1),
+            (SELECT account_id FROM deliveries WHERE {_DUE} ORDER BY account_id LIMIT 1)) AS turn
     ), due AS (
         SELECT account_id, alert_id, contact_id, channel FROM deliveries
-        WHERE channel = :channel AND state IN ('queued', 'sending') AND next_attempt_at <= now() AND account_id
-            = (SELECT account_id FROM busy WHERE account_id IS NOT NULL ORDER BY random() LIMIT 1)
+        WHERE {_DUE} AND account_id = (SELECT turn FROM next)
         ORDER BY next_attempt_at LIMIT :most
         FOR UPDATE SKIP LOCKED
     ), claimed AS (
@@ -536,10 +543,10 @@ _claim = sa.text(f"""
             = (due.account_id, due.alert_id, due.contact_id, due.channel)
         RETURNING deliveries.*
     )
-    SELECT claimed.account_id, alert_id, contact_id, attempts, next_attempt_at AS leased_until,
+    SELECT turn, claimed.account_id, alert_id, contact_id, attempts, next_attempt_at AS leased_until,
         extract(epoch FROM give_up_at - now())::float AS seconds_left, {_TOLD}
-    FROM claimed
-    JOIN alerts ON (alerts.account_id, alerts.id) = (claimed.account_id, alert_id)
+    FROM next LEFT JOIN claimed ON true
+    LEFT JOIN alerts ON (alerts.account_id, alerts.id) = (claimed.account_id, alert_id)
     LEFT JOIN contacts ON (contacts.account_id, contacts.id) = (claimed.account_id, contact_id)
     ORDER BY alert_id
 """)  # nosec B608

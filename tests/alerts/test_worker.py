@@ -407,6 +407,23 @@ def test_a_member_with_an_outdated_secret_does_not_silence_a_shared_robot(
     assert "signature does not match" in row["answer"]
 
 
+def test_an_account_with_much_to_send_has_its_turn_like_the_others(
+    team: Team, new_team: Callable[..., Team], courier: Courier, post: MailServer
+) -> None:
+    others = [new_team() for _ in range(3)]
+    for number in range(70):
+        team.add(email=f"many{number}@example.com")
+    for _ in range(2):
+        tell(team)
+    for number, other in enumerate(others):
+        tell(other, other.add(email=f"one{number}@example.com"))
+    for _ in range(len(others) + 1):
+        courier.step("email")
+    assert {f"one{number}@example.com" for number in range(3)} < {mail.recipient for mail in post.messages}
+    courier.deliver()
+    assert len(post.messages) == 2 * 70 + 3
+
+
 def test_a_passing_fault_is_tried_again_at_growing_intervals_and_given_up_after_an_hour(
     team: Team, courier: Courier, post: MailServer
 ) -> None:
