@@ -217,9 +217,27 @@ class Console(RuleBasedStateMachine):
 
     @rule(search=st.sampled_from([(field, text) for field, texts in SEARCHES.items() for text in texts]), htmx=htmx)
     def search(self, search: tuple[str, str], htmx: bool) -> None:
-        field, text = search
+        self.look_for(*search, htmx)
+
+    def look_for(self, field: str, text: str, htmx: bool) -> None:
+        """Require a search to show all and only what has the text in the field."""
         answer = self.team.get(f"/contacts?{urlencode({'field': field, 'q': text})}", htmx)
         self.compare(answer, {id for id, person in self.people.items() if finds(person, field, text)})
+
+    @rule(
+        contact=contacts,
+        field=st.sampled_from(list(SEARCHES)),
+        start=st.integers(0, 5),
+        length=st.integers(1, 8),
+        change=st.sampled_from([str.upper, str.lower, str]),
+        htmx=htmx,
+    )
+    def search_for_a_part(
+        self, contact: int, field: str, start: int, length: int, change: Callable[[str], str], htmx: bool
+    ) -> None:
+        if known := self.people.get(self.contact_ids[contact]):
+            text = (getattr(known, field) or "")[start : start + length]
+            self.look_for(field, change(text), htmx)
 
     @rule(target=groups, name=st.sampled_from(list(NAMES)), members=st.lists(contacts, max_size=3), htmx=htmx)
     def create_group(self, name: str, members: list[int], htmx: bool) -> Any:
