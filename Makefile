@@ -37,6 +37,7 @@ bench-speed: .venv/installed-bench
 # 10 million contacts: takes minutes, the whole machine and 8 GB of disk; GROWTH="1000 10000" grows to a million only.
 bench-growth: .venv/installed-bench
 	@$(BIN)/python -W ignore -m tests.bench.growth $(GROWTH)
+	@$(BIN)/python -W ignore -m tests.bench.account
 
 .venv/installed: requirements.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv

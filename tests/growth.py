@@ -127,16 +127,17 @@ def fill(connection: psycopg.Connection, first: int, last: int) -> None:
 
 @dataclass
 class Team:
-    """An account that `fill` has written, and somebody who is logged on to it; nothing that is done is kept."""
+    """An account, by default one that `fill` has written, and somebody who is logged on to it; nothing done is kept."""
 
     app: Flask
     account_id: int
+    token: str = ""
 
     @cached_property
     def client(self) -> FlaskClient:
         signer = self.app.session_interface.get_signing_serializer(self.app)  # type: ignore[attr-defined]
         client = self.app.test_client()
-        token = f"token-{self.account_id}"
+        token = self.token or f"token-{self.account_id}"
         client.set_cookie("console", signer.dumps({"token": token, "csrf_token": CSRF_SECRET, "_permanent": True}))
         return client
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
@@ -103,7 +103,7 @@ class Group(Base):
         mine = (Membership.account_id == self.account_id, Membership.group_id == self.id)
         # Contacts are locked before memberships, as a delete of contacts does, so that the two cannot deadlock.
         self.add_members(wanted)
-        db.session.execute(sa.delete(Membership).where(*mine, Membership.contact_id.not_in(wanted)))
+        db.session.execute(sa.delete(Membership).where(*mine, Membership.contact_id != sa.all_(_array(wanted))))
 
     def add_members(self, ids: Iterable[int]) -> int:
         """Put those of the contacts that exist into the group, and return how many were not in it."""
@@ -111,7 +111,7 @@ class Group(Base):
         # A contact that somebody is deleting is locked by them, and gone when the lock is.
         existing = (
             sa.select(Contact.account_id, sa.literal(self.id), Contact.id)
-            .where(Contact.account_id == self.account_id, Contact.id.in_(ids))
+            .where(Contact.account_id == self.account_id, Contact.id == sa.any_(_array(ids)))
             .order_by(Contact.id)
             .with_for_update(read=True, key_share=True)
         )
@@ -155,6 +155,11 @@ class Surroundings:
 
 
 group_surroundings = Surroundings()
+
+
+def _array(ids: Iterable[int]) -> sa.Cast[Any]:
+    """Return the ids as one parameter: there may be tens of thousands, and a statement takes 65,535 at most."""
+    return sa.cast(sorted(ids), postgresql.ARRAY(sa.BigInteger))
 
 
 def _is_member(contact: type[Contact]) -> sa.ColumnElement[bool]:

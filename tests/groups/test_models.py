@@ -129,3 +129,13 @@ def test_members_are_counted_once_and_stand_in_the_order_of_the_list(team: Team)
         assert found.remove_members(ids[:1]) == 0
         db.session.rollback()
     assert groups(team) == {"Ops": set(ids[:2])}
+
+
+def test_a_group_takes_more_ids_than_a_statement_takes_parameters(team: Team) -> None:
+    ann, bob = team.add("Ann"), team.add("Bob")
+    number = add_group(team, "Ops", bob)
+    with team.app.app_context():
+        group = Group.of(team.account_id, number)
+        group.set_members({ann, *range(2**40, 2**40 + 70_000)})
+        db.session.commit()
+    assert groups(team) == {"Ops": {ann}}
