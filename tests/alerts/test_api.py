@@ -18,9 +18,9 @@ from werkzeug.test import TestResponse
 from contacts_app import create_app
 from contacts_app.db import db
 from tests.alerts.test_intake import alert, grafana, group
-from tests.conftest import ROBOT, Team, free_port
+from tests.conftest import ROBOT, Share, Team, free_port
 from tests.groups.test_views import add_group
-from tests.test_attacks import NAMES, NASTY
+from tests.test_attacks import NAMES, NASTY, VERBS
 from tests.test_errors import relay
 
 PATH = "/api/v1/alerts"
@@ -442,6 +442,99 @@ def test_nothing_nasty_is_an_error(team: Team, token: str, number: int) -> None:
         assert answer.mimetype == "application/json"
         assert ("error" in said(answer)) == (answer.status_code >= 400)
     assert len(alerts_of(team)) >= 1
+    assert team.get("/notifications").status_code == 200
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_of_all_verbs_and_visitors_only_a_post_with_a_token_writes(
+    team: Team, other_team: Team, token: str, verb: str
+) -> None:
+    foreign = add_integration(other_team, add_group(other_team, "Night", other_team.add("Other")))
+    for client in (team.app.test_client(), team.client):
+        for path in (PATH, f"{PATH}/", f"{PATH}/1", f"{PATH}?token={token}"):
+            for value in (None, "Bearer guess", f"Basic {token}", f"Bearer {team.token}", f"Bearer {foreign}"):
+                headers = {} if value is None else {"Authorization": value}
+                answer = client.open(path, method=verb, json=DISK, headers=headers)
+                is_meant = verb == "POST" and path.partition("?")[0] == PATH and value == f"Bearer {foreign}"
+                allowed = (200, 202) if is_meant else (200, 404) if verb == "OPTIONS" else range(401, 416)
+                assert answer.status_code in allowed, f"{path} {value}"
+                assert verb == "HEAD" or answer.status_code < 400 or list(said(answer)) == ["error"]
+    assert alerts_of(team) == []
+    assert len(alerts_of(other_team)) == (verb == "POST")
+
+
+# In the place of each value that a sender sends, however deep.
+ODD = [None, True, 0, -1, 1e308, 10**300, "", "\ud800", "\udfff\ud800", "\0", " ", [], {}, [[]], [None], {"": ""}]
+ODD += [{"\0": "\ud800"}, ["x"] * 1000, "x" * 100_000]
+
+
+def with_odd_values(value: Any) -> Iterator[Any]:
+    """Yield `value` again and again, each time with another odd value in another place."""
+    yield from ODD
+    if isinstance(value, dict):
+        for name in value:
+            yield from ({**value, name: odd} for odd in with_odd_values(value[name]))
+            yield {**value, f"{name}\ud800": value[name]}
+    elif isinstance(value, list):
+        for index in range(len(value)):
+            yield from ([*value[:index], odd, *value[index + 1 :]] for odd in with_odd_values(value[index]))
+
+
+@pytest.mark.parametrize("number", range(3), ids=["plain", "alertmanager", "grafana"])
+def test_no_odd_value_in_any_place_is_an_error_and_what_is_refused_is_not_written(
+    team: Team, token: str, share: Share[Any], number: int
+) -> None:
+    bodies = [
+        dict.fromkeys(("title", "text", "severity", "status", "key"), "firing"),
+        group(alert("web1", summary="x")),
+    ]
+    bodies += [grafana(alert("web1", "resolved"), title="Own", message="Own")]
+    taken: set[int] = set()
+    for body in share(with_odd_values(bodies[number]), number):
+        answer = post(team.app, token, body)
+        assert answer.status_code in (200, 202, 400), body
+        if answer.status_code < 400:
+            taken.add(said(answer)["id"])
+        else:
+            assert len(error_of(answer, 400)) < 500
+    assert {written["id"] for written in alerts_of(team)} == taken
+    assert team.get("/notifications").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "statuses"),
+    [
+        (b'{"title":' + b'{"a":' * 800_000, {400}),
+        (b'{"title": "x", "text": ' + b"[" * 900 + b"]" * 900 + b"}", {400}),
+        (b'{"alerts": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", {400}),
+        (b'{"title": "%s"}' % (b"x" * 1_000_000), {202}),
+        (b'{"title": "x", "text": "%s"}' % (rb"\ud800\u0000" * 100_000), {202}),
+        (b'{"%s": 1}' % (b"x" * 1_000_000), {400}),
+        (b'{"title": "a", "title": "b"}', {202}),
+        (b'{"title": "a", "title": 1}', {400}),
+        (b'{"title": "a"} {"title": "b"}', {400}),
+        (b'{"title": "a"}\0', {400}),
+        (b'\xef\xbb\xbf{"title": "a"}', {202, 400}),
+        ('{"title": "a"}'.encode("utf-16"), {202, 400}),
+        (b'{"title": 1e999999}', {400}),
+        (b'{"title": -' + b"9" * 4300 + b"}", {400}),
+        (b'{"title": Infinity}', {400}),
+        (b'"title"', {400}),
+        (
+            b'{"alerts": ['
+            + b'{"status": "firing"},' * 150_000
+            + b'{"status": "firing"}], "orgId": 1, "status": "firing"}',
+            {202},
+        ),
+    ],
+    ids=range(17),
+)
+def test_json_that_is_no_alert_of_any_sender_is_no_error(
+    team: Team, token: str, body: bytes, statuses: set[int]
+) -> None:
+    answer = post(team.app, token, body)
+    assert answer.status_code in statuses
+    assert len(alerts_of(team)) == (answer.status_code == 202)
     assert team.get("/notifications").status_code == 200
 
 
