@@ -25,6 +25,7 @@ import sqlalchemy as sa
 from psycopg.conninfo import make_conninfo
 
 from contacts_app import create_app, embedded, migrations
+from contacts_app.alerts.worker import _check_all
 from contacts_app.config import PROJECT
 from contacts_app.db import db
 from tests.growth import CHANNELS_SET_UP, CONTACTS, PEOPLE, WORKERS, Act, Explainer, Team, administrator, faults, fill
@@ -102,6 +103,15 @@ class Side:
         self.spent, self.counted, begin = 0.0, 0, time.perf_counter()
         act.do(team)
         return 1000 * self.spent, 1000 * (time.perf_counter() - begin), self.counted
+
+    def start_of_a_worker(self) -> float:
+        """Return the milliseconds that it takes to have every account looked at."""
+        with self.app.app_context():
+            begin = time.perf_counter()
+            db.session.execute(_check_all)
+            took = time.perf_counter() - begin
+            db.session.rollback()
+        return 1000 * took
 
     def measured(self) -> dict[str, Measured]:
         """Return the medians of what the acts took, after a look at every plan."""
@@ -202,12 +212,15 @@ def run(folder: Path, sizes: tuple[int, int], draws: bool) -> None:
         sides = [Side(data_dir, small, sizes[0]), Side(data_dir, url, sizes[1])]
         measure(sides)
         found = [side.measured() for side in sides]
+        starts = [side.start_of_a_worker() for side in sides]
     ratios = sorted(big.whole / small.whole for small, big in zip(found[0].values(), found[1].values(), strict=True))
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     print(f"\n{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, {memory:.0f} GiB,")
     print(f"Python {platform.python_version()}, {sizes[0] * CONTACTS:,} and {sizes[1] * CONTACTS:,} contacts,")
     print(f"medians of {TEAMS * ROUNDS}, of {TEAMS} accounts; {time.monotonic() - begin:.0f} s in all\n")
     print(table(*found))
+    told = " and ".join(f"{took:.0f} ms" for took in starts)
+    print(f"\nOnce at the start of a worker, to have every account looked at: {told}.")
     print(f"\nRatio: median {statistics.median(ratios):.2f}, most {ratios[-1]:.2f}; the goal is {GOAL}.")
     if draws:
         plot(found[0], found[1], sizes, PROJECT / "tests" / "bench" / "growth.svg")
