@@ -7,7 +7,21 @@ from datetime import timedelta
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from . import accounts, alerts, assets, cli, config, contacts, db, errors, groups, health, security, templating
+from . import (
+    accounts,
+    alerts,
+    assets,
+    cli,
+    compression,
+    config,
+    contacts,
+    db,
+    errors,
+    groups,
+    health,
+    security,
+    templating,
+)
 
 
 def create_app(environ: Mapping[str, str] | None = None) -> Flask:
@@ -39,6 +53,7 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
             app.wsgi_app, x_for=count, x_proto=count, x_host=count
         )
     db.init_app(app, settings.database_url, settings.data_dir)
+    compression.init_app(app)  # first here, so that it comes after all else that changes an answer
     errors.init_app(app)
     # First the log-on, so that no large form is read of a stranger; then what is read of it; last its token, so that
     # whose session has ended is led to log on, not told of a forged request.
