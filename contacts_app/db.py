@@ -2,12 +2,13 @@
 
 import os
 import select
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
 import psycopg
 import sqlalchemy as sa
-from flask import Flask
+from flask import Flask, g, has_request_context
 from flask_sqlalchemy import SQLAlchemy
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.orm import DeclarativeBase
@@ -20,6 +21,9 @@ WRONG_ENCODING = (
     "DATABASE_URL: the database must be made with ENCODING 'UTF8' and a locale that knows letters"
     " beyond ASCII, such as C.UTF-8 or en_US.UTF-8."
 )
+SETTING = "console.account_id"  # what the policies of the tables compare each row's account with
+EVERY, NONE = "all", ""
+RESTART_SECONDS = 3  # in which a server that was there is waited for
 CONNECTION_DEFAULTS = {
     "application_name": "alert-contacts",
     "connect_timeout": "5",
@@ -48,11 +52,20 @@ db = SQLAlchemy()
 def init_app(app: Flask, url: str | None, data_dir: Path) -> None:
     """Connect `app` to the database at `url`, any address that libpq understands, or to the embedded one."""
     parameters: dict[str, Any] = CONNECTION_DEFAULTS | conninfo_to_dict(url or embedded.url(data_dir))
+    patience = _Patience()
 
     def connect() -> psycopg.Connection:
-        if url is None:
-            embedded.ensure(data_dir)  # also after it was killed
-        connection = psycopg.connect(**parameters)
+        while True:
+            try:
+                if url is None:
+                    embedded.ensure(data_dir)  # also after it was killed
+                connection = psycopg.connect(**parameters)
+                break
+            except psycopg.OperationalError:
+                if not patience.is_left():
+                    raise
+            time.sleep(0.05)
+        patience.renew()
         if connection.info.parameter_status("server_encoding") != "UTF8":
             connection.close()
             raise StartError(WRONG_ENCODING)  # SQLAlchemy cannot even ask such a server for its version
@@ -74,8 +87,27 @@ def init_app(app: Flask, url: str | None, data_dir: Path) -> None:
     with app.app_context():
         engine = db.engine
     _ping_only_in_doubt(engine.dialect)
+    _show_what_may_be_seen(engine.dialect)
     # A connection belongs to the process that opened it, also where a server loads the app and then forks.
     os.register_at_fork(after_in_child=lambda: engine.dispose(close=False))
+
+
+class _Patience:
+    """Wait for a server that restarts, but not again and again for one that stays away, and for none that never was."""
+
+    def __init__(self) -> None:
+        self.is_new, self.ends = False, 0.0
+
+    def renew(self) -> None:
+        """Note that the server is there."""
+        self.is_new = True
+
+    def is_left(self) -> bool:
+        """Tell whether to try again; the time runs from the first failure."""
+        now = time.monotonic()
+        if self.is_new:
+            self.is_new, self.ends = False, now + RESTART_SECONDS
+        return now < self.ends
 
 
 def _ping_only_in_doubt(dialect: sa.Dialect) -> None:
@@ -92,6 +124,77 @@ def _ping_only_in_doubt(dialect: sa.Dialect) -> None:
         return ask(connection) if poll.poll(0) else True
 
     dialect.do_ping = ping  # type: ignore[method-assign, assignment]
+
+
+def _show_what_may_be_seen(dialect: sa.Dialect) -> None:
+    """Have each transaction begin with the rows of the account that asks: a query that forgets the account finds no other.
+
+    A connection keeps what it was told last, so that most need not be told again; a rollback cannot undo it.
+    """
+    begin = dialect.do_begin
+
+    def begin_in_sight(connection: Any) -> None:
+        sight = g.get("sight", NONE) if has_request_context() else EVERY  # commands and workers work for all
+        if sight is not None and connection.info.get(SETTING) != sight:
+            _tell(connection, sight)
+        begin(connection)
+
+    dialect.do_begin = begin_in_sight  # type: ignore[method-assign]
+
+
+def _tell(connection: Any, sight: str) -> None:
+    raw = connection.dbapi_connection
+    was_autocommit = raw.autocommit
+    try:
+        connection.info.pop(SETTING, None)
+        raw.autocommit = True
+        raw.execute("SELECT set_config(%s, %s, false)", (SETTING, sight))
+        raw.autocommit = was_autocommit
+    except BaseException:
+        raw.close()  # nobody knows what it shows now, or whether it still begins transactions
+        raise
+    connection.info[SETTING] = sight
+
+
+def show_all() -> None:
+    """Let this request see the rows of all accounts from its next transaction on, to find out which one it is for."""
+    g.sight = EVERY
+
+
+def show_only(account_id: int) -> None:
+    """Have the later transactions of this request see the rows of one account."""
+    g.sight = str(account_id)
+
+
+def shown(account_id: sa.ColumnElement[int]) -> sa.ColumnElement[str]:
+    """Return what a statement of `first_row` selects to have the rows of the account that it finds shown."""
+    return sa.func.set_config(SETTING, sa.cast(account_id, sa.Text), sa.bindparam("until_commit", type_=sa.Boolean))
+
+
+def first_row(statement: sa.Select[Any], parameters: dict[str, Any]) -> Any:
+    """Run the statement that finds whose request this is, and return its row without its first column, `shown`.
+
+    It shows the rows of the account by itself, so that no request waits for another answer of the database. Until it
+    is through, nothing else runs; what the request before on this connection saw is not seen by this one.
+    """
+    g.sight = None
+    try:
+        connection = db.session.connection().connection
+        until_commit = not connection.dbapi_connection.autocommit  # type: ignore[union-attr]
+        if not until_commit:
+            connection.info.pop(SETTING, None)
+        found = db.session.execute(statement, parameters | {"until_commit": until_commit}).one_or_none()
+        sight = found[0] if found else NONE
+        if not found:
+            db.session.execute(sa.select(sa.func.set_config(SETTING, NONE, until_commit)))
+        if not until_commit:
+            connection.info[SETTING] = sight
+        g.sight = sight
+    except BaseException:
+        g.sight = NONE
+        db.session.rollback()
+        raise
+    return found and found[1:]
 
 
 def violated_constraint(error: sa.exc.IntegrityError) -> str | None:

@@ -43,6 +43,10 @@ TEXTS = {
         "Nothing was saved. Try again, and tell your administrator if it stays.",
     ),
     503: ("The database cannot be reached", "Nothing was saved. Try again in a moment."),
+    507: (
+        "The disk of the database is full",
+        "Nothing was saved. Tell your administrator to make room, then try again.",
+    ),
 }
 # What a program, or whoever set it up, can do about it instead.
 API_TEXTS = dict.fromkeys((404, 405, 415), "Alerts are taken at /api/v1/alerts, with POST.") | {
@@ -103,8 +107,10 @@ def _no_database(error: Exception) -> Response:
     if busy and not _is_a_program():
         return _failed(409, *TEXTS[409])
     logger.error("%s %s: %s", request.method, request.endpoint, _reason(error))
+    full = isinstance(getattr(error, "orig", None), psycopg.errors.DiskFull)
+    status = 507 if full else 503
     # Also where it is only busy: programs take what begins with a 4 as final, and the alert would be lost.
-    response = _failed(503, *TEXTS[409 if busy else 503])
+    response = _failed(status, *TEXTS[409 if busy else status])
     response.headers["Retry-After"] = str(RETRY_SECONDS)
     return response
 

@@ -11,12 +11,15 @@ from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlencode
 
+import psycopg
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 from psycopg.conninfo import conninfo_to_dict
 
-from contacts_app import create_app, errors
+from contacts_app import create_app, db, errors
 from contacts_app.accounts.views import setup_token
+from contacts_app.contacts.models import Contact
 from tests.accounts.test_views import log_on
 from tests.conftest import HTMX, ROBOT, Team, answers, free_port, wait_for
 
@@ -81,8 +84,9 @@ def shut(end: socket.socket) -> None:
 
 
 def test_a_database_that_is_away_is_503_until_it_is_back(
-    team: Team, settings: dict[str, str], database_url: str
+    team: Team, settings: dict[str, str], database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(db, "RESTART_SECONDS", 0.1)
     port, target = free_port(), {k: str(v) for k, v in conninfo_to_dict(database_url).items()}
     parts = {k: v for k, v in target.items() if k not in ("host", "port")}
     query = urlencode(parts | {"host": "127.0.0.1", "port": port, "sslmode": "disable"})
@@ -109,6 +113,22 @@ def test_a_database_that_is_away_is_503_until_it_is_back(
             assert client.get("/healthz").status_code == 200
         check_away()
     assert team.contacts() == []
+
+
+@pytest.mark.parametrize("headers", [{}, HTMX], ids=["page", "htmx"])
+def test_a_full_disk_is_507_with_a_sentence(
+    team: Team, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise sa.exc.OperationalError("INSERT", {}, psycopg.errors.DiskFull("could not extend file: hunter2"))
+
+    monkeypatch.setattr(Contact, "next_id", fail)
+    answer = team.post("/contacts/new", CONTACT, **headers)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (507, "5")
+    assert "The disk of the database is full" in answer.text
+    assert "Nothing was saved. Tell your administrator to make room, then try again." in answer.text
+    assert shows_no_internals(answer.text)
+    assert "hunter2" not in answer.text
 
 
 @pytest.mark.parametrize("headers", [{}, HTMX], ids=["page", "htmx"])
