@@ -41,6 +41,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos", action="store_true", help="take every case, not a share of them, as make chaos does")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what takes minutes, unless it is asked for."""
+    is_chaos = collection_path.is_relative_to(Path(__file__).parent / "chaos")
+    return True if is_chaos and not config.getoption("chaos") else None
+
+
 @pytest.fixture(scope="session")
 def share(request: pytest.FixtureRequest) -> Share[Any]:
     """Return a function that gives each caller another quarter of what there is, so that all of them have it all."""
