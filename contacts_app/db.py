@@ -27,6 +27,10 @@ RESTART_SECONDS = 3  # in which a server that was there is waited for
 CONNECTION_DEFAULTS = {
     "application_name": "alert-contacts",
     "connect_timeout": "5",
+    # A machine that vanishes says no farewell; Linux by itself would wait a quarter of an hour for its answer.
+    "keepalives_idle": "5",
+    "keepalives_interval": "5",
+    "tcp_user_timeout": "10000",
     # A query that hangs, or a lock that another user keeps, becomes an answer instead of a stuck page.
     "options": "-c timezone=UTC -c statement_timeout=15s -c lock_timeout=10s"
     " -c idle_in_transaction_session_timeout=60s",

@@ -5,15 +5,17 @@ PostgreSQL, of which the second follows the first.
 """
 
 import base64
+import os
 import re
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,7 +34,7 @@ from contacts_app.db import db
 from contacts_app.groups.models import Group, Membership
 from tests.alerts.counterparts import Authority, MailServer
 from tests.alerts.counterparts import environment as counterparts
-from tests.conftest import PASSWORD, answers, free_port, wait_for
+from tests.conftest import PASSWORD, free_port, wait_for
 from tests.test_embedded import environment, flask, kill
 
 EMAIL = "ann@example.com"
@@ -42,8 +44,8 @@ PAUSE = 2  # seconds between the death of the first database and the decision th
 class Postgres:
     """A PostgreSQL that others reach over 127.0.0.1; it trusts whoever comes."""
 
-    def __init__(self, data: Path, name: str) -> None:
-        self.data, self.name, self.port = data, name, free_port()
+    def __init__(self, data: Path, name: str, address: str = "127.0.0.1") -> None:
+        self.data, self.name, self.port, self.address = data, name, free_port(), address
         self.url = make_conninfo(host="127.0.0.1", port=self.port, user="postgres", dbname="postgres")
 
     def make(self) -> "Postgres":
@@ -53,6 +55,8 @@ class Postgres:
             *("initdb", "-D", self.data, "-U", "postgres", "--auth=trust", "--encoding=UTF8"),
             *("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "--no-sync"),
         )
+        with (self.data / "pg_hba.conf").open("a") as access:
+            access.write("host all all samenet trust\n")
         self.start()
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute("CREATE ROLE console LOGIN")
@@ -68,7 +72,7 @@ class Postgres:
         return self
 
     def start(self) -> None:
-        options = f"-p {self.port} -k {self.data} -c listen_addresses=127.0.0.1 -c hot_standby=on"
+        options = f"-p {self.port} -k {self.data} -c listen_addresses='*' -c hot_standby=on"
         log = self.data / "server.log"
         embedded._run("pg_ctl", "-D", self.data, "-l", log, "-w", "-o", options, "start")
 
@@ -90,26 +94,63 @@ class Postgres:
 class Machine:
     """A web server on a machine of its own."""
 
-    def __init__(self, data_dir: Path, settings: dict[str, str]) -> None:
+    def __init__(self, data_dir: Path, settings: dict[str, str], network: "Network | None" = None) -> None:
         self.port = free_port()
-        self.address = f"http://127.0.0.1:{self.port}"
-        self.process = run(data_dir, settings | {"PORT": str(self.port)}, *GUNICORN)
+        self.host = network.here if network else "127.0.0.1"
+        self.address = f"http://{self.host}:{self.port}"
+        within = network.within if network else ()
+        self.process = run(data_dir, settings | {"PORT": str(self.port), "HOST": self.host}, *GUNICORN, within=within)
 
     def wait(self) -> "Machine":
-        wait_for(lambda: answers(self.port), what="gunicorn")
+        wait_for(self._answers, what="gunicorn")
         return self
+
+    def _answers(self) -> bool:
+        with suppress(OSError), socket.create_connection((self.host, self.port), timeout=1):
+            return True
+        return False
+
+
+class Network:
+    """A network in which the web servers are, and from which an address of a database can be taken away."""
+
+    def __init__(self) -> None:
+        self.name = f"console{os.getpid() % 100_000}"
+        net = f"10.213.{os.getpid() % 256}"
+        self.here, self.first, self.second = f"{net}.10", f"{net}.1", f"{net}.2"
+        self.within = ("ip", "netns", "exec", self.name)
+        outside, inside = f"v{os.getpid()}o", f"v{os.getpid()}i"
+        self.outside = outside
+        self._ip("netns", "add", self.name)
+        self._ip("link", "add", outside, "type", "veth", "peer", "name", inside, "netns", self.name)
+        for address in (f"{net}.9/24", f"{self.first}/32", f"{self.second}/32"):
+            self._ip("address", "add", address, "dev", outside)
+        self._ip("link", "set", outside, "up")
+        self._ip("-n", self.name, "address", "add", f"{self.here}/24", "dev", inside)
+        for device in (inside, "lo"):
+            self._ip("-n", self.name, "link", "set", device, "up")
+
+    def lose(self, address: str) -> None:
+        """Have nothing come back any more from `address`, as if its machine had lost its power."""
+        self._ip("address", "del", f"{address}/32", "dev", self.outside)
+
+    def end(self) -> None:
+        self._ip("netns", "delete", self.name)
+
+    def _ip(self, *arguments: str) -> None:
+        subprocess.run(["ip", *arguments], check=True)
 
 
 GUNICORN = ("gunicorn", "--config", "python:contacts_app.gunicorn_conf", "wsgi:app")
 DELIVER = ("flask", "--app", "wsgi", "deliver")
 
 
-def run(data_dir: Path, settings: dict[str, str], *command: str) -> subprocess.Popen[bytes]:
+def run(data_dir: Path, settings: dict[str, str], *command: str, within: Sequence[str] = ()) -> subprocess.Popen[bytes]:
     """Start a part of the console on a machine of its own."""
     data_dir.mkdir()
     with (data_dir / "output").open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", *command],
+            [*within, sys.executable, "-m", *command],
             cwd=PROJECT,
             env=environment(data_dir, **settings),
             stdout=output,
@@ -121,12 +162,14 @@ def run(data_dir: Path, settings: dict[str, str], *command: str) -> subprocess.P
 class Site:
     """Two web servers, a delivery worker and two databases."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.first, self.second = Postgres(folder / "first", "first"), Postgres(folder / "second", "second")
+    def __init__(self, folder: Path, network: Network | None = None) -> None:
+        self.folder, self.network = folder, network
+        addresses = (network.first, network.second) if network else ("127.0.0.1", "127.0.0.1")
+        self.first = Postgres(folder / "first", "first", addresses[0])
+        self.second = Postgres(folder / "second", "second", addresses[1])
         self.authority = Authority.make(folder)
         self.mail = MailServer(self.authority)
-        hosts = ",".join(f"127.0.0.1:{server.port}" for server in (self.first, self.second))
+        hosts = ",".join(f"{server.address}:{server.port}" for server in (self.first, self.second))
         self.settings = {
             "DATABASE_URL": f"postgresql://console@{hosts}/contacts?target_session_attrs=read-write&connect_timeout=2",
             "SECRET_KEY": secrets.token_urlsafe(48),
@@ -150,7 +193,7 @@ class Site:
         migrated = flask(self.folder / "admin", "migrate", **self.settings)
         assert migrated.returncode == 0, migrated.stderr
         self.token = self._prepare(self.folder / "admin")
-        self.machines += [Machine(self.folder / name, self.settings) for name in ("a", "b")]
+        self.machines += [Machine(self.folder / name, self.settings, self.network) for name in ("a", "b")]
         self.worker = run(self.folder / "c", self.settings, *DELIVER)
         for machine in self.machines:
             machine.wait()
@@ -210,9 +253,14 @@ def programs() -> Iterator[Path]:
 
 @pytest.fixture
 def site() -> Iterator[Site]:
+    yield from new_site()
+
+
+def new_site(network: Network | None = None) -> Iterator[Site]:
+    """Give a site; leave nothing behind, neither a process nor a file."""
     folder = Path(tempfile.mkdtemp(prefix="contacts-test-"))
     folder.chmod(0o711)  # the databases' user, where this is root, passes through
-    site = Site(folder)
+    site = Site(folder, network)
     try:
         site.start()
         yield site
@@ -333,3 +381,37 @@ def test_the_console_goes_on_by_itself_when_the_standby_takes_over(
         print(f"promotion took {promoted - begin:.2f} s, {begin - killed:.2f} s after the kill;")
         print(f"the first good write of each web server came {waits} after it. {failed} answers of 503 meanwhile.")
         print(f"{len(confirmed)} contacts were confirmed, none lost; {len(alerts)} alerts taken in, all delivered.")
+
+
+@pytest.fixture
+def far_site() -> Iterator[Site]:
+    """Return a site whose web servers reach the databases over a network that can lose one of them."""
+    if os.geteuid() or not shutil.which("ip"):
+        pytest.skip("a network of its own needs root and the program ip")
+    network = Network()
+    try:
+        yield from new_site(network)
+    finally:
+        network.end()
+
+
+def test_a_database_whose_machine_vanishes_without_a_word_is_given_up(
+    far_site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    writers = [Writer(far_site, machine) for machine in far_site.machines]
+    for writer in writers:
+        writer.start()
+    wait_for(lambda: all(len(writer.confirmed()) > 20 for writer in writers), 60, "writes before")
+    far_site.network.lose(far_site.first.address)
+    lost = time.monotonic()
+    far_site.first.kill()
+    far_site.second.promote()
+    promoted = time.monotonic()
+    wait_for(lambda: all(len(writer.confirmed(promoted)) > 20 for writer in writers), 120, "writes after")
+    for writer in writers:
+        writer.stopping.set()
+        writer.join(60)
+    waits = [writer.confirmed(promoted)[0][0] - lost for writer in writers]
+    with capsys.disabled():
+        print(f"\nVanished: the next good writes came {', '.join(f'{wait:.1f} s' for wait in waits)} later.")
+    assert max(waits) < 30
