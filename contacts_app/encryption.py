@@ -69,9 +69,11 @@ def check_keys(used: Iterable[bytes]) -> None:
 
 def note_key() -> None:
     """Note which key is in use; raise StartError where one that the database needs is not there."""
-    check_keys(db.session.scalars(sa.select(EncryptionKey.id)))
+    used = set(db.session.scalars(sa.select(EncryptionKey.id)))
+    check_keys(used)
     first = key_id(current_settings().encryption_keys[0])
-    db.session.execute(postgresql.insert(EncryptionKey).values(id=first).on_conflict_do_nothing())
+    if first not in used:
+        db.session.execute(postgresql.insert(EncryptionKey).values(id=first).on_conflict_do_nothing())
 
 
 def forget_other_keys() -> None:
