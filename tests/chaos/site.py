@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 from contacts_app import embedded
 from tests.conftest import PASSWORD, PASSWORD_HASH, wait_for
@@ -104,7 +105,9 @@ class Site:
         self.settings = settings
         self.console = Console(data_dir or migrated(folder), **settings).wait()
         self.port = self.console.port
-        self.url = settings.get("DATABASE_URL") or embedded.url(self.console.data_dir)
+        # Past what an account sees of another.
+        url = settings.get("DATABASE_URL") or embedded.url(self.console.data_dir)
+        self.url = make_conninfo(url, user="postgres")
 
     def sql(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Ask the database, as soon as it answers."""

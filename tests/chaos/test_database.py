@@ -155,7 +155,7 @@ def test_a_full_disk_is_said_to_be_and_takes_nothing_away(folder: Path, small_di
 
     # The log of what is written is on the same disk: without it the server ends, and cannot start either.
     fill(ballast)
-    with suppress(psycopg.OperationalError), psycopg.connect(site.url, user="postgres", autocommit=True) as connection:
+    with suppress(psycopg.OperationalError), psycopg.connect(site.url, autocommit=True) as connection:
         for _ in range(20):
             connection.execute("SELECT pg_switch_wal(), txid_current()")
     refused = [person.post("/contacts/new", name="Lost", email="lost@example.com") for _ in range(3)]

@@ -12,7 +12,7 @@ from tests.chaos.site import Site, told
 from tests.test_embedded import new_folder
 from tests.test_gunicorn_worker import BEGINNINGS, connect
 
-VISITORS, SECONDS = 200, 5
+VISITORS, SECONDS = 200, 3
 folder = pytest.fixture(new_folder, scope="module")
 
 
