@@ -4,8 +4,10 @@ import psycopg
 import pytest
 
 from contacts_app import create_app, migrations
+from contacts_app.config import StartError
+from contacts_app.contacts.models import Contact
 from contacts_app.db import db
-from tests.growth import CHANNELS_SET_UP, PEOPLE, WORKERS, Explainer, Team, administrator, faults, fill
+from tests.growth import CHANNELS_SET_UP, PEOPLE, WORKERS, Act, Explainer, Team, administrator, faults, fill
 
 ACCOUNTS = 300
 
@@ -53,3 +55,18 @@ def test_a_claim_costs_the_same_however_many_accounts_wait(full) -> None:
         connection.execute("VACUUM ANALYZE deliveries")
     few, many = pages
     assert many < 1.3 * few, pages
+
+
+def test_encrypting_again_goes_on_where_its_last_part_ended(full) -> None:
+    app, connection = full
+
+    def encrypt_again(team: Team) -> None:
+        with team.app.app_context(), pytest.raises(StartError):  # those here are encrypted with no key
+            Contact.encrypt_again()
+
+    with Explainer(app, connection, "force_generic_plan") as explainer:
+        explainer.run(Act("encrypt again", encrypt_again), [Team(app, 1)])
+    nodes = [node for plan in explainer.plans for node in plan.nodes() if "Index Name" in node]
+    assert [(node["Index Name"], node["Index Cond"].split(" > ")[0]) for node in nodes] == [
+        ("contacts_pkey", "(ROW(account_id, id)")
+    ]

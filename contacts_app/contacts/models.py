@@ -122,9 +122,15 @@ class Contact(Base):
         names = ("dingtalk_url", "dingtalk_secret")
         columns = [cls.__table__.c[f"{name}_encrypted"] for name in names]
         is_old = sa.or_(*(sa.func.substr(column, 1, len(first)) != first for column in columns))
-        found = sa.select(cls.account_id, cls.id, *columns).where(is_old).limit(PAGE_SIZE).with_for_update()
-        count = 0
-        while rows := db.session.execute(found).all():
+        key = sa.tuple_(cls.account_id, cls.id)
+        found = sa.select(cls.account_id, cls.id, *columns).where(is_old).order_by(cls.account_id, cls.id)
+        count, last = 0, (0, 0)
+        while True:
+            # From where the last part ended: else each part would begin with a look at all that is done.
+            rows = db.session.execute(found.where(key > last).limit(PAGE_SIZE).with_for_update()).all()
+            if not rows and last == (0, 0):
+                break
+            last = (rows[-1].account_id, rows[-1].id) if rows else (0, 0)  # again: what was written meanwhile
             for account_id, identity, *encrypted in rows:
                 texts = [
                     decrypted(value, account_id, identity, name) for name, value in zip(names, encrypted, strict=True)
