@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run
 from werkzeug.test import TestResponse
 
@@ -30,9 +30,9 @@ MOBILES |= {"": None, "12": BAD}
 EMAILS: dict[str, str | None] = {"ann@example.com": "ann@example.com", "Ann@EXAMPLE.com": "Ann@example.com"}
 EMAILS |= {"bob@example.com": "bob@example.com", "zoe@beispiel.de": "zoe@beispiel.de", "": None, "bob@": BAD}
 SEARCHES = {
-    "name": ["", "a", "ANN", "ａｎｎ ", "ann lee", "zoë", "ZOE\u0308", "张", "%", "_", "\\", "o'h", "<B>", "nobody"],
-    "mobile": ["", "138", "8001", "+86 138-0013-8002", "0086 138", "13800138003", "20255", "0013", "x", "+", "999"],
-    "email": ["", "ANN@", "@example", "bob@example.com", ".DE", "%", "nobody"],
+    "name": ["", "A", "ａｎｎ ", "ann lee", "ZOE\u0308", "张", "%", "\\", "<B>"],
+    "mobile": ["", "8001", "+86 138-0013-8002", "0086 138", "13800138003", "0013", "x"],
+    "email": ["", "ANN@", "bob@example.com", ".DE", "%"],
 }
 FORMS = st.fixed_dictionaries(
     {
@@ -65,6 +65,13 @@ class Circle:
 
     name: str
     members: set[int] = field(default_factory=set)
+
+
+FIRST = (
+    Person("Ann", "+8613800138001", "Ann@example.com", False),
+    Person("张伟", "+8613800138002", None, False),
+    Person("Zoë", None, "zoe@beispiel.de", False),
+)
 
 
 def key_of(name: str) -> str:
@@ -130,12 +137,19 @@ class Console(RuleBasedStateMachine):
         self.before, self.is_compared = snapshot(self.other), False
 
     @initialize(target=contacts)
-    def know_a_contact_of_another_account(self) -> int:
-        return 0
+    def know_contacts(self) -> Any:
+        """Begin with three contacts, so that there is something to find and to collide with."""
+        for person in FIRST:
+            identity = self.team.add(person.name, mobile=person.mobile, email=person.email)
+            self.people[identity] = person
+            self.contact_ids.append(identity)
+        return multiple(*range(len(self.contact_ids)))
 
     @initialize(target=groups)
-    def know_a_group_of_another_account(self) -> int:
-        return 0
+    def know_groups(self) -> Any:
+        self.group_ids.append(add_group(self.team, "Night", *self.people))
+        self.circles[self.group_ids[1]] = Circle("Night", set(self.people))
+        return multiple(*range(len(self.group_ids)))
 
     def post(self, path: str, values: dict[str, Any], htmx: bool) -> TestResponse:
         """Send a form from the list that a change of it leads back to."""
@@ -201,6 +215,7 @@ class Console(RuleBasedStateMachine):
             self.people[self.contact_ids[contact]] = person
             self.compare(self.saved(answer))
 
+    @precondition(lambda self: len(self.people) > 1)
     @rule(chosen=st.lists(contacts, min_size=1, max_size=3), htmx=htmx)
     def delete(self, chosen: list[int], htmx: bool) -> None:
         ids = {self.contact_ids[contact] for contact in chosen}
@@ -215,29 +230,11 @@ class Console(RuleBasedStateMachine):
         else:
             assert answer.status_code == 404
 
-    @rule(search=st.sampled_from([(field, text) for field, texts in SEARCHES.items() for text in texts]), htmx=htmx)
-    def search(self, search: tuple[str, str], htmx: bool) -> None:
-        self.look_for(*search, htmx)
-
-    def look_for(self, field: str, text: str, htmx: bool) -> None:
-        """Require a search to show all and only what has the text in the field."""
-        answer = self.team.get(f"/contacts?{urlencode({'field': field, 'q': text})}", htmx)
-        self.compare(answer, {id for id, person in self.people.items() if finds(person, field, text)})
-
-    @rule(
-        contact=contacts,
-        field=st.sampled_from(list(SEARCHES)),
-        start=st.integers(0, 5),
-        length=st.integers(1, 8),
-        change=st.sampled_from([str.upper, str.lower, str]),
-        htmx=htmx,
-    )
-    def search_for_a_part(
-        self, contact: int, field: str, start: int, length: int, change: Callable[[str], str], htmx: bool
-    ) -> None:
-        if known := self.people.get(self.contact_ids[contact]):
-            text = (getattr(known, field) or "")[start : start + length]
-            self.look_for(field, change(text), htmx)
+    @rule(field=st.sampled_from(list(SEARCHES)), htmx=htmx)
+    def search(self, field: str, htmx: bool) -> None:
+        for text in SEARCHES[field] if self.people else SEARCHES[field][:1]:
+            answer = self.team.get(f"/contacts?{urlencode({'field': field, 'q': text})}", htmx)
+            self.compare(answer, {id for id, person in self.people.items() if finds(person, field, text)})
 
     @rule(target=groups, name=st.sampled_from(list(NAMES)), members=st.lists(contacts, max_size=3), htmx=htmx)
     def create_group(self, name: str, members: list[int], htmx: bool) -> Any:
@@ -341,7 +338,7 @@ def test_the_console_holds_what_a_model_of_it_holds(
 ) -> None:
     is_long = request.config.getoption("chaos")
     steps = 30
-    examples = 450 if is_long else 24
+    examples = 520 if is_long else 27
     Console.steps = 0
     run(
         lambda: Console(new_team),
