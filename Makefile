@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint sbom bench bench-speed bench-growth
+.PHONY: run test chaos lint sbom bench bench-speed bench-growth
 
 run: .venv/installed
 	@exec $(BIN)/python -m flask --app wsgi serve
@@ -11,6 +11,10 @@ test: .venv/installed-tests
 	@tests/browser/get-chromium
 	@tests/alerts/get-alertmanager
 	@PATH="$(CURDIR)/.venv/chromium:$$PATH" LD_LIBRARY_PATH="$(CURDIR)/.venv/chromium/lib" $(BIN)/python -m pytest
+
+# What takes too long for each change: kills, faults, crowds and clocks, and every case of what make test takes a share of.
+chaos: .venv/installed-tests
+	@$(BIN)/python -m pytest --chaos -n 0 -s tests/chaos tests/test_attacks.py tests/test_model.py tests/alerts/test_api.py
 
 # Bandit's stderr only lists the parts of a statement that a nosec was not needed for; what it finds goes to stdout.
 lint: .venv/installed-tests
