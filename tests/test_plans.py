@@ -4,6 +4,7 @@ import psycopg
 import pytest
 
 from contacts_app import create_app, migrations
+from contacts_app.alerts import worker
 from contacts_app.config import StartError
 from contacts_app.contacts.models import Contact
 from contacts_app.db import db
@@ -70,3 +71,16 @@ def test_encrypting_again_goes_on_where_its_last_part_ended(full) -> None:
     assert [(node["Index Name"], node["Index Cond"].split(" > ")[0]) for node in nodes] == [
         ("contacts_pkey", "(ROW(account_id, id)")
     ]
+
+
+def test_the_start_of_a_worker_reads_no_contacts(full) -> None:
+    app, connection = full
+
+    def check_all(team: Team) -> None:
+        with team.app.app_context():
+            db.session.execute(worker._check_all)
+
+    with Explainer(app, connection, "auto") as explainer:
+        explainer.run(Act("start", check_all), [Team(app, 1)])
+    relations = {node["Relation Name"] for plan in explainer.plans for node in plan.nodes() if "Relation Name" in node}
+    assert relations == {"accounts", "system_checks"}

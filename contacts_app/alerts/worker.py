@@ -662,9 +662,7 @@ _beat = sa.text("""
     INSERT INTO workers (id, host) VALUES (:id, :host) ON CONFLICT (id) DO UPDATE SET seen_at = now()
 """)
 _check_all = sa.text("""
-    INSERT INTO system_checks (account_id)
-    SELECT DISTINCT account_id FROM contacts WHERE receives_system_notifications ORDER BY account_id
-    ON CONFLICT DO NOTHING
+    INSERT INTO system_checks (account_id) SELECT id FROM accounts ORDER BY id ON CONFLICT DO NOTHING
 """)
 _end_hopeless = sa.text("""
     UPDATE deliveries SET state = 'failed', next_attempt_at = NULL, ended_at = now(), answer = :answer
