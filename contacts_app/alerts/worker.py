@@ -39,6 +39,7 @@ ROBOT_LIMIT, ROBOT_WINDOW = 20, timedelta(minutes=1)
 SEND_SECONDS = 15  # that one message may take, with room to record it before the lease ends
 NICENESS = 5
 POLL_SECONDS, BEAT_SECONDS, TIDY_SECONDS = 2, 5, 60
+LONGEST_PAUSE = 750  # seconds between two attempts
 TIDY_ROWS = 1000
 MOST_TURNS = 5  # accounts that are asked for one after the other when others claim at the same moment
 REFUSED = (sa.exc.DataError, sa.exc.IntegrityError, sa.exc.ProgrammingError)  # which no waiting mends
@@ -407,11 +408,14 @@ def run() -> None:
 
 
 def tidy(retention_days: int) -> None:
-    """Remove alerts that are too old, workers that are gone, and end what can never be sent."""
+    """Remove alerts that are too old, workers that are gone, and end or plan anew what would never be sent."""
     db.session.execute(sa.text("DELETE FROM workers WHERE seen_at < now() - interval '1 day'"))
     db.session.execute(_end_without_robot, {"gone": GONE, "no_robot": NO_ADDRESS["dingtalk"]})
     db.session.execute(_end_hopeless, {"answer": HOPELESS})
     db.session.execute(_plan_overlooked_robots)
+    longest = {"longest": max(current_settings().delivery_lease, LONGEST_PAUSE) + TIDY_SECONDS}
+    for statement in _plan_after_jump:
+        db.session.execute(statement, longest)
     db.session.commit()
     old = {"days": retention_days, "most": TIDY_ROWS}
     until = time.monotonic() + TIDY_SECONDS
@@ -422,7 +426,7 @@ def tidy(retention_days: int) -> None:
 
 def pause(attempts: int) -> float:
     """Return how many seconds to wait after so many attempts: 5, 15, 45, 135, 405, then 600, give or take a quarter."""
-    return float(min(5 * 3 ** (attempts - 1), 600)) * random.uniform(0.75, 1.25)  # nosec B311
+    return float(min(5 * 3 ** (attempts - 1), LONGEST_PAUSE / 1.25)) * random.uniform(0.75, 1.25)  # nosec B311
 
 
 def _choose(rows: Sequence[Any], budget: int) -> Sequence[Any]:
@@ -682,6 +686,15 @@ _end_without_robot = sa.text("""
         SELECT FROM contacts WHERE (contacts.account_id, contacts.id) = (deliveries.account_id, contact_id)
             AND dingtalk_url_hash IS NOT NULL)
 """)
+# Nothing is planned so late: the clock has been set back since, and what waits would wait until it is there again.
+_plan_after_jump = [
+    sa.text(f"UPDATE {table} SET {column} = now() WHERE {column} > now() + make_interval(secs => :longest){only}")
+    for table, column, only in (
+        ("deliveries", "next_attempt_at", " AND state IN ('queued', 'sending')"),
+        ("robots", "due_at", ""),
+        ("robots", "blocked_until", " AND due_at IS NOT NULL"),
+    )
+]
 _plan_overlooked_robots = sa.text("""
     INSERT INTO robots (account_id, url_hash, due_at)
     SELECT DISTINCT contacts.account_id, dingtalk_url_hash, now() FROM deliveries

@@ -339,6 +339,22 @@ def test_an_address_that_was_removed_meanwhile_fails(team: Team, courier: Courie
     assert channel_state(team, "sms") is None
 
 
+def test_what_waits_is_sent_although_the_clock_was_set_back(
+    team: Team, courier: Courier, chat: Robots, texts: Texts
+) -> None:
+    team.add(mobile=ANN, dingtalk_url=chat.add("token-of-robot-1"))
+    tell(team)
+    team.sql.execute("UPDATE deliveries SET next_attempt_at = now() + '20 minutes' WHERE state = 'queued'")
+    team.sql.execute("UPDATE robots SET due_at = now() + '20 minutes', blocked_until = now() + '20 minutes'")
+    courier.deliver()
+    assert texts.messages == []
+    with team.app.app_context():
+        worker.tidy(90)
+    courier.deliver()
+    assert [text.mobile for text in texts.messages] == [ANN]
+    assert [message.token for message in chat.messages] == ["token-of-robot-1"]
+
+
 def test_an_address_that_was_changed_meanwhile_is_the_one_that_counts(
     team: Team, courier: Courier, chat: Robots, post: MailServer, texts: Texts
 ) -> None:
