@@ -2,7 +2,6 @@
 
 import gc
 import os
-import sys
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
@@ -10,11 +9,11 @@ from urllib.parse import quote
 
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
+from gunicorn.workers.gthread import ThreadWorker
 
 from . import embedded
 from .config import load
 from .errors import TEXTS
-from .gunicorn_worker import Worker
 from .security import headers
 
 _settings = load(os.environ)
@@ -28,15 +27,8 @@ class logger_class(Logger):  # type: ignore[misc] # gunicorn's name for it; guni
         atoms: dict[str, Any] = super().atoms(*arguments)
         return atoms | {"U": quote(atoms["U"], encoding="latin-1")}
 
-    def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
-        """Log where it happened, but of a visitor who stalls only that: everybody can do that as often as they like."""
-        if isinstance(sys.exception(), BlockingIOError):
-            self.warning("A visitor has stopped sending in the middle of a request.")
-        else:
-            super().exception(msg, *args, **kwargs)
 
-
-class worker_class(Worker):
+class worker_class(ThreadWorker):  # type: ignore[misc]
     """Answer what never reaches the app in the console's own way: a sentence, its headers, and none of it logged."""
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
@@ -57,8 +49,6 @@ workers = _settings.workers
 threads = _settings.threads
 # Loaded once before the fork; db.py gives every worker connections of its own.
 preload_app = True
-# It would have a thread wait for a slow visitor.
-sendfile = False
 no_control_socket = True
 # Whom to believe about the visitor's address is PROXY_COUNT's to say.
 forwarded_allow_ips = ""
