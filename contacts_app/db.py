@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from flask import Flask, g, has_request_context
 from flask_sqlalchemy import SQLAlchemy
 from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import SQLColumnExpression
 from sqlalchemy.orm import DeclarativeBase
 
 from . import embedded
@@ -131,7 +132,7 @@ def _ping_only_in_doubt(dialect: sa.Dialect) -> None:
 
 
 def _show_what_may_be_seen(dialect: sa.Dialect) -> None:
-    """Have each transaction begin with the rows of the account that asks: a query that forgets the account finds no other.
+    """Have each transaction begin with the rows of the account that asks: a query that forgets it finds no other.
 
     A connection keeps what it was told last, so that most need not be told again; a rollback cannot undo it.
     """
@@ -143,7 +144,7 @@ def _show_what_may_be_seen(dialect: sa.Dialect) -> None:
             _tell(connection, sight)
         begin(connection)
 
-    dialect.do_begin = begin_in_sight  # type: ignore[method-assign]
+    dialect.do_begin = begin_in_sight  # type: ignore[method-assign, assignment]
 
 
 def _tell(connection: Any, sight: str) -> None:
@@ -170,20 +171,23 @@ def show_only(account_id: int) -> None:
     g.sight = str(account_id)
 
 
-def shown(account_id: sa.ColumnElement[int]) -> sa.ColumnElement[str]:
+def shown(account_id: SQLColumnExpression[int]) -> sa.ColumnElement[str]:
     """Return what a statement of `first_row` selects to have the rows of the account that it finds shown."""
     return sa.func.set_config(SETTING, sa.cast(account_id, sa.Text), sa.bindparam("until_commit", type_=sa.Boolean))
 
 
-def first_row(statement: sa.Select[Any], parameters: dict[str, Any]) -> Any:
+def first_row(statement: sa.Select[*tuple[Any, ...]], parameters: dict[str, Any], only_reads: bool) -> Any:
     """Run the statement that finds whose request this is, and return its row without its first column, `shown`.
 
-    It shows the rows of the account by itself, so that no request waits for another answer of the database. Until it
-    is through, nothing else runs; what the request before on this connection saw is not seen by this one.
+    It shows the rows of the account by itself, so that no request waits for another answer of the database. Nothing
+    else runs before it is through: what the request before on this connection saw is not seen by this one.
     """
     g.sight = None
     try:
-        connection = db.session.connection().connection
+        # What only reads needs no transaction. It would end with a rollback, and with that psycopg forgets the
+        # statements that it has prepared.
+        options = {"isolation_level": "AUTOCOMMIT"} if only_reads else None
+        connection = db.session.connection(execution_options=options).connection
         until_commit = not connection.dbapi_connection.autocommit  # type: ignore[union-attr]
         if not until_commit:
             connection.info.pop(SETTING, None)

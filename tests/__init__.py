@@ -1,0 +1,16 @@
+"""Test the console; connections of tests and of their tools, past the console, see the rows of all accounts."""
+
+from typing import Any
+
+import psycopg
+
+_connect = psycopg.connect
+
+
+def _connect_for_all(conninfo: str = "", **parameters: Any) -> psycopg.Connection[Any]:
+    if "options" not in conninfo:  # the console names its own
+        parameters.setdefault("options", "-c console.account_id=all")
+    return _connect(conninfo, **parameters)
+
+
+psycopg.connect = _connect_for_all

@@ -12,7 +12,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ..db import Base, db
+from ..db import Base, db, first_row, shown
 
 IDLE_LIMIT = timedelta(hours=12)
 LIFE_LIMIT = timedelta(days=30)
@@ -191,10 +191,13 @@ class Session(Base):
         db.session.execute(sa.delete(cls).where(cls.created_at < sa.func.now() - LIFE_LIMIT))
 
     @classmethod
-    def visitor(cls, token: str) -> Visitor | None:
-        """Return who the live session with this token belongs to, and note now and then that it is in use."""
+    def visitor(cls, token: str, only_reads: bool = False) -> Visitor | None:
+        """Return who the live session with this token belongs to, and note now and then that it is in use.
+
+        From here on the rows of this account are shown, and of no other. What `only_reads` gets no transaction.
+        """
         digest = _digest(token)
-        found = db.session.execute(_visitor_query, {"digest": digest}).one_or_none()
+        found = first_row(_visitor_query, {"digest": digest}, only_reads)
         if found is None:
             return None
         account_id, user_id, email, account_name, contact_count, contact_quota, is_due = found
@@ -206,6 +209,7 @@ class Session(Base):
 
 _visitor_query = (
     sa.select(
+        shown(Account.id),
         Account.id,
         User.id,
         User.email,

@@ -51,11 +51,7 @@ def visitor_or_none() -> Visitor | None:
         g.visitor = None  # also where the next line fails: the page that says so does not ask again
         token = session.get(TOKEN)
         if isinstance(token, str):
-            if request.method in ("GET", "HEAD"):
-                # What only reads needs no transaction. It would end with a rollback, and with that psycopg forgets
-                # the statements that it has prepared.
-                db.session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
-            g.visitor = Session.visitor(token)
+            g.visitor = Session.visitor(token, only_reads=request.method in ("GET", "HEAD"))
     found: Visitor | None = g.visitor
     return found
 

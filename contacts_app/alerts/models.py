@@ -13,7 +13,7 @@ from sqlalchemy.orm import Mapped, aliased, mapped_column
 
 from ..accounts.models import Account
 from ..contacts.models import CLEAN_NAME, Contact
-from ..db import Base, db
+from ..db import Base, db, show_all, show_only
 from ..groups.models import Membership
 
 CHANNELS = {"sms": "Mobile phone number", "email": "Mailbox", "dingtalk": "DingTalk robot"}
@@ -83,19 +83,23 @@ class Integration(Base):
     @classmethod
     def is_known(cls, token: str) -> bool:
         """Tell whether there is an integration with this token."""
+        show_all()
         return bool(db.session.scalar(sa.select(sa.exists().where(cls.token_hash == _digest(token)))))
 
     @classmethod
     def admit(cls, token: str, limit: int) -> "Admission | None":
         """Count a use of the integration with this token, at most `limit` a minute; None if there is none.
 
-        The row stays locked until the commit: what arrives twice at once is seen one after the other.
+        The row stays locked until the commit: what arrives twice at once is seen one after the other. From here on
+        only the rows of the integration's account are shown.
         """
-        return (
-            Admission(*found)
-            if (found := db.session.execute(_admit, {"token_hash": _digest(token), "limit": limit}).one_or_none())
-            else None
-        )
+        show_all()
+        found = db.session.execute(_admit, {"token_hash": _digest(token), "limit": limit}).one_or_none()
+        if found is None:
+            return None
+        admission = Admission(*found[1:])
+        show_only(admission.account_id)
+        return admission
 
 
 class Admission(NamedTuple):
@@ -123,7 +127,8 @@ _admit = sa.text("""
         FOR NO KEY UPDATE OF integrations
     ) AS found
     WHERE integrations.account_id = found.account_id AND integrations.id = found.id
-    RETURNING integrations.account_id, integrations.id, integrations.name, group_id, found.group_name,
+    RETURNING set_config('console.account_id', CAST(integrations.account_id AS text), true),
+        integrations.account_id, integrations.id, integrations.name, group_id, found.group_name,
         CASE WHEN window_count <= :limit THEN 0
         ELSE greatest(1, ceil(extract(epoch FROM window_began_at + interval '1 minute' - now())))::integer END
 """)
