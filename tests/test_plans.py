@@ -10,7 +10,7 @@ from contacts_app.contacts.models import Contact
 from contacts_app.db import db
 from tests.growth import CHANNELS_SET_UP, PEOPLE, WORKERS, Act, Explainer, Team, administrator, faults, fill
 
-ACCOUNTS = 300
+ACCOUNTS = 1_200  # more than MOST_ROWS
 
 
 @pytest.fixture(scope="module")
