@@ -688,7 +688,10 @@ _end_without_robot = sa.text("""
 """)
 # Nothing is planned so late: the clock has been set back since, and what waits would wait until it is there again.
 _plan_after_jump = [
-    sa.text(f"UPDATE {table} SET {column} = now() WHERE {column} > now() + make_interval(secs => :longest){only}")
+    sa.text(
+        f"UPDATE {table} SET {column} = now()"  # nosec B608
+        f" WHERE {column} > now() + make_interval(secs => :longest){only}"
+    )
     for table, column, only in (
         ("deliveries", "next_attempt_at", " AND state IN ('queued', 'sending')"),
         ("robots", "due_at", ""),
