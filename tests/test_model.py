@@ -338,7 +338,7 @@ def test_the_console_holds_what_a_model_of_it_holds(
 ) -> None:
     is_long = request.config.getoption("chaos")
     steps = 30
-    examples = 520 if is_long else 27
+    examples = 460 if is_long else 27
     Console.steps = 0
     run(
         lambda: Console(new_team),
