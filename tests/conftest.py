@@ -1,7 +1,9 @@
 """Give tests a database of their own, made by the migrations, and teams that use the console through it."""
 
 import atexit
+import logging
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -12,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import psycopg
 import pytest
@@ -31,6 +33,11 @@ PASSWORD_HASH = _hasher.hash(PASSWORD)
 CSRF_SECRET = "of this session"
 ROBOT = "https://oapi.dingtalk.com/robot/send?access_token="
 HTMX = {"HX-Request": "true"}
+# What stands in no log, whatever a test does: passwords, tokens, cookies, webhooks, signature secrets and numbers.
+SECRETS = re.compile(
+    rf"{PASSWORD}|{CSRF_SECRET}|token-\d|access_token=\w|Bearer \w|console=\S|SEC[0-9a-f]{{8}}|-of-the-test"
+    r"|86138\d{8}"
+)
 _numbers = count(1)
 T = TypeVar("T")
 Share = Callable[[Iterable[T], int], list[T]]
@@ -52,6 +59,28 @@ def share(request: pytest.FixtureRequest) -> Share[Any]:
     """Return a function that gives each caller another quarter of what there is, so that all of them have it all."""
     step = 1 if request.config.getoption("chaos") else 4
     return lambda things, number: list(things)[number % step :: step]
+
+
+class Log(logging.Handler):
+    """All that was logged in this process since the last test, and the files that consoles have printed to."""
+
+    lines: ClassVar[list[str]] = []
+    outputs: ClassVar[set[Path]] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
+
+
+logging.getLogger().addHandler(Log())
+
+
+@pytest.fixture(autouse=True)
+def nothing_secret_is_logged() -> Iterator[None]:
+    yield
+    printed = [path.read_text(errors="replace") for path in Log.outputs if path.exists()]
+    found = [found[0] for text in (*Log.lines, *printed) if (found := SECRETS.search(text))]
+    Log.lines.clear()
+    assert not found, "stands in a log"
 
 
 @pytest.fixture(scope="session")

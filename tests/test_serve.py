@@ -23,7 +23,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from contacts_app import embedded
 from contacts_app.config import PROJECT
-from tests.conftest import PASSWORD, free_port, wait_for
+from tests.conftest import PASSWORD, Log, free_port, wait_for
 from tests.test_embedded import (
     FLASK,
     environment,
@@ -51,6 +51,7 @@ class Console:
         self.port = int(settings.setdefault("PORT", str(free_port())))
         self.address = f"http://127.0.0.1:{self.port}"
         self.output = data_dir.parent / "output"
+        Log.outputs.add(self.output)
         with self.output.open("w") as output:
             self.process = subprocess.Popen(
                 command,
