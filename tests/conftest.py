@@ -35,7 +35,7 @@ ROBOT = "https://oapi.dingtalk.com/robot/send?access_token="
 HTMX = {"HX-Request": "true"}
 # What stands in no log, whatever a test does: passwords, tokens, cookies, webhooks, signature secrets and numbers.
 SECRETS = re.compile(
-    rf"{PASSWORD}|{CSRF_SECRET}|token-\d|access_token=\w|Bearer \w|console=\S|SEC[0-9a-f]{{8}}|-of-the-test"
+    rf"{PASSWORD}|{CSRF_SECRET}|eyJ\w{{8}}|token-\d|access_token=\w|Bearer \w|console=\S|SEC[0-9a-f]{{8}}|-of-the-test"
     r"|86138\d{8}"
 )
 _numbers = count(1)
