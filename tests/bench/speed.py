@@ -266,6 +266,8 @@ class Bench:
             for who, delete in ((name, partial(self._delete, server)), ("transaction", self._delete_bare)):
                 took = []
                 for _ in range(DELETES):
+                    server.connection.close()  # as above
+                    server.ask("/healthz", {})
                     took.append(timed(delete))
                     self._put_back()
                 self.changes.setdefault((DELETE_ALL, who), []).append(sorted(took))
