@@ -283,6 +283,10 @@ def test_a_backlog_is_not_read_to_see_that_nothing_is_late(full_team: Team) -> N
             dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True}
         )
     plan = full_team.sql.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}").fetchone()[0][0]["Plan"]
-    reading = [node for part in plan["Plans"] for node in part["Plans"] if "Relation Name" in node]
-    assert [part["Relation Name"] for part in reading] == ["deliveries", "deliveries"]
-    assert max(part["Actual Rows"] for part in reading) <= 1
+    parts, reading = [plan], []
+    while parts:
+        part = parts.pop()
+        parts += part.get("Plans", [])
+        reading += [part] if part.get("Relation Name") == "deliveries" else []
+    assert reading
+    assert max(part["Actual Rows"] + part.get("Rows Removed by Filter", 0) for part in reading) <= 2

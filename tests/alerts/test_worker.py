@@ -910,7 +910,7 @@ def test_a_worker_keeps_house(team: Team, start: Callable[..., Process], post: M
     tell(team, bob)
     (mail,) = wait_for(lambda: list(post.messages))
     assert (mail.recipient, mail.message["Subject"]) == ("ann@example.com", "A channel of the team has begun to fail")
-    assert workers_seen(team) == 1
+    wait_for(lambda: workers_seen(team) == 1)
 
 
 def test_a_worker_that_is_stopped_finishes_what_it_sends_and_releases_the_rest(
