@@ -278,6 +278,7 @@ def test_a_backlog_is_not_read_to_see_that_nothing_is_late(full_team: Team) -> N
         " WHERE account_id = %s",
         [full_team.account_id],
     )
+    full_team.sql.execute("ANALYZE deliveries")
     with full_team.app.app_context():
         statement = sa.select(Delivery.is_late(full_team.account_id)).compile(
             dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True}

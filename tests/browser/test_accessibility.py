@@ -557,6 +557,7 @@ def test_there_is_one_live_region_outside_dialogs_whatever_it_says(page: Page, c
     control(page, "Ann", "Editing").click()
     click_ok(page)
     expect(dialog(page)).to_have_count(0)
+    expect(region).to_have_count(1)  # what was in the dialog goes a moment after it has closed
     expect(region).to_contain_text("Ann has been saved.")
     page.context.set_offline(True)
     control(page, "Ann", "Editing").click()
