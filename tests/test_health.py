@@ -29,8 +29,8 @@ def test_healthz_answers_200_again_after_the_database_has_ended_its_connections(
     app = create_app(settings | {"DATABASE_URL": database_url + "&application_name=cut"})
     assert conninfo_to_dict(database_url)["dbname"]
     client = app.test_client()
+    mine = "FROM pg_stat_activity WHERE application_name = 'cut'"
     for _ in range(2):
         assert client.get("/healthz").status_code == 200
-        mine = "FROM pg_stat_activity WHERE application_name = 'cut'"
         assert team.sql.execute(f"SELECT count(pg_terminate_backend(pid)) {mine}").fetchone() != (0,)
         wait_for(lambda: team.sql.execute(f"SELECT count(*) {mine}").fetchone() == (0,), what="the end")
