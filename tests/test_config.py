@@ -34,7 +34,7 @@ TWILIO = {
 
 
 def loaded(**environ: str) -> Any:
-    return load({"SECRET_KEY": KEY} | environ)
+    return load({"SECRET_KEY": KEY, "ENCRYPTION_KEYS": KEYS[0]} | environ)  # or one would be made in DATA_DIR
 
 
 def refusal(**environ: str) -> str:

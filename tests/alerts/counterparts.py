@@ -476,8 +476,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _abort(protocol: SMTP) -> None:
+    # What is closed already has nothing to abort, which Python 3.11.2 meets with an AttributeError.
     if isinstance(protocol.transport, asyncio.Transport):
-        protocol.transport.abort()
+        with suppress(AttributeError):
+            protocol.transport.abort()
 
 
 def _authenticate(server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: Any) -> AuthResult:
