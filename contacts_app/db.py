@@ -81,9 +81,7 @@ def init_app(app: Flask, url: str | None, data_dir: Path) -> None:
         SQLALCHEMY_ENGINE_OPTIONS={
             "creator": connect,
             "pool_pre_ping": True,
-            "pool_size": 4,
-            "max_overflow": 16,
-            "pool_timeout": 5,
+            "pool_size": 0,  # no limit: a thread has one at most, and opening one costs more than most statements
             # The values of a failed statement are people's names and numbers.
             "hide_parameters": True,
         },

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import psycopg
 import pytest
@@ -74,3 +75,16 @@ def test_a_server_that_never_was_there_is_not_waited_for(outage: Callable[[float
     is_met, seconds = outage(60)
     assert not is_met
     assert seconds < PATIENCE / 2
+
+
+def test_connections_are_kept_however_many_threads_there_are(settings: dict[str, str], app: Flask) -> None:
+    own = create_app(settings)
+    with own.app_context():
+
+        def together() -> set[int]:
+            with ExitStack() as stack:
+                connections = [stack.enter_context(db.engine.connect()) for _ in range(12)]
+                return {connection.scalar(sa.text("SELECT pg_backend_pid()")) or 0 for connection in connections}
+
+        assert together() == together()
+        db.engine.dispose()

@@ -33,7 +33,8 @@ def one_connection(settings: dict[str, str], app: Flask):
     own = create_app(settings)
     with own.app_context():
         engine = db.engine
-        engine.pool._pool.maxsize, engine.pool._max_overflow = 1, 0
+        pool = engine.pool
+        pool._pool.maxsize, pool._overflow, pool._max_overflow = 1, -1, 0
     yield own
     with own.app_context():
         engine.dispose()
