@@ -13,7 +13,7 @@ from ..accounts.views import public
 from ..config import current_settings
 from ..db import db
 from .intake import Refused, read
-from .models import Admission, Alert, Integration, members_of
+from .models import OF_GROUP, Admission, Alert, Integration
 
 blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
 UNKNOWN = "There is no integration with this token. It may have been renewed, or its group deleted."
@@ -60,7 +60,7 @@ def alerts() -> ResponseReturnValue:
         body_hash=body_hash,
         idempotency_key=idempotency_key,
     )
-    count = alert.tell(members_of(admission.account_id, admission.group_id))
+    count = alert.tell(OF_GROUP, group_id=admission.group_id)
     answer: dict[str, object] = {"id": alert.id, "deliveries": count}
     if not count:
         answer["warning"] = f"The contact group {admission.group_name} has no members: nobody is told."

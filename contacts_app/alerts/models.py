@@ -3,18 +3,18 @@
 import secrets
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from functools import cache
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.orm import Mapped, aliased, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
 from ..accounts.models import Account
-from ..contacts.models import CLEAN_NAME, Contact
+from ..contacts.models import CLEAN_NAME
 from ..db import Base, db, show_all, show_only
-from ..groups.models import Membership
 
 CHANNELS = {"sms": "Mobile phone number", "email": "Mailbox", "dingtalk": "DingTalk robot"}
 STATES = ("queued", "sending", "sent", "failed")
@@ -84,7 +84,7 @@ class Integration(Base):
     def is_known(cls, token: str) -> bool:
         """Tell whether there is an integration with this token."""
         show_all()
-        return bool(db.session.scalar(sa.select(sa.exists().where(cls.token_hash == _digest(token)))))
+        return bool(db.session.execute(_is_known, {"token_hash": _digest(token)}).scalar())
 
     @classmethod
     def admit(cls, token: str, limit: int) -> "Admission | None":
@@ -181,46 +181,29 @@ class Alert(Base):
     @classmethod
     def same_as(cls, admission: Admission, body_hash: bytes, idempotency_key: str | None) -> int | None:
         """Return the id of the alert that came in by the same key, or by the same body within the last minute."""
-        mine = (cls.account_id == admission.account_id, cls.integration_id == admission.integration_id)
+        values = {"account_id": admission.account_id, "integration_id": admission.integration_id}
         if idempotency_key is not None:
-            same: sa.ColumnElement[bool] = cls.idempotency_key == idempotency_key
+            known = db.session.execute(_same_key, values | {"idempotency_key": idempotency_key})
         else:
-            newer = aliased(cls)
-            has_news = sa.exists().where(
-                *(newer.account_id == cls.account_id, newer.integration_id == cls.integration_id),
-                *(newer.id > cls.id, newer.title == cls.title, newer.key.is_not_distinct_from(cls.key)),
-                newer.received_at > sa.func.now() - sa.func.make_interval(0, 0, 0, 0, 0, 0, SAME_BODY_SECONDS),
-            )
-            is_recent = cls.received_at > sa.func.now() - sa.func.make_interval(0, 0, 0, 0, 0, 0, SAME_BODY_SECONDS)
-            # Firing, resolved, firing again: the third is no repetition of the first.
-            same = sa.and_(cls.body_hash == body_hash, is_recent, ~has_news)
-        identity: int | None = db.session.scalar(sa.select(cls.id).where(*mine, same).limit(1))
+            known = db.session.execute(_same_body, values | {"body_hash": body_hash})
+        identity: int | None = known.scalar()
         return identity
 
-    def tell(self, contacts: sa.ColumnElement[bool]) -> int:
-        """Write the alert and a delivery for each channel of those of the account's contacts; return how many."""
+    def tell(self, who: str, **values: Any) -> int:
+        """Write the alert and a delivery for each channel of those of the account's contacts; return how many.
+
+        `who` is one of the conditions below, in SQL, and `values` is what it asks for.
+        """
         db.session.add(self)
         db.session.flush()
-        who = sa.and_(Contact.account_id == self.account_id, contacts)
-        # In a form that SQLAlchemy keeps compiled, which it does not for VALUES.
-        addresses = {"sms": Contact.mobile, "email": Contact.email, "dingtalk": Contact.dingtalk_url_encrypted}
-        has = [sa.case((address.is_not(None), name)) for name, address in addresses.items()]
-        channels = sa.func.unnest(postgresql.array(has)).table_valued("channel", name="channels").render_derived()
-        channel = channels.c.channel
-        rows = (
-            sa.select(Contact.account_id, sa.literal(self.id), Contact.id, channel, Contact.name)
-            .join(channels, sa.true())
-            .where(who, channel.is_not(None))
-        )
-        columns = [Delivery.account_id, Delivery.alert_id, Delivery.contact_id, Delivery.channel, Delivery.contact_name]
-        insert = postgresql.insert(Delivery).from_select(columns, rows).returning(Delivery.contact_id)
-        count = len(db.session.execute(insert).all())
-        Robot.schedule(who)
+        mine = {"account_id": self.account_id, "alert_id": self.id}
+        count: int = db.session.execute(_queueing(who), mine | values).scalar_one()
+        Robot.schedule(self.account_id, who, **values)
         wake_workers()
         return count
 
     @classmethod
-    def test(cls, account_id: int, name: str, contacts: sa.ColumnElement[bool]) -> "Alert":
+    def test(cls, account_id: int, name: str, who: str, **values: Any) -> "Alert":
         """Send a test to those of the account's contacts, by the way of every alert, and return it."""
         alert = cls(
             account_id=account_id,
@@ -232,7 +215,7 @@ class Alert(Base):
             severity="",
             status="firing",
         )
-        alert.tell(contacts)
+        alert.tell(who, **values)
         return alert
 
     @classmethod
@@ -279,7 +262,7 @@ class Alert(Base):
             "ended_at": None,
         }
         ids = db.session.scalars(again.values(fresh)).all()
-        Robot.schedule(sa.and_(Contact.account_id == self.account_id, Contact.id.in_(ids)))
+        Robot.schedule(self.account_id, OF_CONTACTS, contact_ids=list(ids))
         wake_workers()
         return len(ids)
 
@@ -359,25 +342,12 @@ class Robot(Base):
     )
 
     @classmethod
-    def schedule(cls, contacts: sa.ColumnElement[bool]) -> None:
-        """Have the robots of the contacts looked at by a worker.
+    def schedule(cls, account_id: int, who: str, **values: Any) -> None:
+        """Have the robots of those of the account's contacts looked at by a worker.
 
         One that is scheduled already is only locked: whoever works on it looks for more when it has the lock again.
         """
-        rows = (
-            sa.select(Contact.account_id, Contact.dingtalk_url_hash, sa.func.now())
-            .where(contacts, Contact.dingtalk_url_hash.is_not(None))
-            .distinct()
-            .order_by(Contact.account_id, Contact.dingtalk_url_hash)
-        )
-        insert = postgresql.insert(cls).from_select([cls.account_id, cls.url_hash, cls.due_at], rows)
-        db.session.execute(
-            insert.on_conflict_do_update(
-                index_elements=[cls.account_id, cls.url_hash],
-                set_={"due_at": insert.excluded.due_at},
-                where=cls.due_at.is_(None),
-            )
-        )
+        db.session.execute(_scheduling(who), {"account_id": account_id} | values)
 
 
 class ChannelState(Base):
@@ -521,14 +491,59 @@ def wake_workers() -> None:
     db.session.execute(sa.text("SELECT pg_notify('deliveries', '')"))
 
 
-def members_of(account_id: int, group_id: int) -> sa.ColumnElement[bool]:
-    """Return the condition that a contact is in the group."""
-    return sa.exists(
-        sa.select(1)
-        .where(Membership.account_id == account_id, Membership.group_id == group_id)
-        .where(Membership.contact_id == Contact.id)
-        .correlate(Contact)
-    )
+# Whom an alert is for. Statements are kept by these words, because making one anew takes longer than running it.
+OF_CONTACT = "contacts.id = :contact_id"
+OF_CONTACTS = "contacts.id = ANY(CAST(:contact_ids AS bigint[]))"
+OF_GROUP = """EXISTS (SELECT FROM memberships WHERE (memberships.account_id, group_id, contact_id)
+    = (contacts.account_id, :group_id, contacts.id))"""
+OF_SYSTEM = "receives_system_notifications"
+
+
+@cache
+def _queueing(who: str) -> sa.TextClause:
+    return sa.text(f"""
+        WITH queued AS (
+            INSERT INTO deliveries (account_id, alert_id, contact_id, channel, contact_name)
+            SELECT contacts.account_id, :alert_id, contacts.id, channel, contacts.name
+            FROM contacts CROSS JOIN unnest(ARRAY[
+                CASE WHEN mobile IS NOT NULL THEN 'sms' END,
+                CASE WHEN email IS NOT NULL THEN 'email' END,
+                CASE WHEN dingtalk_url_encrypted IS NOT NULL THEN 'dingtalk' END]) AS channel
+            WHERE contacts.account_id = :account_id AND channel IS NOT NULL AND {who}
+            RETURNING 1
+        )
+        SELECT count(*) FROM queued
+    """)  # nosec B608
+
+
+@cache
+def _scheduling(who: str) -> sa.TextClause:
+    return sa.text(f"""
+        INSERT INTO robots AS planned (account_id, url_hash, due_at)
+        SELECT DISTINCT contacts.account_id, dingtalk_url_hash, now() FROM contacts
+        WHERE contacts.account_id = :account_id AND dingtalk_url_hash IS NOT NULL AND {who}
+        ORDER BY 1, 2
+        ON CONFLICT (account_id, url_hash) DO UPDATE SET due_at = excluded.due_at WHERE planned.due_at IS NULL
+    """)  # nosec B608
+
+
+_same_key = sa.text("""
+    SELECT id FROM alerts
+    WHERE account_id = :account_id AND integration_id = :integration_id AND idempotency_key = :idempotency_key
+""")
+# Firing, resolved, firing again: the third is no repetition of the first.
+_same_body = sa.text(f"""
+    SELECT id FROM alerts AS known
+    WHERE account_id = :account_id AND integration_id = :integration_id AND body_hash = :body_hash
+        AND received_at > now() - interval '{SAME_BODY_SECONDS} seconds'
+        AND NOT EXISTS (
+            SELECT FROM alerts AS newer
+            WHERE newer.account_id = known.account_id AND newer.integration_id = known.integration_id
+                AND newer.id > known.id AND newer.title = known.title AND newer.key IS NOT DISTINCT FROM known.key
+                AND newer.received_at > now() - interval '{SAME_BODY_SECONDS} seconds')
+    LIMIT 1
+""")  # nosec B608
+_is_known = sa.text("SELECT EXISTS (SELECT FROM integrations WHERE token_hash = :token_hash)")
 
 
 def _digest(token: str) -> bytes:

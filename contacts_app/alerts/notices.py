@@ -14,7 +14,7 @@ from ..accounts.models import Account
 from ..contacts.models import Contact
 from ..db import db
 from ..groups.models import Group, Membership
-from .models import CHANNELS, Alert, ChannelState, SystemNotice, ToldFact
+from .models import CHANNELS, OF_SYSTEM, Alert, ChannelState, SystemNotice, ToldFact
 from .reach import is_reachable
 
 NAMED = 50  # facts that one message names
@@ -120,7 +120,7 @@ def _send(account_id: int, kind: Kind, facts: Sequence[Fact]) -> None:
         severity="warning" if kind.status == "firing" else "info",
         status=kind.status,
     )
-    alert.tell(Contact.receives_system_notifications.is_(True))
+    alert.tell(OF_SYSTEM)
 
 
 def _failing(account_id: int) -> Sequence[Fact]:

@@ -12,7 +12,7 @@ from ..contacts.models import FILTERS, LISTED, Contact, surroundings
 from ..db import db
 from ..groups.models import Membership, group_surroundings
 from .channels import configured
-from .models import CHANNELS, Alert, ChannelState, Delivery, Integration, Worker
+from .models import CHANNELS, OF_CONTACT, Alert, ChannelState, Delivery, Integration, Worker
 
 NAMED = 5  # contacts that the top of the page names
 NO_WORKER = (
@@ -141,7 +141,7 @@ def mute_of(account_id: int, ids: Iterable[int]) -> set[int]:
 
 def send_test(account_id: int, contact_id: int, name: str) -> Alert:
     """Send a test to a contact, in the transaction that is open."""
-    return Alert.test(account_id, name, Contact.id == contact_id)
+    return Alert.test(account_id, name, OF_CONTACT, contact_id=contact_id)
 
 
 def add_to_groups() -> None:

@@ -16,7 +16,7 @@ from ..contacts.views import GONE as CONTACT_GONE
 from ..db import db
 from ..groups.models import Group
 from ..groups.views import GONE as GROUP_GONE
-from .models import CHANNELS, DELIVERY_STATES, SHOWS, Alert, Worker, members_of
+from .models import CHANNELS, DELIVERY_STATES, OF_CONTACT, OF_GROUP, SHOWS, Alert, Worker
 from .reach import NO_WORKER
 
 blueprint = Blueprint("notifications", __name__)
@@ -80,8 +80,10 @@ def test() -> ResponseReturnValue:
     if request.method != "POST":
         context = {"kind": kind, "identity": identity, "name": name, "count": count}
         return htmx.render("notifications/test.html", "notifications/_test.html", **context)
-    who = members_of(account_id, identity) if kind == "group" else Contact.id == identity
-    alert = Alert.test(account_id, name, who)
+    if kind == "group":
+        alert = Alert.test(account_id, name, OF_GROUP, group_id=identity)
+    else:
+        alert = Alert.test(account_id, name, OF_CONTACT, contact_id=identity)
     db.session.commit()
     if not htmx.wants_fragment():
         return htmx.leave_for(url_for(".show", id=alert.id))

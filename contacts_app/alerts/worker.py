@@ -606,7 +606,8 @@ _robot_has_sent = sa.text(f"""
         blocked_until = now() + make_interval(secs => CAST(:blocked AS float))
     WHERE account_id = :account_id AND url_hash = :url_hash
 """)  # nosec B608
-# What was sent is sent, also when somebody else has taken the message for lost meanwhile.
+# What was sent is sent, also when somebody else has taken the message for lost meanwhile. Both ask for what has not
+# ended in words that fit no partial index: by the one of what is due, all that waits would be read for each message.
 _finish = sa.text("""
     UPDATE deliveries SET
         state = result.state, answer = result.answer, address = coalesce(result.address, deliveries.address),
@@ -620,7 +621,7 @@ _finish = sa.text("""
     ) AS result (account_id, alert_id, contact_id, leased_until, state, answer, wait, address, message)
     WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, channel)
         = (result.account_id, result.alert_id, result.contact_id, :channel)
-        AND deliveries.state IN ('queued', 'sending')
+        AND deliveries.ended_at IS NULL
         AND (result.state = 'sent'
             OR deliveries.state = 'sending' AND deliveries.next_attempt_at = result.leased_until)
 """)
@@ -632,7 +633,7 @@ _release = sa.text("""
     ) AS released (account_id, alert_id, contact_id, leased_until)
     WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, channel)
         = (released.account_id, released.alert_id, released.contact_id, :channel)
-        AND state = 'sending' AND deliveries.next_attempt_at = released.leased_until
+        AND ended_at IS NULL AND state <> 'queued' AND deliveries.next_attempt_at = released.leased_until
 """)
 # The address is compared, because the contact may have been given another while this one was tried, and locked, because
 # it may be given another just now.

@@ -17,7 +17,7 @@ from werkzeug.test import TestResponse
 
 from contacts_app import create_app
 from contacts_app.accounts.models import Session, User
-from contacts_app.alerts.models import Alert
+from contacts_app.alerts.models import OF_GROUP, Alert
 from contacts_app.config import PROJECT
 from contacts_app.contacts.models import PAGE_SIZE, Contact
 from contacts_app.db import db
@@ -51,7 +51,7 @@ def run(folder: Path, contacts: int) -> None:
         db.session.flush()
         ids = db.session.scalars(sa.select(Contact.id).order_by(Contact.id)).all()
         everybody.add_members(ids)
-        alert_id = Alert.test(user.account_id, "Everybody", sa.true()).id
+        alert_id = Alert.test(user.account_id, "Everybody", OF_GROUP, group_id=everybody.id).id
         all_id = everybody.id
         db.session.commit()
         db.session.execute(sa.text("ANALYZE"))
