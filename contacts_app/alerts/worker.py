@@ -36,6 +36,8 @@ from .models import CHANNELS
 logger = logging.getLogger("contacts_app")
 BATCH = {"sms": 10, "email": 20}
 ROBOT_LIMIT, ROBOT_WINDOW = 20, timedelta(minutes=1)
+# What was sent is written down together, which costs a third less; who dies before sends so much again.
+WRITE_SECONDS = 0.2
 SEND_SECONDS = 15  # that one message may take, with room to record it before the lease ends
 NICENESS = 5
 POLL_SECONDS, BEAT_SECONDS, TIDY_SECONDS = 2, 5, 60
@@ -178,13 +180,20 @@ class Worker:
     def _step(self, channel: str, senders: "Senders") -> bool:
         """Send the deliveries that are due, a few at a time; return whether there were any."""
         rows = self._claim(channel)
+        results: list[Result] = []
+        write_at = time.monotonic() + WRITE_SECONDS
         until = time.monotonic() + self.settings.delivery_lease - SEND_SECONDS
         for index, row in enumerate(rows):
             if (self.stopping.is_set() or time.monotonic() > until) and index:
                 rest = [_claimed(row, self.settings) for row in rows[index:]]
                 self._persist(partial(self._release, rest, channel))
                 break
-            self._keep([self._send(channel, _claimed(row, self.settings), senders)])
+            results.append(self._send(channel, _claimed(row, self.settings), senders))
+            if time.monotonic() > write_at:
+                self._keep(results)
+                results, write_at = [], time.monotonic() + WRITE_SECONDS
+        if results:
+            self._keep(results)
         return bool(rows)
 
     def _claim(self, channel: str) -> Sequence[Any]:
