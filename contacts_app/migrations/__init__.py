@@ -1,13 +1,12 @@
-"""Bring the schema of a database up to date."""
+"""Bring the schema of a database up to date.
+
+Alembic is imported where it is used: it would be a seventh of the start of every process, most of which never use it.
+"""
 
 from pathlib import Path
 
-import alembic.command
-import alembic.config
-import alembic.util
 import psycopg
 import sqlalchemy as sa
-from alembic.script import ScriptDirectory
 
 from ..config import StartError
 from ..db import OLDEST_SERVER, WRONG_ENCODING, db
@@ -17,6 +16,10 @@ LOCK = 0x616C657274  # an advisory lock of our own: two consoles that start at o
 
 def upgrade(revision: str = "head") -> None:
     """Migrate the app's database to `revision`; raise StartError when it is out of reach or cannot hold us."""
+    import alembic.command
+    import alembic.config
+    import alembic.util
+
     config = alembic.config.Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     try:
@@ -38,6 +41,8 @@ def upgrade(revision: str = "head") -> None:
 
 def knows(revision: str) -> bool:
     """Tell whether this version of the console can bring a schema of `revision` up to date."""
+    from alembic.script import ScriptDirectory
+
     return revision in {script.revision for script in ScriptDirectory(Path(__file__).parent).walk_revisions()}
 
 
