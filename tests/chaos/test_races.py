@@ -11,7 +11,7 @@ import pytest
 from tests.chaos.site import Answer, Person, Site, told
 from tests.test_embedded import new_folder
 
-CLIENTS, SECONDS = 64, 10
+CLIENTS, SECONDS = 64, 12
 folder = pytest.fixture(new_folder, scope="module")
 _numbers = count(1)
 
