@@ -81,7 +81,10 @@ def init_app(app: Flask, url: str | None, data_dir: Path) -> None:
         SQLALCHEMY_ENGINE_OPTIONS={
             "creator": connect,
             "pool_pre_ping": True,
-            "pool_size": 0,  # no limit: a thread has one at most, and opening one costs more than most statements
+            # All are kept: opening one costs more than most statements. A thread has one at most.
+            "pool_size": 20,
+            "max_overflow": 0,
+            "pool_timeout": 5,
             # The values of a failed statement are people's names and numbers.
             "hide_parameters": True,
         },
