@@ -7,14 +7,17 @@ run: .venv/installed
 	@exec $(BIN)/python -m flask --app wsgi serve
 
 # For a user who may not install packages, .venv/chromium holds the browser and a library of its driver.
+PYTEST = PATH="$(CURDIR)/.venv/chromium:$$PATH" LD_LIBRARY_PATH="$(CURDIR)/.venv/chromium/lib" $(BIN)/python -m pytest
+
 test: .venv/installed-tests
 	@tests/browser/get-chromium
 	@tests/alerts/get-alertmanager
-	@PATH="$(CURDIR)/.venv/chromium:$$PATH" LD_LIBRARY_PATH="$(CURDIR)/.venv/chromium/lib" $(BIN)/python -m pytest
+	@$(PYTEST)
 
 # What takes too long for each change: kills, faults, crowds and clocks, and every case of what make test takes a share of.
 chaos: .venv/installed-tests
-	@$(BIN)/python -m pytest --chaos -n 0 -s tests/chaos tests/test_attacks.py tests/test_model.py tests/alerts/test_api.py
+	@tests/browser/get-chromium
+	@$(PYTEST) --chaos -n 0 -s tests/chaos tests/test_attacks.py tests/test_model.py tests/alerts/test_api.py tests/browser/test_accessibility.py
 
 # Bandit's stderr only lists the parts of a statement that a nosec was not needed for; what it finds goes to stdout.
 lint: .venv/installed-tests

@@ -5,7 +5,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
@@ -32,6 +32,7 @@ from tests.conftest import ROBOT, Team
 
 LONG = "Zoe-with-a-name-of-sixty-four-characters-and-not-one-space-in-it"
 TAGS = ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"]
+Schemes = dict[int, tuple[Literal["light", "dark"], ...]]
 AXE = "tags => axe.run({runOnly: tags, resultTypes: ['violations']}).then(({violations}) => violations)"
 # A box or a switch is as large as its label, which takes the click as well.
 SMALL = """() => [...(document.querySelector('dialog:modal') ?? document)
@@ -471,19 +472,27 @@ SHOWN: dict[str, Callable[[Page, Team], None]] = {
 }
 
 
-def complaints(page: Page, name: str) -> list[str]:
-    """Return what axe finds, what is wider than the screen and what is too small, in four looks at the page.
+@pytest.fixture(scope="session")
+def schemes(request: pytest.FixtureRequest) -> Schemes:
+    """Return the colours to look at a page in, by its width: with --chaos, and for pictures, both in both."""
+    if request.config.getoption("chaos") or "SCREENSHOTS" in os.environ:
+        return dict.fromkeys((WIDE, NARROW), ("light", "dark"))
+    return {WIDE: ("light",), NARROW: ("dark",)}
+
+
+def complaints(page: Page, name: str, schemes: Schemes) -> list[str]:
+    """Return what axe finds, what is wider than the screen and what is too small, in some looks at the page.
 
     With SCREENSHOTS naming a folder, a picture of each look is left there.
     """
     page.evaluate(AXE_SCRIPT)
     found: list[str] = []
-    for width in (WIDE, NARROW):
+    for width in schemes:
         page.set_viewport_size({"width": width, "height": 800})
         if page.evaluate(WIDER):
             found.append(f"{width}: scrolls sideways")
         found += [f"{width}: too small: {small}" for small in page.evaluate(SMALL)]
-        for scheme in ("light", "dark"):
+        for scheme in schemes[width]:
             page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
             if folder := os.environ.get("SCREENSHOTS"):
                 page.screenshot(path=f"{folder}/{name}-{width}-{scheme}.png", caret="initial", full_page=True)
@@ -496,10 +505,10 @@ def complaints(page: Page, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("shown", SHOWN)
-def test_axe_finds_nothing_and_everything_fits(new_page: NewPage, contacts: Team, shown: str) -> None:
+def test_axe_finds_nothing_and_everything_fits(new_page: NewPage, contacts: Team, schemes: Schemes, shown: str) -> None:
     page = new_page(contacts, reduced_motion="reduce")
     SHOWN[shown](page, contacts)
-    assert not (found := complaints(page, shown)), "\n".join(found)
+    assert not (found := complaints(page, shown, schemes)), "\n".join(found)
 
 
 @pytest.fixture
@@ -518,14 +527,14 @@ def empty_console(new_database: Callable[[], str], data_dir: Path) -> Iterator[s
 
 
 def test_the_set_up_page_is_accessible_and_leads_to_a_list_that_says_what_is_not_set_up(
-    new_page: NewPage, empty_console: str
+    new_page: NewPage, empty_console: str, schemes: Schemes
 ) -> None:
     page = new_page(reduced_motion="reduce")
     page.goto(empty_console)
     expect(page.get_by_label("Account")).to_be_focused()
     page.get_by_role("button", name="Create account").click()
     expect(page.get_by_label("Account")).to_have_accessible_description(re.compile("Enter a name"))
-    assert not (found := complaints(page, "set-up")), "\n".join(found)
+    assert not (found := complaints(page, "set-up", schemes)), "\n".join(found)
     page.get_by_label("Account").fill("Operations")
     page.get_by_label("E-mail").fill("ann@example.com")
     page.get_by_label("Password").fill("correct horse battery")
@@ -541,7 +550,7 @@ def test_the_set_up_page_is_accessible_and_leads_to_a_list_that_says_what_is_not
         expect(row(page, name)).to_contain_text("Not set up")
     for said in ("no delivery worker runs", "2 contacts cannot be reached right now"):
         expect(page.get_by_role("region", name="Who would not be reached")).to_contain_text(said)
-    assert not (found := complaints(page, "nothing set up")), "\n".join(found)
+    assert not (found := complaints(page, "nothing set up", schemes)), "\n".join(found)
 
 
 LIVE = "[aria-live]:not([aria-live=off]), [role=status], [role=alert], [role=log], output"
