@@ -181,12 +181,12 @@ class Worker:
         """Send the deliveries that are due, a few at a time; return whether there were any."""
         rows = self._claim(channel)
         results: list[Result] = []
+        rest: Sequence[Any] = ()
         write_at = time.monotonic() + WRITE_SECONDS
         until = time.monotonic() + self.settings.delivery_lease - SEND_SECONDS
         for index, row in enumerate(rows):
             if (self.stopping.is_set() or time.monotonic() > until) and index:
-                rest = [_claimed(row, self.settings) for row in rows[index:]]
-                self._persist(partial(self._release, rest, channel))
+                rest = rows[index:]
                 break
             results.append(self._send(channel, _claimed(row, self.settings), senders))
             if time.monotonic() > write_at:
@@ -194,6 +194,8 @@ class Worker:
                 results, write_at = [], time.monotonic() + WRITE_SECONDS
         if results:
             self._keep(results)
+        if rest:
+            self._persist(partial(self._release, [_claimed(row, self.settings) for row in rest], channel))
         return bool(rows)
 
     def _claim(self, channel: str) -> Sequence[Any]:
