@@ -39,7 +39,7 @@ ROBOT_LIMIT, ROBOT_WINDOW = 20, timedelta(minutes=1)
 # What was sent is written down together, which costs a third less; who dies before sends so much again.
 WRITE_SECONDS = 0.2
 SEND_SECONDS = 15  # that one message may take, with room to record it before the lease ends
-NICENESS = 5
+NICENESS = 10
 POLL_SECONDS, BEAT_SECONDS, TIDY_SECONDS = 2, 5, 60
 LONGEST_PAUSE = 750  # seconds between two attempts
 TIDY_ROWS = 1000

@@ -28,6 +28,7 @@ from tests.conftest import Team, wait_for
 
 MOBILE, SECRET = "+12025550123", "SEC0123456789abcdef"
 ANN_MAIL = "ann@example.com"
+TEST_SUBJECT = "[Test] This is a test"  # beside it may arrive what the test before told its own Ann
 
 
 @pytest.fixture
@@ -206,7 +207,7 @@ def test_a_new_contact_is_created_and_tested_at_once(page: Page, world: World) -
     expect(cell(page, "Ann", ANN_MAIL)).to_contain_text("Worked")
     expect(message(page)).to_contain_text("Ann has been created.")
     expect(page.get_by_role("main").get_by_text("New contact", exact=True)).to_be_focused()
-    assert len(world.mails_to(ANN_MAIL)) == 1
+    assert world.mails_to(ANN_MAIL).count(TEST_SUBJECT) == 1
 
 
 def test_a_test_of_a_group_goes_to_each_of_its_members(page: Page, team: Team, world: World) -> None:
@@ -252,7 +253,7 @@ def test_a_test_is_sent_with_the_keyboard_alone(page: Page, team: Team, world: W
     page.keyboard.press("Enter")
     expect(dialog(page)).to_have_count(0)
     expect(row(page, "Ann").get_by_role("link", name="Send a test to Ann")).to_be_focused()
-    assert len(world.mails_to(ANN_MAIL)) == 1
+    assert world.mails_to(ANN_MAIL).count(TEST_SUBJECT) == 1
 
 
 def create_integration(page: Page, group: str, name: str) -> str:
