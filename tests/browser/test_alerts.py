@@ -28,7 +28,7 @@ from tests.conftest import Team, wait_for
 
 MOBILE, SECRET = "+12025550123", "SEC0123456789abcdef"
 ANN_MAIL = "ann@example.com"
-TEST_SUBJECT = "[Test] This is a test"  # beside it may arrive what the test before told its own Ann
+OWN_MAIL = "ann@example.org"  # of tests that count: what another told ANN_MAIL may arrive late
 
 
 @pytest.fixture
@@ -199,15 +199,15 @@ def test_a_new_contact_is_created_and_tested_at_once(page: Page, world: World) -
     save_and_test(box)
     expect(box).to_contain_text("mobile phone number")
     assert not world.mail.messages
-    field(box, "Mailbox").fill(ANN_MAIL)
+    field(box, "Mailbox").fill(OWN_MAIL)
     save_and_test(box)
     expect(told(result(page, "Ann"), "Mailbox")).to_contain_text("Sent")
     dialog(page).get_by_text("Close", exact=True).click()
     expect(dialog(page)).to_have_count(0)
-    expect(cell(page, "Ann", ANN_MAIL)).to_contain_text("Worked")
+    expect(cell(page, "Ann", OWN_MAIL)).to_contain_text("Worked")
     expect(message(page)).to_contain_text("Ann has been created.")
     expect(page.get_by_role("main").get_by_text("New contact", exact=True)).to_be_focused()
-    assert world.mails_to(ANN_MAIL).count(TEST_SUBJECT) == 1
+    assert len(world.mails_to(OWN_MAIL)) == 1
 
 
 def test_a_test_of_a_group_goes_to_each_of_its_members(page: Page, team: Team, world: World) -> None:
@@ -242,7 +242,7 @@ def test_a_group_of_which_nobody_can_be_reached_says_so_once_the_test_has_failed
 
 
 def test_a_test_is_sent_with_the_keyboard_alone(page: Page, team: Team, world: World) -> None:
-    team.add("Ann", email=ANN_MAIL)
+    team.add("Ann", email=OWN_MAIL)
     open_contacts(page)
     press_on(page, row(page, "Ann").get_by_role("link", name="Send a test to Ann"))
     expect(dialog(page).get_by_role("button", name="Send test")).to_be_focused()
@@ -253,7 +253,7 @@ def test_a_test_is_sent_with_the_keyboard_alone(page: Page, team: Team, world: W
     page.keyboard.press("Enter")
     expect(dialog(page)).to_have_count(0)
     expect(row(page, "Ann").get_by_role("link", name="Send a test to Ann")).to_be_focused()
-    assert world.mails_to(ANN_MAIL).count(TEST_SUBJECT) == 1
+    assert len(world.mails_to(OWN_MAIL)) == 1
 
 
 def create_integration(page: Page, group: str, name: str) -> str:
