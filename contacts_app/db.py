@@ -3,6 +3,7 @@
 import os
 import select
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from flask_sqlalchemy import SQLAlchemy
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import SQLColumnExpression
 from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from . import embedded
 from .config import StartError
@@ -192,7 +194,8 @@ def first_row(statement: sa.Select[*tuple[Any, ...]], parameters: dict[str, Any]
         until_commit = not connection.dbapi_connection.autocommit  # type: ignore[union-attr]
         if not until_commit:
             connection.info.pop(SETTING, None)
-        found = db.session.execute(statement, parameters | {"until_commit": until_commit}).one_or_none()
+        rows = run(statement, parameters | {"until_commit": until_commit})
+        found = rows[0] if rows else None
         sight = found[0] if found else NONE
         if not found:
             db.session.execute(sa.select(sa.func.set_config(SETTING, NONE, until_commit)))
@@ -204,6 +207,32 @@ def first_row(statement: sa.Select[*tuple[Any, ...]], parameters: dict[str, Any]
         db.session.rollback()
         raise
     return found and found[1:]
+
+
+def run(statement: sa.Select[*tuple[Any, ...]], parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """Return the rows of a statement that is kept and run again and again, as the driver gives them.
+
+    What SQLAlchemy does around it, to look up the SQL and to describe the rows, takes longer than the statement.
+    """
+    compiled = _compiled(statement)
+    connection = db.session.connection()
+    raw: Any = connection.connection.dbapi_connection
+    try:
+        found: list[tuple[Any, ...]] = (
+            raw.cursor().execute(str(compiled), compiled.construct_params(parameters)).fetchall()
+        )
+    except psycopg.Error as error:
+        if raw.closed:
+            connection.invalidate(error)
+        raise sa.exc.DBAPIError.instance(
+            str(compiled), None, error, psycopg.Error, hide_parameters=True, dialect=connection.dialect
+        ) from error
+    return found
+
+
+@lru_cache(200)
+def _compiled(statement: sa.Select[*tuple[Any, ...]]) -> SQLCompiler:
+    return statement.compile(dialect=db.engine.dialect)
 
 
 def violated_constraint(error: sa.exc.IntegrityError) -> str | None:

@@ -1,9 +1,10 @@
 """Render templates: escaped as Jinja escapes, without an object for every piece."""
 
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
-from flask import Flask
+from flask import Flask, request
 from flask.templating import Environment
 from jinja2.compiler import CodeGenerator
 from markupsafe import Markup, escape
@@ -50,7 +51,17 @@ def moment(at: datetime) -> Markup:
 
 
 def init_app(app: Flask) -> None:
-    """Have `app` render with these."""
+    """Have `app` render with these, and make each address once: a page has thirty, which change with no request."""
+
+    @lru_cache(1_000)
+    def made(root: str, endpoint: str, values: tuple[tuple[str, Any], ...]) -> str:
+        return app.url_for(endpoint, **dict(values))
+
+    def url_for(endpoint: str, **values: Any) -> str:
+        if endpoint.startswith("."):
+            endpoint = f"{request.blueprint}{endpoint}"
+        return made(request.script_root, endpoint, tuple(values.items()))
+
     app.jinja_environment = Templates
     app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
-    app.jinja_env.globals["moment"] = moment
+    app.jinja_env.globals |= {"moment": moment, "url_for": url_for}

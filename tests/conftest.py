@@ -11,10 +11,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import psycopg
 import pytest
@@ -42,6 +43,31 @@ _numbers = count(1)
 T = TypeVar("T")
 Share = Callable[[Iterable[T], int], list[T]]
 _connections: dict[str, psycopg.Connection] = {}
+
+
+class Sent(NamedTuple):
+    """A statement that PostgreSQL was sent, and the seconds until its answer."""
+
+    statement: str
+    seconds: float
+
+
+@contextmanager
+def watched_statements() -> Iterator[list[Sent]]:
+    """Yield the list of what the consoles of this process send meanwhile, SQLAlchemy's way or past it."""
+    sent: list[Sent] = []
+    execute = psycopg.Cursor.execute
+
+    def watched(self: psycopg.Cursor, query: Any, *rest: Any, **options: Any) -> psycopg.Cursor:
+        begin = time.perf_counter()
+        try:
+            return execute(self, query, *rest, **options)
+        finally:
+            sent.append(Sent(str(query), time.perf_counter() - begin))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(psycopg.Cursor, "execute", watched)
+        yield sent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

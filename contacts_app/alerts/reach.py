@@ -1,5 +1,6 @@
 """Say who can be reached, over which channels, and why not."""
 
+import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -9,7 +10,7 @@ import sqlalchemy as sa
 
 from ..config import current_settings
 from ..contacts.models import FILTERS, LISTED, Contact, surroundings
-from ..db import db
+from ..db import db, run
 from ..groups.models import Membership, group_surroundings
 from .channels import configured
 from .models import CHANNELS, OF_CONTACT, Alert, ChannelState, Delivery, Integration, Worker
@@ -68,17 +69,13 @@ def is_failing() -> sa.ColumnElement[bool]:
     return sa.exists(_states.where(ChannelState.failing_since.is_not(None)).correlate(Contact))
 
 
-def healths_of(contacts: Iterable[list[list[Any]] | None]) -> list[list[Health | None]]:
-    """Return for each contact, of whom LISTED found this, what is known of each channel: None if it was never tried."""
-    off = {channel: Health("off", answer=why) for channel, why in channels_off().items()}
-    healths = []
-    for states in contacts:
-        known: dict[str, Health] = {}
-        for channel, fails, at, answer in states or ():
-            known[channel] = Health("fails" if fails else "works", datetime.fromtimestamp(at, UTC), answer)
-        known |= off
-        healths.append([known.get(channel) for channel in CHANNELS])
-    return healths
+def health_of(states: str | None) -> list[Health | None]:
+    """Return what is known of each channel of a contact of whom LISTED found this: None if it was never tried."""
+    known: dict[str, Health] = {}
+    for channel, fails, at, answer in json.loads(states or "[]"):
+        known[channel] = Health("fails" if fails else "works", datetime.fromtimestamp(at, UTC), answer)
+    known |= {channel: Health("off", answer=why) for channel, why in channels_off().items()}
+    return [known.get(channel) for channel in CHANNELS]
 
 
 @cache
@@ -100,31 +97,34 @@ def _reach() -> sa.Select[*tuple[Any, ...]]:
     # One row that is always there, so that one statement tells of the workers and of the contacts.
     one = sa.select(Worker.is_one_alive().label("lives"), Delivery.is_late(account_id).label("late")).subquery()
     is_of_contact = sa.and_(ChannelState.account_id == account_id, ChannelState.contact_id == unreachable.c.id)
+    found = unreachable.c
     return (
-        sa.select(
-            one.c.lives, one.c.late, unreachable, ChannelState.channel, ChannelState.failing_since, ChannelState.answer
-        )
+        sa.select(one.c.lives, one.c.late, found.total)
+        .add_columns(found.id, found.name, found.mobile, found.email, found.dingtalk_url_hash)
+        .add_columns(ChannelState.channel, ChannelState.failing_since, ChannelState.answer)
         .select_from(one)
         .outerjoin(unreachable, sa.true())
         .outerjoin(ChannelState, sa.and_(is_of_contact, ChannelState.failing_since.is_not(None)))
-        .order_by(unreachable.c.place, ChannelState.channel.desc())  # which is the order of CHANNELS
+        .order_by(found.place, ChannelState.channel.desc())  # which is the order of CHANNELS
     )
 
 
 def reach_of(account_id: int) -> Reach:
     """Return what has to be said before an alert does."""
-    rows = db.session.execute(_reach(), {"account_id": account_id}).all()
+    rows = run(_reach(), {"account_id": account_id})
     off = channels_off()
     named: dict[int, Unreachable] = {}
-    for row in (row for row in rows if row.id is not None):
-        addresses = {"sms": row.mobile, "email": row.email, "dingtalk": row.dingtalk_url_hash}
-        contact = named.setdefault(row.id, Unreachable(row.id, row.name, {}))
-        for channel, words in CHANNELS.items():
-            if addresses[channel] is not None and channel in off:
+    for *_, id, name, mobile, email, robot, failing, since, answer in rows:
+        if id is None:
+            continue
+        contact = named.setdefault(id, Unreachable(id, name, {}))
+        for (channel, words), address in zip(CHANNELS.items(), (mobile, email, robot), strict=True):
+            if address is not None and channel in off:
                 contact.reasons[words] = Health("off", answer=off[channel])
-            elif row.channel == channel:
-                contact.reasons[words] = Health("fails", row.failing_since, row.answer)
-    return Reach(not rows[0].lives, rows[0].late, off, rows[0].total or 0, list(named.values()))
+            elif failing == channel:
+                contact.reasons[words] = Health("fails", since, answer)
+    lives, is_late, total = rows[0][:3]
+    return Reach(not lives, is_late, off, total or 0, list(named.values()))
 
 
 def mute_of(account_id: int, ids: Iterable[int]) -> set[int]:
@@ -157,8 +157,12 @@ def add_to_contacts() -> None:
     fails = ChannelState.failing_since.is_not(None)
     at = sa.func.extract("epoch", sa.func.coalesce(ChannelState.failing_since, ChannelState.worked_at))
     state = sa.func.json_build_array(ChannelState.channel, fails, at, ChannelState.answer)
-    LISTED["states"] = _states.with_only_columns(sa.func.json_agg(state)).correlate(Contact).scalar_subquery()
-    surroundings.healths_of = healths_of
+    LISTED["states"] = (
+        sa.select(ChannelState.contact_id, sa.cast(sa.func.json_agg(state), sa.Text))
+        .where(ChannelState.account_id == sa.bindparam("account_id"))
+        .group_by(ChannelState.contact_id)
+    )
+    surroundings.health_of = health_of
     surroundings.reach_of = reach_of
     surroundings.send_test = send_test
 

@@ -7,4 +7,5 @@ from . import views
 
 def init_app(app: Flask) -> None:
     """Serve the contacts."""
+    views.remember_rows(app)
     app.register_blueprint(views.blueprint)

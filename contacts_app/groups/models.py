@@ -10,7 +10,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from ..accounts.models import Account
 from ..contacts.models import CLEAN_NAME, FILTERS, LISTED, PAGE_SIZE, Contact, surroundings
-from ..db import Base, db
+from ..db import Base, db, run
 
 
 class Membership(Base):
@@ -67,8 +67,8 @@ class Group(Base):
     def search(cls, account_id: int, text: str, page: int) -> "Page":
         """Return one page of this account's groups: those whose name, or a member's, contains `text`."""
         parameters = {"account_id": account_id, "text": text, "offset": (page - 1) * PAGE_SIZE}
-        found = db.session.execute(_found_statement if text else _page_statement, parameters).all()
-        return Page([ListedGroup(*row[:-1]) for row in found], found[0].total if found else 0)
+        found = run(_found_statement if text else _page_statement, parameters)
+        return Page([ListedGroup(*row[:-1]) for row in found], found[0][-1] if found else 0)
 
     @classmethod
     def names(cls, account_id: int, ids: Iterable[int] | None = None) -> Sequence[tuple[int, str]]:
@@ -184,6 +184,12 @@ _page_statement = (
     .limit(PAGE_SIZE)
     .offset(sa.bindparam("offset"))
 )
+_groups_of = (
+    sa.select(Group.id, Group.name)
+    .join(Membership, _is_of_group())
+    .where(Membership.account_id == sa.bindparam("account_id"), Membership.contact_id == sa.bindparam("contact_id"))
+    .order_by(_by_name)
+)
 _found_statement = _page_statement.where(
     sa.or_(
         sa.func.strpos(Group.name_key, _needle) > 0,
@@ -198,15 +204,9 @@ _found_statement = _page_statement.where(
 )
 
 
-def groups_of(account_id: int, contact_id: int) -> list[tuple[int, str]]:
+def groups_of(account_id: int, contact_id: int) -> list[tuple[Any, ...]]:
     """Return the groups that the contact is in: id and name."""
-    found = (
-        sa.select(Group.id, Group.name)
-        .join(Membership, _is_of_group())
-        .where(Membership.account_id == account_id, Membership.contact_id == contact_id)
-        .order_by(_by_name)
-    )
-    return [(row.id, row.name) for row in db.session.execute(found)]
+    return run(_groups_of, {"account_id": account_id, "contact_id": contact_id})
 
 
 def left_by(account_id: int, ids: Iterable[int]) -> Sequence[tuple[str, bool]]:
@@ -229,7 +229,11 @@ def add_to_contacts() -> None:
     nowhere = ~sa.exists(sa.select(1).select_from(Membership).where(_is_member(Contact)).correlate(Contact))
     FILTERS["ungrouped"] = ("In no group", nowhere)
     names = postgresql.aggregate_order_by(Group.name, _by_name)
-    of_contact = sa.select(sa.func.array_agg(names)).join(Membership, _is_of_group()).where(_is_member(Contact))
-    LISTED["groups"] = of_contact.correlate(Contact).scalar_subquery()
+    LISTED["groups"] = (
+        sa.select(Membership.contact_id, sa.cast(sa.func.json_agg(names), sa.Text))
+        .join(Group, _is_of_group())
+        .where(Membership.account_id == sa.bindparam("account_id"))
+        .group_by(Membership.contact_id)
+    )
     surroundings.groups_of = groups_of
     surroundings.left_by = left_by

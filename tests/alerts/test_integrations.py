@@ -13,8 +13,8 @@ from werkzeug.test import TestResponse
 
 from contacts_app.db import db
 from tests.alerts.test_api import PATH, add_integration, another, integration_of, post
-from tests.conftest import Team
-from tests.contacts.test_views import HOSTILE, counted_queries, errors_of
+from tests.conftest import Team, watched_statements
+from tests.contacts.test_views import HOSTILE, errors_of
 from tests.groups.test_views import add_group
 
 GONE = "This integration does not exist, or somebody has deleted it meanwhile."
@@ -211,6 +211,6 @@ def test_no_page_takes_more_than_a_few_queries(team: Team) -> None:
     for number in range(30):
         add_integration(team, group, f"Number {number}")
     for path in (f"/groups/{group}/integrations", f"/integrations/{integration_of(team)['id']}"):
-        with counted_queries(team) as sent:
+        with watched_statements() as sent:
             assert team.get(path).status_code == 200
         assert len(sent) <= 3  # session, group, integrations

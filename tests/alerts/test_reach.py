@@ -13,8 +13,8 @@ from werkzeug.test import TestResponse
 from contacts_app.alerts.models import Delivery
 from tests.alerts.test_api import alerts_of, deliveries_of
 from tests.alerts.test_views import insert, polls, stories, words
-from tests.conftest import ROBOT, Team
-from tests.contacts.test_views import SHOWN, as_page_and_htmx, counted_queries, errors_of
+from tests.conftest import ROBOT, Team, watched_statements
+from tests.contacts.test_views import SHOWN, as_page_and_htmx, errors_of
 from tests.contacts.test_views import rows as names
 from tests.groups.test_views import add_group
 
@@ -74,6 +74,37 @@ def test_a_new_address_has_never_been_tried(full_team: Team) -> None:
     form = {"name": "Ann", "email": "ann.new@example.com", "mobile": "+8613800138000", "version": 1}
     full_team.post(f"/contacts/{ann}/edit", form)
     assert healths(full_team.get("/contacts")) == ["Fails since 2026-11-25 07:30 UTC: Refused.", "Never tried"]
+
+
+def test_a_row_is_made_again_when_something_in_it_changes_and_only_then(full_team: Team) -> None:
+    ann, _ = full_team.add("Ann", **ALL), full_team.add("Bob")
+    add_group(full_team, "On call", ann)
+    made = full_team.app.extensions["contacts.row"].cache_info
+
+    def rows_made(text: str) -> int:
+        before = made().misses
+        assert text in full_team.get("/contacts").text
+        return made().misses - before
+
+    def is_made_again(text: str) -> bool:
+        return [rows_made(text), rows_made(text)] == [1, 0]
+
+    def change(statement: str) -> None:
+        full_team.sql.execute(statement, [ann])
+
+    assert [rows_made("Ann"), rows_made("Ann")] == [2, 0]
+    change("UPDATE contacts SET name = 'Anne' WHERE id = %s")
+    assert is_made_again("<bdi>Anne</bdi>")
+    change("UPDATE contacts SET receives_system_notifications = true WHERE id = %s")
+    assert is_made_again("<td>Yes</td>")
+    change("UPDATE groups SET name = 'Night' FROM memberships WHERE group_id = groups.id AND contact_id = %s")
+    assert is_made_again("<bdi>Night</bdi>")
+    note(full_team, ann, "sms")
+    assert is_made_again("Worked")
+    change("UPDATE channel_states SET failing_since = now(), answer = 'Refused.' WHERE contact_id = %s")
+    assert is_made_again("Refused.")
+    change("DELETE FROM memberships WHERE contact_id = %s")
+    assert is_made_again("<bdi>Anne</bdi></th>")
 
 
 # At the top
@@ -196,7 +227,7 @@ def test_no_list_takes_more_than_a_few_queries(full_team: Team) -> None:
         note(full_team, contact, "email", "Refused.")
         add_group(full_team, f"Group {number}", contact)
     for path in ("/contacts", "/contacts?show=unreachable", "/contacts?show=failing", "/groups"):
-        with counted_queries(full_team) as sent:
+        with watched_statements() as sent:
             assert full_team.get(path).status_code == 200
         assert 1 <= len(sent) <= 5
 

@@ -10,8 +10,8 @@ import pytest
 from werkzeug.test import TestResponse
 
 from tests.alerts.test_api import alerts_of, deliveries_of
-from tests.conftest import ROBOT, Team
-from tests.contacts.test_views import HOSTILE, as_page_and_htmx, counted_queries, refused_in_words
+from tests.conftest import ROBOT, Team, watched_statements
+from tests.contacts.test_views import HOSTILE, as_page_and_htmx, refused_in_words
 from tests.groups.test_views import add_group
 
 GONE = "This notification does not exist, or it is older than notifications are kept."
@@ -434,6 +434,6 @@ def test_no_page_takes_more_than_a_few_queries(team: Team) -> None:
     pages = {"/notifications?show=failed&q=disk": 3}  # session, alerts with their counts, workers
     pages |= {f"/notifications/{identity}?state=sent": 5, f"/notifications/{identity}/result": 5}
     for path, most in pages.items():
-        with counted_queries(team) as sent:
+        with watched_statements() as sent:
             assert team.get(path).status_code == 200
         assert 1 <= len(sent) <= most

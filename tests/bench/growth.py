@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psycopg
-import sqlalchemy as sa
 from psycopg.conninfo import make_conninfo
 
 from contacts_app import create_app, embedded, migrations
 from contacts_app.alerts.worker import _check_all
 from contacts_app.config import PROJECT
 from contacts_app.db import db
+from tests.conftest import watched_statements
 from tests.growth import CHANNELS_SET_UP, CONTACTS, PEOPLE, WORKERS, Act, Explainer, Team, administrator, faults, fill
 from tests.test_embedded import kill, processes
 
@@ -91,18 +91,14 @@ class Side:
         self.accounts = accounts
         self.app = create_app({"DATA_DIR": str(data_dir), "DATABASE_URL": url} | CHANNELS_SET_UP)
         self.teams = [Team(self.app, 1 + index * (accounts - 1) // (TEAMS - 1)) for index in range(TEAMS)]
-        self.spent, self.counted, self.began = 0.0, 0, 0.0
         self.took: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
-        with self.app.app_context():
-            self.engine = db.engine
-        sa.event.listen(self.engine, "before_cursor_execute", self._before)
-        sa.event.listen(self.engine, "after_cursor_execute", self._after)
 
     def do(self, act: Act, team: Team) -> tuple[float, float, int]:
         """Return the milliseconds in the database and in all, and how many statements there were."""
-        self.spent, self.counted, begin = 0.0, 0, time.perf_counter()
-        act.do(team)
-        return 1000 * self.spent, 1000 * (time.perf_counter() - begin), self.counted
+        begin = time.perf_counter()
+        with watched_statements() as sent:
+            act.do(team)
+        return 1000 * sum(one.seconds for one in sent), 1000 * (time.perf_counter() - begin), len(sent)
 
     def start_of_a_worker(self) -> float:
         """Return the milliseconds that it takes to have every account looked at."""
@@ -136,13 +132,6 @@ class Side:
                     mine = [plan.pages for plan in explainer.plans if plan.act == act.name]
                     pages[act.name] = sum(mine) // 2
         return pages
-
-    def _before(self, *_: object) -> None:
-        self.began = time.perf_counter()
-
-    def _after(self, *_: object) -> None:
-        self.spent += time.perf_counter() - self.began
-        self.counted += 1
 
 
 def measure(sides: list[Side]) -> None:

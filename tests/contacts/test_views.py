@@ -4,22 +4,19 @@ import html
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote_from_bytes, urlencode
 
 import pytest
-import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from itsdangerous import URLSafeTimedSerializer
 from markupsafe import escape
 from werkzeug.test import TestResponse
 
-from contacts_app.db import db
-from tests.conftest import HTMX, ROBOT, Team
+from tests.conftest import HTMX, ROBOT, Team, watched_statements
 
 repeatable = settings(
     derandomize=True,
@@ -394,29 +391,12 @@ def test_an_address_that_no_link_has_is_refused_in_words(team: Team, query: str,
     refused_in_words(team.get(f"/contacts?{query}", htmx), 400)
 
 
-@contextmanager
-def counted_queries(team: Team) -> Iterator[list[str]]:
-    """Yield the list of the statements that the console sends meanwhile."""
-    sent: list[str] = []
-
-    def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
-        sent.append(statement)
-
-    with team.app.app_context():
-        engine = db.engine
-    sa.event.listen(engine, "before_cursor_execute", note)
-    try:
-        yield sent
-    finally:
-        sa.event.remove(engine, "before_cursor_execute", note)
-
-
 @as_page_and_htmx
 @pytest.mark.parametrize("query", ["", "?q=ann&sort=-changed", "?q=138&field=mobile", "?q=zoe", "?page=2"])
 def test_the_list_takes_at_most_five_queries(new_team: Callable[..., Team], query: str, htmx: bool) -> None:
     team = new_team(quota=200)
     add_numbered(team, 150)
-    with counted_queries(team) as sent:
+    with watched_statements() as sent:
         assert team.get(f"/contacts{query}", htmx).status_code == 200
     assert 1 <= len(sent) <= 5  # session, contacts, their groups, their channels, who cannot be reached
 
@@ -477,7 +457,7 @@ def test_editing_shows_what_is_saved(team: Team) -> None:
         *list(columns.values())[1:],
         "1",
     ]
-    assert re.search(r'<input[^>]*checked[^>]* name="receives_system_notifications"', answer.text)
+    assert re.search(r'<input[^>]* name="receives_system_notifications"[^>]* checked>', answer.text)
 
 
 def test_what_editing_shows_can_be_saved_as_it_is(team: Team) -> None:

@@ -10,12 +10,11 @@ import pytest
 from markupsafe import escape
 from werkzeug.test import TestResponse
 
-from tests.conftest import HTMX, Team
+from tests.conftest import HTMX, Team, watched_statements
 from tests.contacts.test_views import (
     HOSTILE,
     add_numbered,
     as_page_and_htmx,
-    counted_queries,
     errors_of,
     refused_in_words,
 )
@@ -421,7 +420,7 @@ def test_a_long_list_comes_in_pages_of_a_hundred(team: Team) -> None:
 def test_the_list_of_groups_takes_at_most_four_queries(team: Team, path: str) -> None:
     for number in range(5):
         add_group(team, f"Group {number}", team.add("Ann"))
-    with counted_queries(team) as sent:
+    with watched_statements() as sent:
         assert len(rows(team.get(path))) == 5
     assert 1 <= len(sent) <= 4
 
@@ -505,7 +504,7 @@ def test_the_list_of_contacts_shows_who_is_in_no_group(team: Team, htmx: bool) -
 @pytest.mark.parametrize("query", ["", "?show=ungrouped", "?q=ann&sort=-changed"])
 def test_the_list_of_contacts_still_takes_at_most_five_queries(team: Team, query: str) -> None:
     add_group(team, "Ops", *add_numbered(team, 50)[:25])
-    with counted_queries(team) as sent:
+    with watched_statements() as sent:
         assert team.get(f"/contacts{query}").status_code == 200
     assert 1 <= len(sent) <= 5
 
