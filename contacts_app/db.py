@@ -86,6 +86,8 @@ def init_app(app: Flask, url: str | None, data_dir: Path) -> None:
             # All are kept: opening one costs more than most statements. A thread has one at most.
             "pool_size": 20,
             "max_overflow": 0,
+            # The one used last, whose server process still has the tables at hand.
+            "pool_use_lifo": True,
             "pool_timeout": 5,
             # The values of a failed statement are people's names and numbers.
             "hide_parameters": True,

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import time
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
@@ -29,10 +30,18 @@ class logger_class(Logger):  # type: ignore[misc] # gunicorn's name for it; guni
 
 
 class worker_class(ThreadWorker):  # type: ignore[misc]
-    """Answer what never reaches the app in the console's own way: a sentence, its headers, and none of it logged."""
+    """Share connections among the workers, and answer what never reaches the app in the console's own way."""
+
+    def accept(self, listener: Any) -> None:
+        """Take a connection and leave the next to another worker, which needs a moment to wake up.
+
+        Else one takes all that come at once, a browser's or a proxy's, keeps them, and the others idle.
+        """
+        super().accept(listener)
+        time.sleep(0.0005)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
-        """Refuse a request that cannot be read, whose line may hold a query and whose headers a cookie."""
+        """Refuse what cannot be read with a sentence and the console's headers; neither line nor cookie is logged."""
         statuses = {LimitRequestLine: 414, LimitRequestHeaders: 431}
         status = HTTPStatus(statuses.get(type(exc), 400 if isinstance(exc, ParseException) else 500))
         self.log.warning("%s: %s", status.phrase, type(exc).__name__)

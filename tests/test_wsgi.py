@@ -6,7 +6,8 @@ import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 
 import psycopg
@@ -132,3 +133,18 @@ def test_no_connection_is_shared_across_a_fork(folder: Path, in_use: Path, argum
         wait_for(lambda: ask(address), what="answers of two workers")
     used = [backend for those in backends.values() for backend in those]
     assert len(used) == len(set(used))
+
+
+def test_no_worker_takes_all_connections_that_come_at_once(folder: Path, in_use: Path) -> None:
+    (folder / "used_before_fork.py").write_text(USED_BEFORE_FORK)
+    workers: list[set[int]] = []
+    with serving(folder, folder / "data", *CONFIGURED, "used_before_fork:app", DATABASE_URL=address_of(in_use)) as url:
+        address = urllib.parse.urlsplit(url)
+        for _ in range(40):
+            with ExitStack() as stack:
+                connections = [HTTPConnection(str(address.hostname), address.port, timeout=20) for _ in range(16)]
+                for connection in connections:
+                    stack.callback(connection.close)
+                    connection.request("GET", "/connection")
+                workers.append({json.load(connection.getresponse())["process"] for connection in connections})
+    assert [len(answered) for answered in workers].count(1) <= 8, workers  # else about 17

@@ -2,12 +2,24 @@
 
 import gc
 import os
+import time
 from typing import Any
+
+from gunicorn.workers.gthread import ThreadWorker
+
+
+class worker_class(ThreadWorker):  # gunicorn's name for it
+    """Leave the next connection to another worker, as the console's does."""
+
+    def accept(self, listener: Any) -> None:
+        """Take a connection and wait a moment."""
+        super().accept(listener)
+        time.sleep(0.0005)
+
 
 bind = f"127.0.0.1:{os.environ['PORT']}"
 workers = int(os.environ["WORKERS"])
 threads = int(os.environ["THREADS"])
-worker_class = "gthread"
 preload_app = True
 no_control_socket = True
 accesslog = "-"
