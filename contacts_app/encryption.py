@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Mapped, mapped_column
 
 from .config import StartError, current_settings
-from .db import Base, db
+from .db import Base, db, run
 
 ID_BYTES, NONCE_BYTES = 4, 12
 MISSING_KEY = (
@@ -35,6 +35,9 @@ class EncryptionKey(Base):
     used_since: Mapped[datetime] = mapped_column(sa.DateTime(timezone=True), server_default=sa.func.now())
 
     __table_args__ = (sa.CheckConstraint(f"octet_length(id) = {ID_BYTES}", name="encryption_key_is_named"),)
+
+
+_keys_in_use = sa.select(EncryptionKey.id)
 
 
 def encrypt(text: str, *place: str | int) -> bytes:
@@ -69,7 +72,7 @@ def check_keys(used: Iterable[bytes]) -> None:
 
 def note_key() -> None:
     """Note which key is in use; raise StartError where one that the database needs is not there."""
-    used = set(db.session.scalars(sa.select(EncryptionKey.id)))
+    used = {id for (id,) in run(_keys_in_use, {})}
     check_keys(used)
     first = key_id(current_settings().encryption_keys[0])
     if first not in used:

@@ -158,6 +158,7 @@ def changed(message: str, status: int = 200, test: Any = None) -> Response:
     context = _listing(query, page, *Account.usage(account_id))
     if test:
         context |= surroundings.told_of(test)
+    db.session.commit()  # only what was read; a rollback would forget what is prepared
     return htmx.saved(message, _address(query), "contacts/_changed.html", status, stays=bool(test), **context)
 
 

@@ -172,6 +172,7 @@ def _changed(message: str, status: int = 200) -> Response:
     if not context["rows"] and page > 1:
         page = 1
         context = _listing(text, page)
+    db.session.commit()  # only what was read; a rollback would forget what is prepared
     return htmx.saved(message, _address(text, page), "groups/_changed.html", status, **context)
 
 

@@ -601,8 +601,12 @@ def test_statements_of_pages_stay_prepared(team: Team, settings: dict[str, str])
     app = create_app(settings)
     client = app.test_client()
     client.set_cookie("console", team.cookie)
+    ann = team.add("Ann", email="ann@example.com")
     for _ in range(10):
         assert client.get("/contacts").status_code == 200
+    form = {"name": "Anne", "email": "ann@example.com", "version": "1", "csrf_token": team.csrf_token}
+    shown = HTMX | {"HX-Current-URL": "http://localhost/contacts"}
+    assert "Anne" in client.post(f"/contacts/{ann}/edit", data=form, headers=shown).text
     with app.app_context():  # the only connection there is
         prepared = db.session.scalars(sa.text("SELECT statement FROM pg_prepared_statements")).all()
         db.engine.dispose()
