@@ -193,15 +193,9 @@ def remember_rows(app: Flask) -> None:
         id, name, mobile, email, robot, notified, groups, states = contact
         robot_shown = robot and shown_robot(decrypted(robot, account_id, id, "dingtalk_url"))
         addresses = (mobile and shown_mobile(mobile), email, robot_shown)
-        return app.jinja_env.get_template("contacts/_row.html").render(
-            here=here,
-            test=test,
-            id=id,
-            name=name,
-            groups=json.loads(groups or "[]"),
-            channels=zip(addresses, surroundings.health_of(states), strict=True),
-            notified=notified,
-        )
+        channels = zip(addresses, surroundings.health_of(states), strict=True)
+        made: Any = app.jinja_env.get_template("contacts/_row.html").module
+        return str(made.row(here, test, id, name, json.loads(groups or "[]"), channels, notified))
 
     app.extensions[ROW] = row
 
