@@ -8,7 +8,7 @@ from contacts_app.alerts import worker
 from contacts_app.config import StartError
 from contacts_app.contacts.models import Contact
 from contacts_app.db import db
-from tests.growth import CHANNELS_SET_UP, PEOPLE, WORKERS, Act, Explainer, Team, administrator, faults, fill
+from tests.growth import CHANNELS_SET_UP, CONTACTS, PEOPLE, WORKERS, Act, Explainer, Team, administrator, faults, fill
 
 ACCOUNTS = 1_200  # more than MOST_ROWS
 
@@ -86,3 +86,23 @@ def test_the_start_of_a_worker_reads_no_contacts(full) -> None:
         explainer.run(Act("start", check_all), [Team(app, 1)])
     relations = {node["Relation Name"] for plan in explainer.plans for node in plan.nodes() if "Relation Name" in node}
     assert relations == {"accounts", "system_checks"}
+
+
+@pytest.mark.parametrize("mode", ["force_generic_plan", "force_custom_plan"])
+def test_a_page_is_as_cheap_before_the_server_has_counted_its_rows(new_database, data_dir, mode: str) -> None:
+    url = new_database()
+    app = create_app({"DATABASE_URL": url, "DATA_DIR": str(data_dir), "SECRET_KEY": "k" * 40} | CHANNELS_SET_UP)
+    with app.app_context():
+        migrations.upgrade()
+    with psycopg.connect(administrator(url), autocommit=True) as connection:
+        for table in ("contacts", "groups", "memberships", "channel_states"):
+            connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
+        fill(connection, 1, 1)
+        with Explainer(app, connection, mode) as explainer:
+            explainer.run(Act("list", lambda team: team.get("/contacts")), [Team(app, 1)])
+    with app.app_context():
+        db.engine.dispose()
+    steps = [node for plan in explainer.plans for node in plan.nodes()]
+    assert sum(step["Actual Rows"] for step in steps) > 500  # of 100 contacts, their groups and channels
+    # At worst each row looks at what is known of all others, in memory.
+    assert max(step["Actual Rows"] * step["Actual Loops"] for step in steps) <= CONTACTS**2

@@ -297,7 +297,8 @@ def _statement(sort: str, show: str, field: str | None) -> sa.Select[*tuple[Any,
     tables: sa.FromClause = page
     for name, found in LISTED.items():
         contact_id = found.selected_columns[0]
-        known = found.where(contact_id == sa.any_(ids)).subquery(name)
+        # Materialized: a server that does not know yet how many there are may look at it again for each row.
+        known = found.where(contact_id == sa.any_(ids)).cte(name).prefix_with("MATERIALIZED")
         tables = tables.outerjoin(known, known.c[0] == page.c.id)
         shown.append(known.c[1])
     order = page.c.key.desc() if is_descending else page.c.key
