@@ -99,15 +99,25 @@ class Group(Base):
 
     def set_members(self, ids: Iterable[int]) -> None:
         """Have exactly these contacts in the group; one that was deleted meanwhile is left out."""
+        self._mark_changed()
         wanted = set(ids)
         mine = (Membership.account_id == self.account_id, Membership.group_id == self.id)
         # Contacts are locked before memberships, as a delete of contacts does, so that the two cannot deadlock.
-        self.add_members(wanted)
+        db.session.execute(self._addition(wanted))
         db.session.execute(sa.delete(Membership).where(*mine, Membership.contact_id != sa.all_(_array(wanted))))
 
     def add_members(self, ids: Iterable[int]) -> int:
-        """Put those of the contacts that exist into the group, and return how many were not in it."""
-        self._mark_changed()
+        """Put those of the contacts that exist into the group, which is locked; return how many were not in it."""
+        return self._changed(self._addition(ids))
+
+    def remove_members(self, ids: Iterable[int]) -> int:
+        """Take the contacts out of the group, which is locked; return how many were in it."""
+        mine = (Membership.account_id == self.account_id, Membership.group_id == self.id)
+        gone = sa.delete(Membership).where(*mine, Membership.contact_id.in_(ids)).returning(Membership.contact_id)
+        return self._changed(gone)
+
+    def _addition(self, ids: Iterable[int]) -> sa.UpdateBase:
+        """Return the statement that puts those of the contacts that exist into the group."""
         # A contact that somebody is deleting is locked by them, and gone when the lock is.
         existing = (
             sa.select(Contact.account_id, sa.literal(self.id), Contact.id)
@@ -117,14 +127,14 @@ class Group(Base):
         )
         columns = [Membership.account_id, Membership.group_id, Membership.contact_id]
         added = postgresql.insert(Membership).from_select(columns, existing).on_conflict_do_nothing()
-        return len(db.session.execute(added.returning(Membership.contact_id)).all())
+        return added.returning(Membership.contact_id)
 
-    def remove_members(self, ids: Iterable[int]) -> int:
-        """Take the contacts out of the group, and return how many were in it."""
-        self._mark_changed()
-        mine = (Membership.account_id == self.account_id, Membership.group_id == self.id)
-        gone = sa.delete(Membership).where(*mine, Membership.contact_id.in_(ids)).returning(Membership.contact_id)
-        return len(db.session.execute(gone).all())
+    def _changed(self, statement: sa.UpdateBase) -> int:
+        """Run a statement that changes members, and return how many it changed."""
+        count = len(db.session.execute(statement).all())
+        if count:
+            self._mark_changed()
+        return count
 
     def _mark_changed(self) -> None:
         """Count a change of the members as a change of the group, which others may be editing."""
