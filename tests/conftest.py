@@ -80,6 +80,14 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if is_chaos and not config.getoption("chaos") else None
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the cases that are marked as chaos, too."""
+    if not config.getoption("chaos"):
+        left_out = [item for item in items if item.get_closest_marker("chaos")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(scope="session")
 def share(request: pytest.FixtureRequest) -> Share[Any]:
     """Return a function that gives each caller another quarter of what there is, so that all of them have it all."""

@@ -187,8 +187,11 @@ def _kill_all(console: Console) -> None:
 
 @pytest.mark.parametrize(
     "kills",
-    [[_kill_gunicorn, _kill_worker, _kill_postmaster], [_kill_console, _kill_console_and_gunicorn, _kill_all]],
-    ids=["while the console lives", "and the console with it"],
+    [
+        [_kill_gunicorn, _kill_worker, _kill_postmaster, _kill_all],
+        pytest.param([_kill_console, _kill_console_and_gunicorn], marks=pytest.mark.chaos),
+    ],
+    ids=["what the console has started", "the console"],
 )
 def test_what_was_confirmed_survives_kill_9(folder: Path, kills: list[Callable[[Console], None]]) -> None:
     console = Console(migrated(folder)).wait()

@@ -30,7 +30,7 @@ from tests.test_embedded import environment as own_environment
 CONTACTS, ROBOTS = 40, 5
 DELIVERIES = 3 * CONTACTS  # of each alert; nine alerts make 1,080
 THREADS = 4  # of a worker for each channel: as many messages may have arrived without being recorded
-KILLS = 6
+KILLS, KILLS_OF_CHAOS = 2, 6
 PREPARE = """
 import sys
 from pathlib import Path
@@ -260,7 +260,8 @@ def test_a_worker_killed_at_any_step_of_a_message_loses_nothing(site: Site) -> N
     assert 2 * THREADS <= twice <= 2 * THREADS + 4 * THREADS
 
 
-def test_workers_killed_at_random_moments_lose_nothing(site: Site) -> None:
+def test_workers_killed_at_random_moments_lose_nothing(site: Site, request: pytest.FixtureRequest) -> None:
+    kills = KILLS_OF_CHAOS if request.config.getoption("chaos") else KILLS
     seed = int(os.environ.get("SEED", random.randrange(10_000)))
     chance = random.Random(seed)
     print(f"SEED={seed}")
@@ -270,7 +271,7 @@ def test_workers_killed_at_random_moments_lose_nothing(site: Site) -> None:
     pauses: list[float] = []
     workers = [site.start_worker(), site.start_worker()]
     try:
-        for _ in range(KILLS):
+        for _ in range(kills):
             target = site.arrived() + chance.randrange(1, DELIVERIES // 8)
             site.wait_for_arrival(target)
             victim = chance.choice(workers)
@@ -286,8 +287,8 @@ def test_workers_killed_at_random_moments_lose_nothing(site: Site) -> None:
             worker.kill()
             worker.wait()
     twice = sum(site.check(title) for title in titles)
-    print(f"killed {KILLS} workers; lost 0, twice {twice}, longest until the next message {max(pauses):.1f} s")
-    assert twice <= KILLS * 2 * THREADS
+    print(f"killed {kills} workers; lost 0, twice {twice}, longest until the next message {max(pauses):.1f} s")
+    assert twice <= kills * 2 * THREADS
 
 
 @pytest.mark.parametrize("victim", ["a backend", "the postmaster"])
