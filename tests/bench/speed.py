@@ -66,7 +66,7 @@ DELETE = "DELETE FROM contacts WHERE account_id = %s AND id = ANY(%s) RETURNING 
 NOTES = """
 limit: WSGI, psycopg and Jinja2 alone, one query, nobody logs on; groups, robots and the states of channels stand in
 its template, as in that of Django's view. Django needs a log-on, Flask-Admin has none. bare Flask has all libraries
-loaded that the console loads. All run under gunicorn's gthread, 2 workers with 2 threads each. web, PostgreSQL: CPU of
+loaded that the console loads. All run under gunicorn's gthread, 2 workers with 3 threads each. web, PostgreSQL: CPU of
 a request over 16 connections, which a busy machine hardly changes. One after the other: over one connection that is
 kept, from a client in Python; the transaction is psycopg alone, from BEGIN to COMMIT, without HTTP. Memory is the
 proportional set size after the load, the start one with PostgreSQL running."""
