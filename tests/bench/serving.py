@@ -19,6 +19,7 @@ from tests.conftest import free_port
 from tests.test_embedded import environment
 
 REFERENCES = "tests.bench.references"
+CONSOLES = ("wsgi:app", f"{REFERENCES}.rows_made_anew:app")
 REPORT = PROJECT / "tests/bench/references/report.lua"
 BROWSER = {"Accept-Encoding": "gzip, br"}
 YEAR = 365 * 24 * 3600
@@ -66,7 +67,7 @@ class Server:
 
     def __init__(self, folder: Path, target: str, settings: dict[str, str]) -> None:
         self.target, self.errors, self.port = target, folder / "errors", free_port()
-        config = "contacts_app.gunicorn_conf" if target == "wsgi:app" else f"{REFERENCES}.gunicorn_conf"
+        config = "contacts_app.gunicorn_conf" if target in CONSOLES else f"{REFERENCES}.gunicorn_conf"
         self.began = time.monotonic()
         with self.errors.open("w") as errors:
             self.process = psutil.Popen(

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -34,7 +35,7 @@ from contacts_app.db import db
 from contacts_app.groups.models import Group, Membership
 from tests.bench.burst import percentile
 from tests.bench.references.templates import DJANGO, JINJA, template
-from tests.bench.serving import BROWSER, REFERENCES, Candidate, Page, Server, check, first_load, load
+from tests.bench.serving import BROWSER, CONSOLES, REFERENCES, Candidate, Page, Server, check, first_load, load
 from tests.conftest import HTMX, ROBOT
 from tests.test_embedded import environment, flask, kill, processes
 
@@ -66,10 +67,11 @@ DELETE = "DELETE FROM contacts WHERE account_id = %s AND id = ANY(%s) RETURNING 
 NOTES = """
 limit: WSGI, psycopg and Jinja2 alone, one query, nobody logs on; groups, robots and the states of channels stand in
 its template, as in that of Django's view. Django needs a log-on, Flask-Admin has none. bare Flask has all libraries
-loaded that the console loads. All run under gunicorn's gthread, 2 workers with 3 threads each. web, PostgreSQL: CPU of
-a request over 16 connections, which a busy machine hardly changes. One after the other: over one connection that is
-kept, from a client in Python; the transaction is psycopg alone, from BEGIN to COMMIT, without HTTP. Memory is the
-proportional set size after the load, the start one with PostgreSQL running."""
+loaded that the console loads. The console keeps the rows of lists that it has made; with "no row kept" it makes them
+all each time. All run under gunicorn's gthread, 2 workers with 3 threads each. web, PostgreSQL: CPU of a request over
+16 connections, which a busy machine hardly changes. One after the other: over one connection that is kept, from a
+client in Python; the transaction is psycopg alone, from BEGIN to COMMIT, without HTTP. Memory is the proportional set
+size after the load, the start one with PostgreSQL running."""
 
 
 class Bench:
@@ -168,7 +170,7 @@ class Bench:
         """Log on everywhere, make the templates of the references, and return who is to be measured."""
         edit = f"/contacts/{self.contacts[0][0]}/edit"
         row, dialog, admin = '<tr id="contact-', 'id="contacts-edit"', 'name="_selected_action"'
-        with self._serving("wsgi:app") as server:
+        with self._serving(CONSOLES[0]) as server:
             self.cookie = server.log_on("/logon", email=EMAIL, password=PASSWORD)
             fragment = self.cookie | HTMX
             console = [
@@ -210,7 +212,8 @@ class Bench:
         flask_admin = [Page("list", "/contacts/", 'name="rowid"', CONTACTS, limit="list")]
         return [
             Candidate("limit", f"{REFERENCES}.limit:app", limit),
-            Candidate("console", "wsgi:app", console),
+            Candidate("console", CONSOLES[0], console),
+            Candidate("console, no row kept", CONSOLES[1], [replace(console[0], rates=[], times={})]),
             Candidate("Django", f"{REFERENCES}.django_site:app", django),
             Candidate("Flask-Admin", f"{REFERENCES}.flask_admin_site:app", flask_admin),
             Candidate("bare Flask", f"{REFERENCES}.bare_flask:app", [Page("two letters", "/", "ok")]),
