@@ -42,7 +42,9 @@ SMALL = """() => [...(document.querySelector('dialog:modal') ?? document)
     .map(element => [element.outerHTML.slice(0, 120), element.getBoundingClientRect()])
     .filter(([, box]) => box.width && (box.width < 24 || box.height < 24))
     .map(([element, box]) => `${Math.round(box.width)} x ${Math.round(box.height)}: ${element}`)"""
-WIDER = "() => document.documentElement.scrollWidth > innerWidth || document.body.scrollWidth > innerWidth"
+# What is wider than the screen, and tables that are wider than their room.
+WIDER = """() => document.documentElement.scrollWidth > innerWidth || document.body.scrollWidth > innerWidth
+    || [...document.querySelectorAll('table')].some(table => table.offsetWidth > table.parentElement.clientWidth)"""
 
 
 @pytest.fixture
@@ -490,7 +492,7 @@ def complaints(page: Page, name: str, schemes: Schemes) -> list[str]:
     for width in schemes:
         page.set_viewport_size({"width": width, "height": 800})
         if page.evaluate(WIDER):
-            found.append(f"{width}: scrolls sideways")
+            found.append(f"{width}: scrolls sideways, or has a table that is too wide")
         found += [f"{width}: too small: {small}" for small in page.evaluate(SMALL)]
         for scheme in schemes[width]:
             page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
