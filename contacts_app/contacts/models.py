@@ -269,7 +269,7 @@ def _statement(sort: str, show: str, field: str | None) -> sa.Select[*tuple[Any,
 
     It is built once: to build it takes as long as to run it. strpos and not LIKE, so that no character is special.
     """
-    key, is_descending = _orders[sort.lstrip("-")].label("key"), sort.startswith("-")
+    key, is_descending = _orders[sort.removeprefix("-")].label("key"), sort.startswith("-")
     columns = (Contact.id, Contact.name, Contact.mobile, Contact.email, Contact.dingtalk_url_encrypted)
     statement: sa.Select[*tuple[Any, ...]] = (
         sa.select(*columns, Contact.receives_system_notifications, key, sa.func.count().over().label("total"))
