@@ -180,7 +180,7 @@ def _listing(query: Query, page: Page, count: int, quota: int) -> dict[str, Any]
 
 def _rows(account_id: int, contacts: Iterable[ListedContact]) -> Markup:
     """Return the rows of the list."""
-    row, here, test = current_app.extensions[ROW], url_for(".index"), url_for("notifications.test")
+    row, here, test = current_app.extensions[ROW], url_for("contacts.index"), url_for("notifications.test")
     html = "".join([row(here, test, account_id, contact) for contact in contacts])
     return Markup(html)  # nosec B704 # a template has rendered it
 

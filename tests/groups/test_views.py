@@ -348,6 +348,19 @@ def test_an_assignment_to_no_group_is_refused(team: Team, data: dict[str, str]) 
     assert groups(team) == {"Ops": set()}
 
 
+def test_the_list_after_an_assignment_is_the_one_that_the_page_shows(new_team: Callable[..., Team]) -> None:
+    team = new_team(quota=101)
+    contacts = [team.add(f"Contact {number:03}") for number in range(101)]
+    group = add_group(team, "Ops")
+    page = team.get("/contacts?sort=-name&page=2", htmx=True).text
+    shown = {"HX-Current-URL": "http://localhost/contacts?sort=-name&page=2"}
+    answer = team.post("/groups/assign", {"id": contacts[1], "group": group, "action": "add"}, htmx=True, **shown)
+    assert answer.headers["HX-Replace-Url"] == "/contacts?sort=-name&page=2"
+    links = re.compile(r' (?:href|hx-get|action)="([^"]+)"')
+    assert links.findall(answer.text) == links.findall(page)
+    assert f"/contacts/{contacts[0]}/edit" in answer.text
+
+
 def test_another_teams_contacts_are_not_offered_for_a_group(team: Team, other_team: Team) -> None:
     foreign = other_team.add("Hidden")
     answer = team.get(f"/groups/assign?id={foreign}")
