@@ -6,6 +6,7 @@ import secrets
 import unicodedata
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeVarTuple
 
 import sqlalchemy as sa
 from argon2 import PasswordHasher
@@ -20,6 +21,8 @@ SEEN_PRECISION = timedelta(minutes=5)
 LOGON_WINDOW = timedelta(minutes=10)
 LOGONS_PER_EMAIL = 10
 LOGONS_PER_ADDRESS = 50
+
+Columns = TypeVarTuple("Columns")
 
 # OWASP's floor for argon2id is m=19 MiB, t=2, p=1.
 _hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
@@ -107,17 +110,19 @@ class User(Base):
 
         A log-on with the old password thus ends before a change of the password ends all sessions, or fails.
         """
-        found = sa.select(cls).where(sa.func.lower(cls.email) == sa.func.lower(email))
-        return db.session.scalar(found.with_for_update(read=True))
+        return db.session.scalar(_with_email(sa.select(cls), email))
 
     @classmethod
     def with_password(cls, email: str, password: str) -> "User | None":
         """Return the user whom the pair admits; a wrong address takes as long as a wrong password."""
-        user = cls.by_email(email)
+        # Columns: to make a User of the row would take a while that shows which addresses are known.
+        columns = sa.select(cls.account_id, cls.id, cls.password_hash)
+        known = db.session.execute(_with_email(columns, email)).one_or_none()
         try:
-            _hasher.verify(user.password_hash if user else _nobodys_hash, _prepared(password))
+            _hasher.verify(known.password_hash if known else _nobodys_hash, _prepared(password))
         except (VerifyMismatchError, InvalidHashError):
             return None
+        user = known and db.session.get(cls, (known.account_id, known.id))
         if user and _hasher.check_needs_rehash(user.password_hash):
             user.set_password(password)
         return user
@@ -139,6 +144,11 @@ class User(Base):
         if but is not None:
             ended = ended.where(Session.token_hash != _digest(but))
         db.session.execute(ended)
+
+
+def _with_email(found: sa.Select[*Columns], email: str) -> sa.Select[*Columns]:
+    """Return `found` of the user with this address, whose row stays as it is until the commit."""
+    return found.where(sa.func.lower(User.email) == sa.func.lower(email)).with_for_update(read=True)
 
 
 @dataclass(frozen=True, slots=True)
