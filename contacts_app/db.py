@@ -221,7 +221,7 @@ def run(statement: sa.Select[*tuple[Any, ...]], parameters: dict[str, Any]) -> l
     raw: Any = connection.connection.dbapi_connection
     try:
         found: list[tuple[Any, ...]] = (
-            raw.cursor().execute(str(compiled), compiled.construct_params(parameters)).fetchall()
+            raw.cursor(binary=True).execute(str(compiled), compiled.construct_params(parameters)).fetchall()
         )
     except psycopg.Error as error:
         if raw.closed:
