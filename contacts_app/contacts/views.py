@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache, partial
 from math import ceil
 from typing import Any
+from urllib.parse import urlencode
 
 import sqlalchemy as sa
 from flask import Blueprint, Flask, Response, abort, current_app, redirect, request, url_for
@@ -43,7 +44,7 @@ def index() -> ResponseReturnValue:
     who = visitor()
     context = _listing(query, page, who.contact_count, who.contact_quota)
     response = htmx.render("contacts/index.html", "contacts/_found.html", **context)
-    htmx.show_address(response, _address(query))
+    htmx.show_address(response, context["address"]())
     return response
 
 
@@ -59,7 +60,8 @@ def new() -> ResponseReturnValue:
 @blueprint.route("/contacts/<int(max=9223372036854775807):id>/edit", methods=["GET", "POST"])
 def edit(id: int) -> ResponseReturnValue:
     """Edit a contact."""
-    return _edit(Contact.of(visitor().account_id, id) or abort(404, GONE))
+    find = Contact.of if request.method == "POST" else Contact.shown
+    return _edit(find(visitor().account_id, id) or abort(404, GONE))
 
 
 def _edit(contact: Contact) -> ResponseReturnValue:
@@ -159,7 +161,7 @@ def changed(message: str, status: int = 200, test: Any = None) -> Response:
     if test:
         context |= surroundings.told_of(test)
     db.session.commit()  # only what was read; a rollback would forget what is prepared
-    return htmx.saved(message, _address(query), "contacts/_changed.html", status, stays=bool(test), **context)
+    return htmx.saved(message, context["address"](), "contacts/_changed.html", status, stays=bool(test), **context)
 
 
 def _listing(query: Query, page: Page, count: int, quota: int) -> dict[str, Any]:
@@ -174,7 +176,7 @@ def _listing(query: Query, page: Page, count: int, quota: int) -> dict[str, Any]
         "filters": {name: words for name, (words, _) in FILTERS.items()},
         "quota": quota,
         "reach": surroundings.reach_of(account_id),
-        "address": partial(_address, query),
+        "address": partial(_address, url_for("contacts.index"), query),
     }
 
 
@@ -200,7 +202,7 @@ def remember_rows(app: Flask) -> None:
     app.extensions[ROW] = row
 
 
-def _address(query: Query, **changes: Any) -> str:
+def _address(here: str, query: Query, **changes: Any) -> str:
     """Return the address of the list that `query` describes, without what is the default."""
     wanted = query._replace(page=1)._replace(**changes) if changes else query
     values: dict[str, Any] = {
@@ -211,4 +213,6 @@ def _address(query: Query, **changes: Any) -> str:
         "show": wanted.show,
     }
     default = {"q": "", "field": "name", "sort": "name", "page": 1, "show": "all"}
-    return url_for("contacts.index", **{name: value for name, value in values.items() if value != default[name]})
+    # Not by url_for, which takes several times as long: a page has six of these.
+    text = urlencode({name: value for name, value in values.items() if value != default[name]})
+    return f"{here}?{text}" if text else here
