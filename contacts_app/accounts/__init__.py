@@ -11,6 +11,7 @@ __all__ = ["init_app", "require_logon"]
 
 def init_app(app: Flask) -> None:
     """Serve set-up and log-on, and require the token of a session in every form."""
+    app.session_interface = views.SessionCookie()
     CSRFProtect(app)
     app.context_processor(lambda: {"visitor": views.visitor_to_show()})
     app.register_blueprint(views.blueprint)

@@ -212,8 +212,11 @@ class Session(Base):
             return None
         account_id, user_id, email, account_name, contact_count, contact_quota, is_due = found
         if is_due:
-            db.session.execute(sa.update(cls).where(cls.token_hash == digest).values(seen_at=sa.func.now()))
-            db.session.commit()
+            try:
+                db.session.execute(sa.update(cls).where(cls.token_hash == digest).values(seen_at=sa.func.now()))
+                db.session.commit()
+            except sa.exc.OperationalError:  # such as a full disk: who has to be called can still be looked up
+                db.session.rollback()
         return Visitor(account_id, user_id, email, account_name, contact_count, contact_quota)
 
 

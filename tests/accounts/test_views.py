@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from argon2 import PasswordHasher
 from flask import Flask
 from flask.testing import FlaskClient
+from itsdangerous import TimestampSigner
 from werkzeug.test import TestResponse
 
 from contacts_app import create_app, migrations
@@ -375,6 +376,48 @@ def test_use_keeps_a_session_alive(team: Team) -> None:
             "UPDATE sessions SET seen_at = seen_at - interval '11 hours' WHERE user_id = %s", [team.user_id]
         )
         assert is_logged_on(team.client)
+
+
+@pytest.mark.parametrize("ahead", [1, 3600, -31 * 86400])
+def test_a_session_goes_on_at_a_machine_whose_clock_is_another(
+    team: Team, ahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = team.app.test_client()
+    with monkeypatch.context() as patch:
+        now = TimestampSigner.get_timestamp
+        patch.setattr(TimestampSigner, "get_timestamp", lambda self: now(self) + ahead)
+        address = {"REMOTE_ADDR": new_address()}
+        form = {"csrf_token": token_in(client.get("/logon")), "email": team.email, "password": PASSWORD}
+        assert client.post("/logon", data=form, environ_base=address).status_code == 303
+        token = token_in(client.get("/contacts/new"))
+    assert is_logged_on(client)
+    contact = {"csrf_token": token, "name": "Ann", "email": "ann@example.com"}
+    assert client.post("/contacts/new", data=contact).status_code == 303
+    assert len(team.contacts()) == 1
+
+
+@pytest.mark.parametrize("error", ["disk_full", "lock_not_available", "query_canceled"])
+def test_who_only_looks_is_answered_where_their_visit_cannot_be_noted(team: Team, error: str) -> None:
+    team.add("Ann")
+    team.sql.execute("UPDATE sessions SET seen_at = now() - interval '1 hour' WHERE user_id = %s", [team.user_id])
+    team.sql.execute(
+        f"""CREATE FUNCTION fail_{team.user_id}() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN RAISE EXCEPTION USING ERRCODE = ''{error}''; END';
+        CREATE TRIGGER fail_{team.user_id} BEFORE UPDATE ON sessions FOR EACH ROW WHEN (NEW.user_id = {team.user_id})
+            EXECUTE FUNCTION fail_{team.user_id}()"""
+    )
+    try:
+        shown = team.get("/contacts")
+        assert shown.status_code == 200
+        assert "Ann" in shown.text
+        assert team.post("/contacts/new", {"name": "Bob", "email": "bob@example.com"}).status_code == 303
+    finally:
+        team.sql.execute(f"DROP FUNCTION fail_{team.user_id} CASCADE")
+    assert [contact["name"] for contact in team.contacts()] == ["Ann", "Bob"]
+    query = "SELECT seen_at < now() - interval '59 minutes' FROM sessions WHERE user_id = %s"
+    assert team.sql.execute(query, [team.user_id]).fetchone() == (True,)
+    assert is_logged_on(team.client)
+    assert team.sql.execute(query, [team.user_id]).fetchone() == (False,)
 
 
 def test_a_cookie_signed_with_another_key_opens_nothing(team: Team, settings: dict[str, str]) -> None:
