@@ -59,7 +59,7 @@ class Candidate:
     target: str
     pages: list[Page]
     starts: list[float] = field(default_factory=list)  # seconds to the first answer
-    memory: list[float] = field(default_factory=list)  # MiB of a worker
+    memory: list[tuple[float, float]] = field(default_factory=list)  # MiB of a worker: its share, and all it maps
 
 
 class Server:
@@ -116,10 +116,12 @@ class Server:
         """Return the processes that answer."""
         return self.process.children()
 
-    def memory(self) -> float:
-        """Return the MiB of a worker: its own and its share of what several processes have in common."""
+    def memory(self) -> tuple[float, float]:
+        """Return the MiB of a worker: with its share of what several processes have in common, and with all of it."""
         texts = [Path(f"/proc/{worker.pid}/smaps_rollup").read_text() for worker in self.workers()]
-        return statistics.mean(int(re.findall(r"(?m)^Pss: +(\d+) kB", text)[0]) / 1024 for text in texts)
+        found = [re.findall(r"(?m)^(?:Pss|Rss): +(\d+) kB", text) for text in texts]  # Rss comes first
+        resident, share = (statistics.mean(int(sizes[place]) / 1024 for sizes in found) for place in (0, 1))
+        return share, resident
 
     def cpu_seconds(self) -> float:
         """Return what the processor has worked for it until now."""

@@ -54,6 +54,7 @@ INSERT INTO contacts (account_id, name, mobile, email)
     FROM accounts, generate_series(0, 99) n;
 INSERT INTO workers (id, host, seen_at) VALUES (gen_random_uuid(), 'bench', now() + interval '1 day')
 """
+BOUND = "Flask's bound"
 SAVE, SAVE_SHOWN, DELETE_ALL = "save", "save, list in the answer", "delete all, list in the answer"
 PERCENTILES = ("p50", "p99")
 TABLES = ("contacts", "memberships", "channel_states")  # what a delete takes from
@@ -66,12 +67,14 @@ DELETE = "DELETE FROM contacts WHERE account_id = %s AND id = ANY(%s) RETURNING 
 
 NOTES = """
 limit: WSGI, psycopg and Jinja2 alone, one query, nobody logs on; groups, robots and the states of channels stand in
-its template, as in that of Django's view. Django needs a log-on, Flask-Admin has none. bare Flask has all libraries
-loaded that the console loads. The console keeps the rows of lists that it has made; with "no row kept" it makes them
-all each time. All run under gunicorn's gthread, 2 workers with 3 threads each. web, PostgreSQL: CPU of a request over
-16 connections, which a busy machine hardly changes. One after the other: over one connection that is kept, from a
-client in Python; the transaction is psycopg alone, from BEGIN to COMMIT, without HTTP. Memory is the proportional set
-size after the load, the start one with PostgreSQL running."""
+its template, as in that of Django's view. Flask's bound: what a console in Flask cannot do without, its cookie, token,
+headers and statements, by psycopg alone, and the answer is kept. Django needs a log-on, Flask-Admin has none. bare
+Flask has all libraries loaded that the console loads. The console keeps the rows of lists that it has made; with "no
+row kept" it makes them all each time. All run under gunicorn's gthread, 2 workers with 3 threads each. web, PostgreSQL:
+CPU of a request over 16 connections, which a busy machine hardly changes. One after the other: over one connection that
+is kept, from a client in Python; the transaction is psycopg alone, from BEGIN to COMMIT, without HTTP. Memory is that
+after the load: PSS counts what several processes have in common in parts, RSS counts it whole. The start is one with
+PostgreSQL running."""
 
 
 class Bench:
@@ -107,7 +110,7 @@ class Bench:
         for candidate in self.candidates[first:] + self.candidates[:first]:
             with self._serving(candidate.target) as server:
                 self._measure(server, candidate)
-                if candidate.name in ("limit", "console"):
+                if candidate.name in ("limit", BOUND, "console"):
                     self._change(server, candidate.name)
 
     def _fill(self) -> int:
@@ -202,6 +205,7 @@ class Bench:
                 check(server, page)
                 if abs(page.size - size) > 0.01 * size:
                     sys.exit(f"The limit's {page.name} has {page.size} bytes, the console's {size}: too far apart.")
+        bound = [replace(page, headers=self.cookie, rates=[], times={}) for page in limit]
         self._python("-m", f"{REFERENCES}.django_site", EMAIL, PASSWORD)
         with self._serving(f"{REFERENCES}.django_site:app") as server:
             cookie = server.log_on("/admin/login/?next=/contacts", username=EMAIL, password=PASSWORD)
@@ -212,6 +216,7 @@ class Bench:
         flask_admin = [Page("list", "/contacts/", 'name="rowid"', CONTACTS, limit="list")]
         return [
             Candidate("limit", f"{REFERENCES}.limit:app", limit),
+            Candidate(BOUND, f"{REFERENCES}.flask_bound:app", bound),
             Candidate("console", CONSOLES[0], console),
             Candidate("console, no row kept", CONSOLES[1], [replace(console[0], rates=[], times={})]),
             Candidate("Django", f"{REFERENCES}.django_site:app", django),
@@ -254,7 +259,9 @@ class Bench:
     def _change(self, server: Server, name: str) -> None:
         """Save the first contact again and again, and have the console delete all of them a few times."""
         server.connection.close()  # the last request was long ago
-        ways = {(SAVE, name): partial(self._save, server, {}), (SAVE_SHOWN, name): partial(self._save, server, SHOWN)}
+        ways = {(SAVE, name): partial(self._save, server, {})}
+        if name != BOUND:
+            ways[SAVE_SHOWN, name] = partial(self._save, server, SHOWN)
         if name == "console":
             ways[SAVE, "transaction"] = self._save_bare
         for what, way in ways.items():
@@ -356,21 +363,24 @@ def tables(bench: Bench) -> Iterator[str]:
     yield "| one after the other | | times | p50 | p99 | p50 to the transaction | p50 to the limit |"
     yield "| --- " * 7 + "|"
     medians = {key: [percentile(took, 0.5) for took in rounds] for key, rounds in bench.changes.items()}
-    order = product((SAVE, SAVE_SHOWN, DELETE_ALL), ("transaction", "limit", "console"))
+    order = product((SAVE, SAVE_SHOWN, DELETE_ALL), ("transaction", "limit", BOUND, "console"))
     for what, who in (key for key in order if key in bench.changes):
         rounds = bench.changes[what, who]
         p50, p99 = medians[what, who], statistics.median(percentile(took, 0.99) for took in rounds)
         bases = [medians[DELETE_ALL if what == DELETE_ALL else SAVE, "transaction"], medians.get((what, "limit"))]
-        told = [spread(ratios(p50, base)) if base and who == "console" else "" for base in bases]
+        told = [spread(ratios(p50, base)) if base and who not in ("transaction", "limit") else "" for base in bases]
         times = f"{sum(map(len, rounds))} | {statistics.median(p50):.2f} ms | {p99:.2f} ms"
         yield f"| {what} | {who} | {times} | {' | '.join(told)} |"
     yield ""
-    yield "| | memory of a worker | to bare Flask | start to first answer |"
-    yield "| --- | --- | --- | --- |"
-    bare = bench.candidates[-1].memory
+    yield "| | memory of a worker, PSS | to bare Flask | RSS | to bare Flask | start to first answer |"
+    yield "| --- " * 6 + "|"
     for candidate in bench.candidates:
-        told = f"{statistics.median(candidate.memory):.0f} MiB | {spread(ratios(candidate.memory, bare))}"
-        yield f"| {candidate.name} | {told} | {statistics.median(candidate.starts):.2f} s |"
+        told = []
+        for sizes, bare in zip(
+            zip(*candidate.memory, strict=True), zip(*bench.candidates[-1].memory, strict=True), strict=True
+        ):
+            told += [f"{statistics.median(sizes):.0f} MiB", spread(ratios(sizes, bare))]
+        yield f"| {candidate.name} | {' | '.join(told)} | {statistics.median(candidate.starts):.2f} s |"
     yield ""
     yield from bench.first_load
 
