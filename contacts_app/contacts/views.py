@@ -159,9 +159,11 @@ def changed(message: str, status: int = 200, test: Any = None) -> Response:
             page = Contact.search(account_id, query)
     context = _listing(query, page, *Account.usage(account_id))
     if test:
-        context |= surroundings.told_of(test)
+        context = surroundings.told_of(test) | context  # both have pages: the list's are meant
+    address = context["address"]()
+    response = htmx.saved(message, address, "contacts/_changed.html", status, stays=bool(test), **context)
     db.session.commit()  # only what was read; a rollback would forget what is prepared
-    return htmx.saved(message, context["address"](), "contacts/_changed.html", status, stays=bool(test), **context)
+    return response
 
 
 def _listing(query: Query, page: Page, count: int, quota: int) -> dict[str, Any]:

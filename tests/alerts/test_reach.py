@@ -258,6 +258,18 @@ def test_a_contact_is_saved_and_sent_a_test_at_once(full_team: Team, is_new: boo
         assert f"Annie has been {'created' if is_new else 'saved'}." in html.unescape(shown.text)
 
 
+def test_the_list_behind_a_test_keeps_its_pages_and_is_read_once(full_team: Team) -> None:
+    full_team.sql.execute("UPDATE accounts SET contact_quota = 250 WHERE id = %s", [full_team.account_id])
+    ann, *_ = [full_team.add(f"Contact {number:03}") for number in range(250)]
+    form = {"name": "Contact 000", "email": "ann@example.com", "version": 1, "action": "test"}
+    at = {"HX-Current-URL": "http://localhost/contacts?page=2"}
+    with watched_statements() as sent:
+        answer = full_team.post(f"/contacts/{ann}/edit", form, htmx=True, **at)
+    pages = re.compile(r'<nav class="pages".*?</nav>', re.DOTALL)
+    assert pages.findall(answer.text) == pages.findall(full_team.get("/contacts?page=2", htmx=True).text) != []
+    assert sum("FROM alerts" in statement for statement, _ in sent) == 1
+
+
 @as_page_and_htmx
 def test_a_contact_that_is_only_saved_is_sent_nothing(full_team: Team, htmx: bool) -> None:
     form = {"name": "Ann", "email": "ann@example.com"}
