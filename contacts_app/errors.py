@@ -48,6 +48,10 @@ TEXTS = {
         "Nothing was saved. Tell your administrator to make room, then try again.",
     ),
 }
+READ_ONLY = (
+    "The database takes no changes at the moment",
+    "Nothing was saved. Try again in a moment, and tell your administrator if it stays.",
+)
 # What a program, or whoever set it up, can do about it instead.
 API_TEXTS = dict.fromkeys((404, 405, 415), "Alerts are taken at /api/v1/alerts, with POST.") | {
     411: "Send the length of the body, in the header Content-Length.",
@@ -110,13 +114,20 @@ def _no_database(error: Exception) -> Response:
     full = isinstance(getattr(error, "orig", None), psycopg.errors.DiskFull)
     status = 507 if full else 503
     # Also where it is only busy: programs take what begins with a 4 as final, and the alert would be lost.
-    response = _failed(status, *TEXTS[409 if busy else status])
+    response = _failed(status, *(READ_ONLY if _is_read_only(error) else TEXTS[409 if busy else status]))
     response.headers["Retry-After"] = str(RETRY_SECONDS)
     return response
 
 
+def _is_read_only(error: Exception) -> bool:
+    """Tell whether it is a standby that is to take over yet, or a server that guards the last of its disk."""
+    return isinstance(getattr(error, "orig", None), psycopg.errors.ReadOnlySqlTransaction)
+
+
 def _unexpected(error: Exception) -> Response:
     """Log where it happened but not its words, which may quote a person's data."""
+    if _is_read_only(error):
+        return _no_database(error)
     logger.error("%s %s: %s", request.method, request.endpoint, _reason(error))
     frame = sys.exc_info()[2]
     while frame:

@@ -21,7 +21,7 @@ from contacts_app import create_app, db, errors
 from contacts_app.accounts.views import setup_token
 from contacts_app.contacts.models import Contact
 from tests.accounts.test_views import log_on
-from tests.conftest import HTMX, ROBOT, Team, answers, free_port, wait_for
+from tests.conftest import HTMX, PASSWORD, ROBOT, Team, answers, free_port, wait_for
 
 SECRETS = ["Boom Personal", "8613800138111", "138 0013 8111", "boom.personal@example.com", "hunter2", "robot-secret"]
 CONTACT = {
@@ -162,6 +162,27 @@ def test_the_log_on_page_says_that_the_database_is_away(settings: dict[str, str]
     answer = log_on(app.test_client(), "ann@example.com", "hunter2-secret")
     assert answer.status_code == 503
     assert "hunter2-secret" not in answer.text
+
+
+def test_a_database_that_takes_no_changes_still_shows_who_is_to_be_called(
+    team: Team, settings: dict[str, str], database_url: str
+) -> None:
+    team.add("Ann")
+    team.sql.execute("UPDATE sessions SET seen_at = now() - interval '1 hour' WHERE user_id = %s", [team.user_id])
+    read_only = "&options=-c%20default_transaction_read_only%3Don"
+    app = create_app(settings | {"DATABASE_URL": database_url + read_only})
+    client = app.test_client()
+    client.set_cookie("console", team.cookie)
+    shown = client.get("/contacts")
+    assert shown.status_code == 200
+    assert "Ann" in shown.text
+    form = CONTACT | {"csrf_token": team.csrf_token}
+    for answer in (client.post("/contacts/new", data=form), log_on(app.test_client(), team.email, PASSWORD)):
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+        assert "The database takes no changes at the moment" in answer.text
+        assert "Nothing was saved." in answer.text
+        assert shows_no_internals(answer.text)
+    assert len(team.contacts()) == 1
 
 
 def test_a_lock_that_another_keeps_becomes_an_answer(team: Team, settings: dict[str, str], database_url: str) -> None:

@@ -215,7 +215,8 @@ class Session(Base):
             try:
                 db.session.execute(sa.update(cls).where(cls.token_hash == digest).values(seen_at=sa.func.now()))
                 db.session.commit()
-            except sa.exc.OperationalError:  # such as a full disk: who has to be called can still be looked up
+            # A full disk, or a database that takes no writes: who has to be called can still be looked up.
+            except (sa.exc.OperationalError, sa.exc.InternalError):
                 db.session.rollback()
         return Visitor(account_id, user_id, email, account_name, contact_count, contact_quota)
 
