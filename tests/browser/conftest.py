@@ -38,7 +38,7 @@ expect.set_options(timeout=SECONDS * 1000)
 
 def find_chromium(downloaded: str) -> str:
     """Return the path of the browser; without one the tests fail, because skipping would hide it."""
-    names = ("chromium", "google-chrome", "chromium-browser")
+    names = ("chromium-headless-shell", "chromium", "google-chrome", "chromium-browser")
     found = next(filter(None, map(shutil.which, (*names, downloaded))), None)
     if not found:
         pytest.fail(f"There is no browser: put one of {', '.join(names)} on the PATH.", False)
