@@ -16,7 +16,7 @@ from psycopg.conninfo import make_conninfo
 from contacts_app import create_app, embedded
 from contacts_app.contacts.models import Contact
 from contacts_app.db import db
-from tests.conftest import PASSWORD, ROBOT, Team
+from tests.conftest import PASSWORD, ROBOT, Team, wait_for
 from tests.test_embedded import flask, is_ready, let_go, migrated, new_folder, processes, use
 from tests.test_serve import Console
 
@@ -236,7 +236,7 @@ def test_commands_work_while_the_console_runs(folder: Path) -> None:
 def test_commands_work_while_the_console_does_not_run(folder: Path) -> None:
     data_dir = migrated(folder)
     _make_and_change(data_dir, "bob@example.com", "Afterwards")
-    assert processes(data_dir) == []
+    wait_for(lambda: processes(data_dir) == [], what="the end of every process")
     user = use(data_dir)
     assert is_ready(user)
     assert _users(data_dir, "Afterwards") == {"bob@example.com", "second.bob@example.com"}

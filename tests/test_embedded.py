@@ -18,7 +18,7 @@ import pytest
 
 from contacts_app import embedded
 from contacts_app.config import PROJECT
-from tests.conftest import wait_for
+from tests.conftest import check_logs, wait_for
 
 FLASK = [sys.executable, "-m", "flask", "--app", "wsgi"]
 SETTINGS = ("DATABASE_URL", "HOST", "PORT", "SECRET_KEY", "HTTPS", "WORKERS", "THREADS", "CONTACT_QUOTA", "PROXY_COUNT")
@@ -99,7 +99,9 @@ def new_folder() -> Iterator[Path]:
     for path in folder.iterdir():
         kill(processes(path))
         shutil.rmtree(embedded._socket_dir(path), ignore_errors=True)
+    logs = [path.read_text(errors="replace") for path in (*folder.glob("output*"), *folder.glob("*/*.log"))]
     shutil.rmtree(folder)
+    check_logs(logs)
 
 
 folder = pytest.fixture(new_folder)
@@ -296,7 +298,7 @@ def test_a_data_folder_may_have_any_name(folder: Path, name: str) -> None:
         for setting in ("fsync", "synchronous_commit", "full_page_writes"):
             assert connection.execute(f"SHOW {setting}").fetchone() == ("on",)
     let_go(user)
-    assert processes(folder / name) == []
+    wait_for(lambda: processes(folder / name) == [], what="the end of every process")
 
 
 def test_settings_for_another_postgresql_in_the_environment_change_nothing(folder: Path) -> None:
@@ -304,7 +306,7 @@ def test_settings_for_another_postgresql_in_the_environment_change_nothing(folde
     foreign = {"PGPORT": "5999", "PGHOSTADDR": "127.0.0.9", "PGSERVICE": "none", "PGDATA": "/nowhere", "PGUSER": "eve"}
     result = flask(data_dir, "demo", **foreign)
     assert (result.returncode, result.stderr) == (0, "")
-    assert processes(data_dir) == []
+    wait_for(lambda: processes(data_dir) == [], what="the end of every process")
 
 
 def test_the_socket_folder_of_a_long_path_is_not_taken_from_a_stranger(folder: Path) -> None:
@@ -376,7 +378,7 @@ def test_a_start_that_was_killed_before_the_database_was_made_is_completed(folde
     with psycopg.connect(embedded.url(data_dir)) as connection:
         assert connection.execute("SELECT current_user, current_database()").fetchone() == ("console", "contacts")
     let_go(user)
-    assert processes(data_dir) == []
+    wait_for(lambda: processes(data_dir) == [], what="the end of every process")
 
 
 def test_two_that_start_at_once_share_one_server_and_the_last_stops_it(folder: Path) -> None:
@@ -389,7 +391,7 @@ def test_two_that_start_at_once_share_one_server_and_the_last_stops_it(folder: P
     with psycopg.connect(embedded.url(data_dir)) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
     let_go(users[1])
-    assert processes(data_dir) == []
+    wait_for(lambda: processes(data_dir) == [], what="the end of every process")
 
 
 def test_a_forked_child_that_outlives_its_parent_does_not_keep_the_server(folder: Path) -> None:
@@ -411,7 +413,7 @@ def test_a_server_that_its_killed_user_left_behind_is_taken_over(folder: Path) -
     assert is_ready(second)
     assert postmasters(data_dir) == [server]
     let_go(second)
-    assert processes(data_dir) == []
+    wait_for(lambda: processes(data_dir) == [], what="the end of every process")
 
 
 def test_the_servers_log_tells_of_errors_without_what_people_typed(in_use: Path) -> None:

@@ -120,10 +120,10 @@ def test_reencrypt_without_the_old_key_changes_nothing(keyed: Callable[[str], Fl
 def test_no_robot_stands_readable_in_the_table(team: Team, sql: psycopg.Connection) -> None:
     team.post(
         "/contacts/new",
-        {"name": "Ann", "dingtalk_url": f"{ROBOT}{'a1' * 32}", "dingtalk_secret": "SEC0123456789abcdef"},
+        {"name": "Ann", "dingtalk_url": f"{ROBOT}{'z9' * 32}", "dingtalk_secret": "SEC0123456789abcdef"},
     )
     (row,) = sql.execute("SELECT contacts::text FROM contacts WHERE account_id = %s", [team.account_id]).fetchone()
-    for part in ("oapi", "a1a1", "SEC0"):
+    for part in ("oapi", "z9z9", "SEC0"):
         assert part not in row
         assert part.encode().hex() not in row
     assert team.contacts()[0]["dingtalk_secret"] == "SEC0123456789abcdef"
@@ -132,10 +132,10 @@ def test_no_robot_stands_readable_in_the_table(team: Team, sql: psycopg.Connecti
 def test_a_robot_whose_key_is_gone_is_said_and_loses_nothing(
     team: Team, settings: dict[str, str], tmp_path: Path
 ) -> None:
-    contact = team.add("Ann", dingtalk_url=f"{ROBOT}{'a1' * 32}")
+    contact = team.add("Ann", dingtalk_url=f"{ROBOT}{'z9' * 32}")
     other = create_app(settings | {"ENCRYPTION_KEYS": NEW})
     client = other.test_client()
     client.set_cookie("console", team.cookie)
     assert "cannot be read: enter it again" in client.get("/contacts").text
     assert client.get(f"/contacts/{contact}/edit").status_code == 200
-    assert team.contact(contact)["dingtalk_url"] == f"{ROBOT}{'a1' * 32}"
+    assert team.contact(contact)["dingtalk_url"] == f"{ROBOT}{'z9' * 32}"

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.cookiejar import CookieJar
+from itertools import count
 from pathlib import Path
 
 import psutil
@@ -23,7 +24,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from contacts_app import embedded
 from contacts_app.config import PROJECT
-from tests.conftest import PASSWORD, Log, free_port, wait_for
+from tests.conftest import PASSWORD, free_port, wait_for
 from tests.test_embedded import (
     FLASK,
     environment,
@@ -40,6 +41,7 @@ from tests.test_embedded import (
 )
 
 folder = pytest.fixture(new_folder)
+_numbers = count(1)
 in_use = pytest.fixture(new_server, scope="module")
 
 
@@ -51,7 +53,6 @@ class Console:
         self.port = int(settings.setdefault("PORT", str(free_port())))
         self.address = f"http://127.0.0.1:{self.port}"
         self.output = data_dir.parent / "output"
-        Log.outputs.add(self.output)
         with self.output.open("w") as output:
             self.process = subprocess.Popen(
                 command,
@@ -232,7 +233,7 @@ def test_a_data_folder_or_a_port_in_use_is_named(folder: Path) -> None:
     assert re.match(rf"PORT {port} on HOST 127.0.0.1 cannot be used: address already in use", line)
     assert console.is_healthy()
     assert console.stop() == 0
-    assert processes(folder / "other") == []
+    wait_for(lambda: processes(folder / "other") == [], what="the end of every process")
 
 
 def test_a_host_that_is_not_this_machine_is_named(folder: Path) -> None:
@@ -322,7 +323,7 @@ def test_a_database_that_cannot_hold_the_console_is_refused(
     folder: Path, in_use: Path, arrange: str, connect: str, expected: str
 ) -> None:
     parts = conninfo_to_dict(embedded.url(in_use))
-    name = f"unfit_{free_port()}"
+    name = f"unfit_{next(_numbers)}"
     with psycopg.connect(host=parts["host"], user="postgres", dbname="postgres", autocommit=True) as connection:
         for statement in arrange.format(name).split(";"):
             connection.execute(statement)
@@ -341,4 +342,4 @@ def test_a_database_of_a_newer_console_is_refused(folder: Path) -> None:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     let_go(user)
     assert "version of the console" in refusal(data_dir)
-    assert processes(data_dir) == []
+    wait_for(lambda: processes(data_dir) == [], what="the end of every process")

@@ -137,14 +137,20 @@ def test_no_connection_is_shared_across_a_fork(folder: Path, in_use: Path, argum
 
 def test_no_worker_takes_all_connections_that_come_at_once(folder: Path, in_use: Path) -> None:
     (folder / "used_before_fork.py").write_text(USED_BEFORE_FORK)
-    workers: list[set[int]] = []
+
+    def workers(address: urllib.parse.SplitResult) -> int:
+        """Return how many workers answered 16 connections that came at once."""
+        with ExitStack() as stack:
+            connections = [HTTPConnection(str(address.hostname), address.port, timeout=20) for _ in range(16)]
+            for connection in connections:
+                stack.callback(connection.close)
+                connection.request("GET", "/connection")
+            return len({json.load(connection.getresponse())["process"] for connection in connections})
+
     with serving(folder, folder / "data", *CONFIGURED, "used_before_fork:app", DATABASE_URL=address_of(in_use)) as url:
-        address = urllib.parse.urlsplit(url)
-        for _ in range(40):
-            with ExitStack() as stack:
-                connections = [HTTPConnection(str(address.hostname), address.port, timeout=20) for _ in range(16)]
-                for connection in connections:
-                    stack.callback(connection.close)
-                    connection.request("GET", "/connection")
-                workers.append({json.load(connection.getresponse())["process"] for connection in connections})
-    assert [len(answered) for answered in workers].count(1) <= 8, workers  # else about 17
+        alone = []
+        for _ in range(3):  # for a machine that is busy may not wake a worker in time
+            alone.append([workers(urllib.parse.urlsplit(url)) for _ in range(40)].count(1))
+            if alone[-1] <= 8:
+                return
+    pytest.fail(f"One worker took all in {alone} of 40 times.")  # about 17 where they do not share

@@ -256,7 +256,7 @@ def until(page: Page, condition: Callable[[], Any]) -> None:
     deadline = time.monotonic() + SECONDS
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
-        page.evaluate("() => new Promise(requestAnimationFrame)")
+        page.wait_for_timeout(20)  # not by the page's own clock, which a test may have stopped
 
 
 def is_post(request: Request) -> bool:

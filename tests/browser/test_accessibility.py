@@ -252,6 +252,10 @@ ANSWER = "The signature does not match: the secret in the contact is not the rob
 
 def add_health(team: Team) -> None:
     """Have a channel of a contact work, one fail and one not be tried, and a contact that cannot be reached."""
+    # A system notification that arrives would show that the channel works.
+    team.sql.execute(
+        "UPDATE contacts SET receives_system_notifications = false WHERE account_id = %s", [team.account_id]
+    )
     team.sql.execute(HEALTH, {"account_id": team.account_id, "long": LONG, "answer": ANSWER})
 
 
@@ -280,14 +284,17 @@ def add_alert(team: Team, kind: str, title: str, **columns: Any) -> int:
 
 
 def add_alerts(team: Team) -> int:
-    """Write alerts of every kind, and return the id of one with a message in every state."""
+    """Write alerts of every kind, and return the id of one with a message in every state.
+
+    A worker sends at once what waits for longer than it ever has anything wait: it takes it for a jump of the clock.
+    """
     text = f"https://prometheus.example.com/graph?{'g0.expr=up&' * 20}\nOn db1 and db2."
     alert = add_alert(team, "alert", "DiskFull: The disk of db1 is full", severity="critical", text=text)
     team.sql.execute(
         """INSERT INTO deliveries (account_id, alert_id, contact_id, channel, contact_name, address, state, attempts,
                                    next_attempt_at, answer, ended_at)
            SELECT account_id, %(alert)s, contacts.id, channel, name, address, state, attempts,
-                  CASE WHEN state = 'queued' THEN now() + interval '1 hour' END, answer,
+                  CASE WHEN state = 'queued' THEN now() + interval '13 minutes' END, answer,
                   CASE WHEN state <> 'queued' THEN timestamptz '2026-01-31 20:30Z' END
            FROM contacts JOIN (VALUES
                ('Ann', 'sms', '+86 138 0013 8000', 'sent', 1, 'Twilio took the text.'),

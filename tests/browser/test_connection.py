@@ -174,6 +174,10 @@ SIGNS = """() => Object.fromEntries(document.getAnimations().map(sign => {
 @pytest.mark.parametrize(("slow", "sign"), [("search", "opacity"), ("Editing", "opacity"), ("OK", "appear")])
 def test_what_is_slow_shows_that_it_works_after_a_second_and_not_before(page: Page, slow: str, sign: str) -> None:
     box = fill_in(page) if slow == "OK" else None
+    # The time of animations stands still, or one may be over before it is looked at.
+    devtools = page.context.new_cdp_session(page)
+    devtools.send("Animation.enable")
+    devtools.send("Animation.setPlaybackRate", {"playbackRate": 0})
     held = Held(page, is_post if box else lambda request: "/contacts" in request.url)
     if box:
         click_ok(box)
@@ -184,6 +188,7 @@ def test_what_is_slow_shows_that_it_works_after_a_second_and_not_before(page: Pa
     held.wait()
     delay, before, after = page.evaluate(SIGNS)[sign]
     assert (delay, before, after) == (1000, 0, 1)
+    devtools.send("Animation.setPlaybackRate", {"playbackRate": 1})
     held.release()
     expect(page.locator(".htmx-request")).to_have_count(0)
     expect(page.locator("#progress")).to_have_css("opacity", "0")
