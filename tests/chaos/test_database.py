@@ -15,7 +15,7 @@ import pytest
 from contacts_app import embedded
 from tests.chaos.site import Answer, Load, Person, Site, told
 from tests.conftest import wait_for
-from tests.test_embedded import is_ready, let_go, migrated, new_folder, postmasters, use
+from tests.test_embedded import is_ready, kill, let_go, migrated, new_folder, postmasters, processes, use
 from tests.test_wsgi import address_of
 
 AWAY_SECONDS = 30
@@ -131,6 +131,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
     if mounted.returncode:
         pytest.skip(f"a small disk cannot be mounted: {mounted.stderr.decode().strip()}")
     yield disk
+    kill(processes(disk / "data"))
     subprocess.run(["umount", "--lazy", disk], check=True)
 
 
