@@ -59,6 +59,7 @@ def decrypt(encrypted: bytes, *place: str | int) -> str:
     raise Unreadable
 
 
+@lru_cache
 def key_id(key: bytes) -> bytes:
     """Return what names `key` beside all that it has encrypted, and tells nothing of it."""
     return sha256(b"id of " + key).digest()[:ID_BYTES]

@@ -46,8 +46,8 @@ class Templates(Environment):
 
 def moment(at: datetime) -> Markup:
     """Return a moment, UTC, which the script shows in the browser's own time zone."""
-    date, time = at.date().isoformat(), at.time().isoformat("seconds")
-    return Markup(f'<time datetime="{date}T{time}Z">{date} {time[:5]} UTC</time>')  # nosec B704 # digits only
+    text = at.isoformat()[:19]
+    return Markup(f'<time datetime="{text}Z">{text[:10]} {text[11:16]} UTC</time>')  # nosec B704 # digits only
 
 
 def init_app(app: Flask) -> None:
@@ -64,4 +64,5 @@ def init_app(app: Flask) -> None:
 
     app.jinja_environment = Templates
     app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
-    app.jinja_env.globals |= {"moment": moment, "url_for": url_for}
+    app.jinja_env.filters["moment"] = moment
+    app.jinja_env.globals["url_for"] = url_for

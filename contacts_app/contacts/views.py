@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from math import ceil
 from typing import Any
 from urllib.parse import urlencode
@@ -192,14 +192,18 @@ def _rows(account_id: int, contacts: Iterable[ListedContact]) -> Markup:
 def remember_rows(app: Flask) -> None:
     """Have `app` render a row once for as long as nothing in it changes: the rows are most of what a page costs."""
 
+    @cache
+    def template() -> Any:
+        return app.jinja_env.get_template("contacts/_row.html").module
+
     @lru_cache(ROWS_KEPT)
     def row(here: str, test: str, account_id: int, contact: ListedContact) -> str:
         id, name, mobile, email, robot, notified, groups, states = contact
         robot_shown = robot and shown_robot(decrypted(robot, account_id, id, "dingtalk_url"))
         addresses = (mobile and shown_mobile(mobile), email, robot_shown)
         channels = zip(addresses, surroundings.health_of(states), strict=True)
-        made: Any = app.jinja_env.get_template("contacts/_row.html").module
-        return str(made.row(here, test, id, name, json.loads(groups or "[]"), channels, notified))
+        links = (f"{here}/{id}/edit", f"{test}?contact={id}", f"{here}/delete?id={id}")
+        return str(template().row(id, name, json.loads(groups) if groups else [], channels, notified, *links))
 
     app.extensions[ROW] = row
 
