@@ -202,7 +202,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         proxy_count=number("PROXY_COUNT", 0, 0, 10),
         trusted_hosts=hosts("TRUSTED_HOSTS"),
         workers=number("WORKERS", 2, 1, 64),
-        threads=number("THREADS", 3, 1, 64),
+        threads=number("THREADS", 4, 1, 64),
         data_dir=data_dir,
         secret_key=_secret_key(text("SECRET_KEY"), data_dir),
         encryption_keys=_encryption_keys(text("ENCRYPTION_KEYS"), data_dir),

@@ -73,7 +73,7 @@ class Server:
             self.process = psutil.Popen(
                 [sys.executable, "-m", "gunicorn", "--config", f"python:{config}", target],
                 cwd=PROJECT,
-                env=environment(folder / "data", **settings, WORKERS="2", THREADS="3", PORT=str(self.port)),
+                env=environment(folder / "data", **settings, WORKERS="2", THREADS="4", PORT=str(self.port)),
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
                 start_new_session=True,

@@ -70,7 +70,7 @@ limit: WSGI, psycopg and Jinja2 alone, one query, nobody logs on; groups, robots
 its template, as in that of Django's view. Flask's bound: what a console in Flask cannot do without, its cookie, token,
 headers and statements, by psycopg alone, and the answer is kept. Django needs a log-on, Flask-Admin has none. bare
 Flask has all libraries loaded that the console loads. The console keeps the rows of lists that it has made; with "no
-row kept" it makes them all each time. All run under gunicorn's gthread, 2 workers with 3 threads each. web, PostgreSQL:
+row kept" it makes them all each time. All run under gunicorn's gthread, 2 workers with 4 threads each. web, PostgreSQL:
 CPU of a request over 16 connections, which a busy machine hardly changes. One after the other: over one connection that
 is kept, from a client in Python; the transaction is psycopg alone, from BEGIN to COMMIT, without HTTP. Memory is that
 after the load: PSS counts what several processes have in common in parts, RSS counts it whole. The start is one with
@@ -336,8 +336,8 @@ def machine(sql: psycopg.Connection) -> str:
 
 
 def spread(values: list[float]) -> str:
-    """Say the median of some ratios, and the least and the most of them."""
-    return f"{statistics.median(values):.2f} ({min(values):.2f}–{max(values):.2f})"
+    """Say the median of some ratios, and that of each round."""
+    return f"{statistics.median(values):.2f} ({', '.join(f'{value:.2f}' for value in values)})"
 
 
 def ratios(values: list[float], base: list[float]) -> list[float]:
