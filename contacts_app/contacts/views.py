@@ -24,7 +24,7 @@ from .models import FILTERS, PAGE_SIZE, Contact, ListedContact, Page, Query, dec
 
 blueprint = Blueprint("contacts", __name__)
 NAMES_SHOWN = 10
-ROW, ROWS_KEPT = "contacts.row", 1_000  # of 3 KB each
+ROW, ROWS_KEPT = "contacts.row", 500  # of 5 KB each
 GONE = "This contact does not exist, or somebody has deleted it meanwhile."
 
 
