@@ -48,7 +48,7 @@ def clean_mobile(value: str) -> str:
     raise ValueError(f"This is not a complete mobile phone number{shown}.")
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=10_000)
 def shown_mobile(mobile: str) -> str:
     """Return a mobile number in E.164 as it is written internationally."""
     try:
