@@ -341,7 +341,7 @@ def test_an_alert_comes_in_while_a_worker_is_stuck_and_has_less_of_the_processor
     with site.locked(waiting) as is_waited_for, site.working() as worker:
         patiently(is_waited_for, what="a worker that is about to claim what waits for a robot")
         # Well before it gives up waiting, it keeps nothing locked that an alert needs.
-        wait_for(lambda: len(site.sql("SELECT 1 FROM robots FOR UPDATE SKIP LOCKED")) == ROBOTS, 9, "the robots")
+        wait_for(lambda: len(site.sql("SELECT 1 FROM robots FOR UPDATE SKIP LOCKED")) == ROBOTS, 5, "the robots")
         assert site.request(titles[1]).getresponse().status == 202
         session = Path(f"/proc/{worker.pid}/autogroup")
         assert os.getpriority(os.PRIO_PROCESS, worker.pid) == NICENESS
