@@ -17,13 +17,13 @@ import sqlalchemy as sa
 from flask import Flask
 
 from . import embedded, encryption, migrations, serve
-from .accounts.forms import check_password
+from .accounts.forms import check_password, clean_account
 from .accounts.models import Account, User
 from .alerts import worker
 from .config import DINGTALK_HOSTS, StartError, current_settings
 from .contacts.models import Contact
 from .db import db, violated_constraint
-from .fields import clean_email, clean_text
+from .fields import clean_email
 from .groups.models import Group
 
 P = ParamSpec("P")
@@ -77,16 +77,14 @@ def _cleaned(clean: Callable[[str], str]) -> Callable[[click.Context, click.Para
             cleaned = clean(value)
         except ValueError as error:
             raise click.BadParameter(str(error)) from None
-        if not 1 <= len(cleaned) <= 254:
-            raise click.BadParameter("It is empty or too long.")
         return cleaned
 
     return callback
 
 
 def _clean_account(value: str) -> str:
-    value = clean_text(value)
-    if not 1 <= len(value) <= 64:
+    value = clean_account(value)
+    if not value:
         raise ValueError("The name of an account has 1 to 64 characters.")
     return value
 

@@ -1,21 +1,23 @@
 """Ask who comes in, and say what a password may be."""
 
+from functools import partial
+
 from flask_wtf import FlaskForm
 from wtforms import PasswordField
 from wtforms.validators import EqualTo, InputRequired, ValidationError
 
-from ..fields import UNREADABLE, EmailField, NormalField
+from ..fields import UNREADABLE, EmailField, NormalField, check_length, clean_text
+from .models import LONGEST_PASSWORD
 
 SHORTEST_PASSWORD = 12
-LONGEST_PASSWORD = 1024
+clean_account = partial(clean_text, most=64, what="The name of an account")
 
 
 def check_password(value: str) -> None:
     """Raise ValueError with a sentence if `value` is no password to choose."""
+    check_length(value, LONGEST_PASSWORD, "A password")
     if UNREADABLE.search(value):
         raise ValueError("A password cannot contain control characters.")
-    if len(value) > LONGEST_PASSWORD:
-        raise ValueError(f"A password has at most {LONGEST_PASSWORD} characters.")
     if len(value) < SHORTEST_PASSWORD:
         raise ValueError(f"A password has at least {SHORTEST_PASSWORD} characters; a few words are a good one.")
 
@@ -41,13 +43,13 @@ class LogonForm(FlaskForm):
 class SetupForm(FlaskForm):
     """The page that the one-time set-up link opens."""
 
-    account = NormalField("Account", validators=[InputRequired("Enter a name for the account.")])
+    account = NormalField("Account", clean_account, validators=[InputRequired("Enter a name for the account.")])
     email = EmailField("E-mail", validators=[InputRequired("Enter your e-mail address.")])
     password = NewPasswordField("Password")
 
     def validate_account(self, field: NormalField) -> None:
-        """Require 1 to 64 characters."""
-        if not 1 <= len(field.normal or "") <= 64:
+        """Require a character beside spaces."""
+        if not field.normal:
             raise ValidationError("The name of an account has 1 to 64 characters.")
 
 

@@ -21,6 +21,7 @@ SEEN_PRECISION = timedelta(minutes=5)
 LOGON_WINDOW = timedelta(minutes=10)
 LOGONS_PER_EMAIL = 10
 LOGONS_PER_ADDRESS = 50
+LONGEST_PASSWORD = 1024
 
 Columns = TypeVarTuple("Columns")
 
@@ -118,9 +119,7 @@ class User(Base):
         # Columns: to make a User of the row would take a while that shows which addresses are known.
         columns = sa.select(cls.account_id, cls.id, cls.password_hash)
         known = db.session.execute(_with_email(columns, email)).one_or_none()
-        try:
-            _hasher.verify(known.password_hash if known else _nobodys_hash, _prepared(password))
-        except (VerifyMismatchError, InvalidHashError):
+        if not _is_right(password, known.password_hash if known else _nobodys_hash):
             return None
         user = known and db.session.get(cls, (known.account_id, known.id))
         if user and _hasher.check_needs_rehash(user.password_hash):
@@ -129,10 +128,7 @@ class User(Base):
 
     def has_password(self, password: str) -> bool:
         """Tell whether `password` is this user's."""
-        try:
-            return _hasher.verify(self.password_hash, _prepared(password))
-        except (VerifyMismatchError, InvalidHashError):
-            return False
+        return _is_right(password, self.password_hash)
 
     def set_password(self, password: str) -> None:
         """Replace the password."""
@@ -302,6 +298,15 @@ def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
+def _is_right(password: str, password_hash: str) -> bool:
+    """Tell whether it is the password of the hash; one that is too long takes as long as any other wrong one."""
+    try:
+        _hasher.verify(password_hash, _prepared(password[:LONGEST_PASSWORD]))
+    except (VerifyMismatchError, InvalidHashError):
+        return False
+    return len(password) <= LONGEST_PASSWORD
+
+
 def _prepared(password: str) -> str:
     """Return the form of a password that is hashed: the same whichever keyboard typed it."""
     return unicodedata.normalize("NFKC", password)
@@ -312,6 +317,6 @@ def _network(address: str) -> str:
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
-        return address
+        return address[:100]  # a proxy may hand on what a visitor wrote, and no index takes it at any length
     parsed = getattr(parsed, "ipv4_mapped", None) or parsed  # as a socket for both protocols reports it
     return str(ipaddress.ip_network((parsed, 64), strict=False)) if parsed.version == 6 else str(parsed)

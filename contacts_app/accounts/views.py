@@ -171,7 +171,7 @@ def setup_token() -> str:
 
 def own_address(address: str | None) -> str:
     """Return `address` if it is a path of this console, else the contacts."""
-    if address and re.fullmatch(r"/(?![/\\])[\x21-\x7e]*", address):
+    if address and re.fullmatch(r"/(?![/\\])[\x21-\x7e]{,2000}", address):
         return address
     return url_for("contacts.index")
 

@@ -74,7 +74,7 @@ def _token() -> str:
     token = token.strip()
     if scheme.lower() != "bearer" or not token:
         _refuse("Send the token of an integration in the header Authorization, after the word Bearer.")
-    if not Integration.is_known(token):
+    if len(token) > 200 or not Integration.is_known(token):
         _refuse(UNKNOWN)
     db.session.commit()  # a body that comes slowly keeps no connection; a rollback would forget what is prepared
     return token

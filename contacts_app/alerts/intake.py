@@ -338,20 +338,24 @@ def _title(value: str, ending: str = "") -> str:
 
 def _line(value: str, most: int) -> str:
     """Return `value` as one clean line of at most `most` characters."""
-    line = " ".join(_UNWANTED.sub("", value).split())
+    begin = value[: 10 * most]  # it may be as long as the body
+    line = " ".join(_UNWANTED.sub("", begin).split())
     normal = unicodedata.normalize("NFC", line[:most])
-    return normal if max(len(line), len(normal)) <= most else normal[: most - 1].rstrip() + "…"
+    is_whole = len(begin) == len(value) and max(len(line), len(normal)) <= most
+    return normal if is_whole else normal[: most - 1].rstrip() + "…"
 
 
 def _paragraphs(value: str, most: int) -> str:
     """Return `value` as clean text of at most `most` characters that says how many are left out."""
-    text = _UNWANTED.sub("", _LINE_ENDS.sub("\n", value)).strip()
+    begin = value[: 4 * most]  # it may be as long as the body
+    text = _UNWANTED.sub("", _LINE_ENDS.sub("\n", begin)).strip()
     # Only what may be kept is normalised: a long row of combining marks takes quadratic time.
     normal = unicodedata.normalize("NFC", text[:most])
-    if max(len(text), len(normal)) <= most:
+    cut = len(value) - len(begin)
+    if not cut and max(len(text), len(normal)) <= most:
         return normal
     kept = normal[: most - 40].rstrip()
-    return f"{kept}… {len(text[most:]) + len(normal) - len(kept):,} more characters"
+    return f"{kept}… {len(text[most:]) + cut + len(normal) - len(kept):,} more characters"
 
 
 def _key(value: str) -> str | None:

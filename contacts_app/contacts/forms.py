@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -15,12 +15,12 @@ from markupsafe import Markup
 from phonenumbers import NumberParseException, PhoneNumberType
 from werkzeug.exceptions import BadRequest
 from wtforms import BooleanField, Field, IntegerField
-from wtforms.validators import Optional, ValidationError
+from wtforms.validators import Optional
 from wtforms.widgets import HiddenInput
 
 from ..config import current_settings
 from ..db import violated_constraint
-from ..fields import INVISIBLE, EmailField, NameField, NormalField, TelField, clean_text
+from ..fields import EmailField, NameField, NormalField, TelField, clean_pasted, clean_text
 from .models import FIELDS, FILTERS, PAGE_SIZE, SORTS, Contact, Query
 
 NO_CHANNEL = "Enter a mobile phone number, a mailbox or a DingTalk robot: at least one of the three."
@@ -30,7 +30,7 @@ CAN_BE_MOBILE = (PhoneNumberType.MOBILE, PhoneNumberType.FIXED_LINE_OR_MOBILE)
 
 def clean_mobile(value: str) -> str:
     """Return a mobile number in E.164, whatever its spelling; raise ValueError saying what is wrong with it."""
-    value = clean_text(INVISIBLE.sub("", value))
+    value = clean_pasted(value, "A mobile phone number")
     region = current_settings().default_region
     if not re.search(r"[^\W\d_]", value):  # letters: phonenumbers would dial them
         # Where 00 is not how one dials abroad, it is still how many people write it.
@@ -59,7 +59,7 @@ def shown_mobile(mobile: str) -> str:
 
 def clean_dingtalk_url(value: str) -> str:
     """Return the normal form of a robot's webhook address; raise ValueError showing the right form."""
-    value = clean_text(INVISIBLE.sub("", value))
+    value = clean_pasted(value, "A robot's address")
     hosts = current_settings().dingtalk_hosts
     try:
         parts = urlsplit(value)
@@ -79,7 +79,7 @@ def clean_dingtalk_url(value: str) -> str:
 
 def clean_dingtalk_secret(value: str) -> str:
     """Return the secret of a robot's signature; raise ValueError showing the right form."""
-    value = clean_text(INVISIBLE.sub("", value))
+    value = clean_pasted(value, "A robot's secret")
     if not re.fullmatch("SEC[A-Za-z0-9]{8,128}", value):
         raise ValueError("This is not the secret of a signature, which starts with SEC (copy it from the robot).")
     return value
@@ -93,20 +93,10 @@ class ContactForm(FlaskForm):
     email = EmailField("Mailbox")
     dingtalk_url = NormalField("DingTalk robot", clean_dingtalk_url)
     dingtalk_secret = NormalField("Signature secret", clean_dingtalk_secret)
-    dingtalk_keyword = NormalField("Keyword")
+    dingtalk_keyword = NormalField("Keyword", partial(clean_text, most=64, what="A keyword"))
     receives_system_notifications = BooleanField("Receive system notifications")
     form_errors: Sequence[str] = ()
     version = IntegerField(widget=HiddenInput(), validators=[Optional()])
-
-    def validate_email(self, field: EmailField) -> None:
-        """Require a length that mail can carry."""
-        if len(field.normal or "") > 254:
-            raise ValidationError("A mailbox has at most 254 characters.")
-
-    def validate_dingtalk_keyword(self, field: NormalField) -> None:
-        """Require the length of one keyword."""
-        if len(field.normal or "") > 64:
-            raise ValidationError("A keyword has at most 64 characters. One of the robot's keywords is enough.")
 
     def validate(self, extra_validators: Mapping[str, Sequence[Any]] | None = None) -> bool:
         """Require one of the three channels, beside what each field requires."""
@@ -248,12 +238,9 @@ def read_query(arguments: Mapping[str, str]) -> Query:
 def read_text(value: str) -> str:
     """Return what to search for; what cannot stand in a name is a 400."""
     try:
-        text = clean_text(value)
+        return clean_text(value, 254, "A search")
     except ValueError as error:
         raise BadRequest(f"This cannot be searched for. {error}") from None
-    if len(text) > 254:
-        raise BadRequest("A search has at most 254 characters.")
-    return text
 
 
 def read_page(value: str) -> int:

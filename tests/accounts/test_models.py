@@ -12,7 +12,7 @@ from psycopg import sql as query
 
 from contacts_app import create_app
 from contacts_app.accounts import models
-from contacts_app.accounts.models import LogonAttempt, Session, User
+from contacts_app.accounts.models import LONGEST_PASSWORD, LogonAttempt, Session, User
 from contacts_app.db import db
 from tests.conftest import PASSWORD, PASSWORD_HASH, Team
 
@@ -51,6 +51,13 @@ def test_a_password_is_the_same_from_every_keyboard(context: None, typed: str) -
     user.set_password("pässwörter sind gut")
     assert user.has_password(typed)
     assert not user.has_password(typed + "!")
+
+
+def test_nothing_longer_than_a_password_may_be_is_right(context: None) -> None:
+    user = User()
+    user.set_password("x" * LONGEST_PASSWORD)
+    assert user.has_password("x" * LONGEST_PASSWORD)
+    assert not user.has_password("x" * (LONGEST_PASSWORD + 1))
 
 
 def test_a_hash_of_weaker_settings_is_replaced_at_the_next_log_on(team: Team, context: None) -> None:

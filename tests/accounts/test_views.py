@@ -2,6 +2,7 @@
 
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
@@ -254,6 +255,20 @@ def test_a_bad_log_on_is_explained_and_keeps_the_email(app: Flask, email: str, p
     assert f'value="{email}"' in answer.text
 
 
+@pytest.mark.parametrize("password", ["x" * 1025, "\u0300" * 5_000 + "\u0316" * 5_000])
+def test_a_password_that_is_too_long_is_a_wrong_one_like_any_other(team: Team, password: str) -> None:
+    address, seconds = new_address(), []
+    for typed in ("wrong", password):
+        begin = time.thread_time()
+        answer = log_on(team.app.test_client(), team.email, typed, address)
+        seconds.append(time.thread_time() - begin)
+        assert answer.status_code == 422
+        assert WRONG in answer.text
+    found = team.sql.execute("SELECT count(*) FROM logon_attempts WHERE address = %s", [address]).fetchone()
+    assert found == (2,)
+    assert seconds[1] < 2 * seconds[0]  # both hash once
+
+
 def test_a_wrong_password_is_not_sent_back(app: Flask) -> None:
     assert "hunter2-secret" not in log_on(app.test_client(), "ann@example.com", "hunter2-secret").text
 
@@ -327,6 +342,7 @@ def test_successful_log_ons_do_not_count(team: Team) -> None:
         ("1", "203.0.113.51", "203.0.113.51"),
         ("1", "198.51.100.1, 203.0.113.52", "203.0.113.52"),
         ("2", "198.51.100.1, 203.0.113.53, 192.0.2.1", "203.0.113.53"),
+        ("1", "x" * 8000, "x" * 100),
     ],
 )
 def test_a_forwarded_address_is_believed_only_from_the_proxies_that_are_set(

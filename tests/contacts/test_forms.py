@@ -400,7 +400,7 @@ def test_a_name_that_nobody_could_see_is_none(plain: Flask, typed: str) -> None:
 
 @pytest.mark.parametrize("typed", ["x" * 65, "字" * 65, "é" * 2000])
 def test_a_name_that_is_too_long_is_told_its_length(plain: Flask, typed: str) -> None:
-    expected = f"A name has at most 64 characters; this one has {len(typed)}."
+    expected = f"A name has at most 64 characters; this one has {len(typed):,}."
     assert errors(plain, name=typed, mobile="13800138000") == {"name": [expected]}
 
 
