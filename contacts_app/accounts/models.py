@@ -19,7 +19,7 @@ IDLE_LIMIT = timedelta(hours=12)
 LIFE_LIMIT = timedelta(days=30)
 SEEN_PRECISION = timedelta(minutes=5)
 LOGON_WINDOW = timedelta(minutes=10)
-LOGONS_PER_EMAIL = 10
+LOGONS_PER_SUBJECT = 10  # an e-mail, a known browser or a session
 LOGONS_PER_ADDRESS = 50
 LONGEST_PASSWORD = 1024
 
@@ -245,8 +245,8 @@ class LogonAttempt(Base):
     __tablename__ = "logon_attempts"
 
     id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(), primary_key=True)
-    # A hash, because people type passwords into the wrong box.
-    email_hash: Mapped[bytes]
+    # Of the e-mail, because people type passwords into the wrong box; or of what names a known browser or a session.
+    subject_hash: Mapped[bytes] = mapped_column("email_hash")
     address: Mapped[str]
     at: Mapped[datetime] = mapped_column(sa.DateTime(timezone=True), server_default=sa.func.now())
 
@@ -258,28 +258,42 @@ class LogonAttempt(Base):
 
     @classmethod
     def begin(cls, email: str, address: str) -> "int | None":
-        """Count an attempt before its password is looked at; return its id, or None when there were too many.
+        """Count a stranger's attempt before its password is looked at; return its id, None when there were too many.
 
-        The locks make attempts on one address or e-mail count one after the other, so that a hundred at once
-        are not all "the tenth". They are taken in one order and end with the commit.
+        Neither their e-mail nor their address may have had too many.
         """
         # Folded as by_email folds it: no other spelling of the same user has tries of its own.
         folded = db.session.scalar(sa.select(sa.func.lower(email)))
-        email_hash, address = _digest(str(folded)), _network(address)
-        for kind, key in ((1, email_hash), (2, _digest(address))):
+        return cls._begin(_digest(str(folded)), _network(address), counts_address=True)
+
+    @classmethod
+    def begin_known(cls, name: str, address: str) -> "int | None":
+        """Count an attempt of the known browser or the session of this name, whatever strangers do; else as `begin`.
+
+        What it fails counts for its address as well, but is not refused because of that: strangers may share it.
+        """
+        return cls._begin(_digest(f"known {name}"), _network(address), counts_address=False)
+
+    @classmethod
+    def _begin(cls, subject_hash: bytes, address: str, counts_address: bool) -> "int | None":
+        """Count an attempt.
+
+        The locks make attempts on one address or subject count one after the other, so that a hundred at once
+        are not all "the tenth". They are taken in one order and end with the commit.
+        """
+        recent = cls.at > sa.func.clock_timestamp() - LOGON_WINDOW
+        limits = [(1, subject_hash, cls.subject_hash == subject_hash, LOGONS_PER_SUBJECT)]
+        if counts_address:
+            limits.append((2, _digest(address), cls.address == address, LOGONS_PER_ADDRESS))
+        for kind, key, *_ in limits:
             number = int.from_bytes(key[:4], signed=True)
             db.session.execute(sa.select(sa.func.pg_advisory_xact_lock(kind, number)))
-        recent = cls.at > sa.func.clock_timestamp() - LOGON_WINDOW
-        by_email, by_address = db.session.execute(
-            sa.select(
-                sa.select(sa.func.count()).where(cls.email_hash == email_hash, recent).scalar_subquery(),
-                sa.select(sa.func.count()).where(cls.address == address, recent).scalar_subquery(),
-            )
-        ).one()
-        if by_email >= LOGONS_PER_EMAIL or by_address >= LOGONS_PER_ADDRESS:
+        counts = [sa.select(sa.func.count()).where(is_its, recent).scalar_subquery() for _, _, is_its, _ in limits]
+        found = db.session.execute(sa.select(*counts)).one()
+        if any(count >= limit for count, (*_, limit) in zip(found, limits, strict=True)):
             db.session.rollback()
             return None
-        attempt = cls(email_hash=email_hash, address=address)
+        attempt = cls(subject_hash=subject_hash, address=address)
         db.session.add(attempt)
         outdated = sa.select(cls.id).where(cls.at < sa.func.now() - LOGON_WINDOW).with_for_update(skip_locked=True)
         db.session.execute(sa.delete(cls).where(cls.id.in_(outdated)))

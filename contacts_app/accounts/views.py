@@ -16,6 +16,7 @@ from werkzeug.exceptions import TooManyRequests
 from .. import htmx
 from ..config import StartError, current_settings
 from ..db import db
+from . import browsers, proxies
 from .forms import LogonForm, PasswordForm, SetupForm
 from .models import LOGON_WINDOW, Account, LogonAttempt, Session, User, Visitor
 
@@ -122,8 +123,13 @@ def logon() -> ResponseReturnValue:
         return htmx.render("accounts/logon.html", "accounts/logon.html", form=form)
     if not form.validate():
         return htmx.render("accounts/logon.html", "accounts/logon.html", 422, form=form)
-    attempt = _count_attempt(str(form.email.normal))
-    user = User.with_password(str(form.email.normal), form.password.data or "")
+    proxies.warn_of_settings()
+    email, visitor_address = str(form.email.normal), request.remote_addr or ""
+    browser = browsers.name_for(email)
+    attempt = _let_try(
+        LogonAttempt.begin_known(browser, visitor_address) if browser else LogonAttempt.begin(email, visitor_address)
+    )
+    user = User.with_password(email, form.password.data or "")
     if user is None:
         form.form_errors = [WRONG]
         return htmx.render("accounts/logon.html", "accounts/logon.html", 422, form=form)
@@ -149,12 +155,14 @@ def password() -> ResponseReturnValue:
     form = PasswordForm()
     if form.validate_on_submit():
         who = visitor()
-        attempt = _count_attempt(who.email)
+        # By its session: who guesses at the log-on page does not keep its user from a new password.
+        attempt = _let_try(LogonAttempt.begin_known(f"session {session[TOKEN]}", request.remote_addr or ""))
         user = db.session.get_one(User, (who.account_id, who.user_id))
         if user.has_password(form.current.data or ""):
             user.set_password(form.new.data or "")
             user.end_sessions(but=session[TOKEN])
             LogonAttempt.succeeded(attempt)
+            browsers.remember(user)
             db.session.commit()
             flash("The password has been changed. Your other sessions have ended.")
             return htmx.leave_for(url_for("contacts.index"))
@@ -176,13 +184,14 @@ def own_address(address: str | None) -> str:
     return url_for("contacts.index")
 
 
-def _count_attempt(email: str) -> int:
-    """Count a try of a password before it is looked at; refuse it when there were too many."""
-    attempt = LogonAttempt.begin(email, request.remote_addr or "")
+def _let_try(attempt: int | None) -> int:
+    """Return the attempt that was counted, or refuse the password where there were too many."""
     if attempt is None:
         minutes = int(LOGON_WINDOW.total_seconds() // 60)
         raise TooManyRequests(
-            f"There were too many failed log-ons. Wait {minutes} minutes, then try again.", retry_after=minutes * 60
+            f"There were too many wrong passwords. Wait {minutes} minutes, then try again. What others try does not"
+            " count in a browser that you have logged on with before.",
+            retry_after=minutes * 60,
         )
     return attempt
 
@@ -192,6 +201,7 @@ def _log_on(user: User) -> None:
     if isinstance(former := session.get(TOKEN), str):
         Session.end(former)
     token = Session.begin(user)
+    browsers.remember(user)
     db.session.commit()
     session.clear()
     session.permanent = True

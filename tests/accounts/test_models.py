@@ -124,14 +124,19 @@ def workers(app: Flask, settings: dict[str, str]) -> list[Flask]:
     return [app, create_app(settings)]
 
 
-def granted(workers: list[Flask], emails: list[str], addresses: list[str]) -> int:
+def granted(
+    workers: list[Flask],
+    emails: list[str],
+    addresses: list[str],
+    begin: Callable[[str, str], int | None] = LogonAttempt.begin,
+) -> int:
     """Return how many of the guesses that all arrive at once were let through to the password."""
     results: list[int | None] = []
 
     def guess(app: Flask, email: str, address: str) -> Callable[[], None]:
         def attempt() -> None:
             with app.app_context():
-                results.append(LogonAttempt.begin(email, address))
+                results.append(begin(email, address))
 
         return attempt
 
@@ -144,6 +149,11 @@ def granted(workers: list[Flask], emails: list[str], addresses: list[str]) -> in
 def test_fifty_guesses_at_once_on_one_email_get_ten_tries_between_them(workers: list[Flask]) -> None:
     addresses = [f"192.0.2.{n}" for n in range(50)]
     assert granted(workers, ["guessed@example.com"] * 50, addresses) == 10
+
+
+def test_fifty_guesses_at_once_of_one_known_browser_get_ten_tries_between_them(workers: list[Flask]) -> None:
+    addresses = [f"192.0.2.{100 + n}" for n in range(50)]
+    assert granted(workers, ["a random name"] * 50, addresses, LogonAttempt.begin_known) == 10
 
 
 def test_sixty_guesses_at_once_from_one_address_get_fifty_tries_between_them(workers: list[Flask]) -> None:

@@ -93,7 +93,8 @@ class Reader:
         answer = connection.getresponse()
         answer.read()
         assert answer.status == 303, answer.status
-        return answer.headers["Set-Cookie"].split(";")[0]
+        cookies = answer.headers.get_all("Set-Cookie") or []
+        return next(it for it in cookies if it.startswith("console=")).split(";")[0]
 
     def _read(self) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)

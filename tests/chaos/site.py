@@ -88,8 +88,9 @@ class Person:
                 # As browsers do, where a connection that was kept turns out to be closed.
                 if is_new or is_last:
                     return Answer(NO_ANSWER, "", None, began, time.monotonic())
-        if sent := answer.getheader("Set-Cookie"):
-            self.cookie = sent.split(";")[0]
+        for sent in answer.headers.get_all("Set-Cookie") or []:
+            if sent.startswith("console="):
+                self.cookie = sent.split(";")[0]
         if found := re.search(r'name="csrf_token" value="([^"]+)"', text):
             self.token = found[1]
         if answer.getheader("Connection") == "close":
