@@ -1,11 +1,13 @@
 """Show that a text fits, is signed as the provider wants it, and that every refusal is explained."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from contacts_app import config
+from contacts_app.alerts import intake
 from contacts_app.alerts.channels import Outcome, outgoing, sms
 from contacts_app.alerts.channels.aliyun import signature
 from contacts_app.alerts.channels.sms import GSM_BASIC, GSM_EXTENSION, text_of
@@ -101,6 +103,37 @@ def test_a_text_is_cut_to_two_parts(text: str, length: int | None, end: str) -> 
 def test_a_short_text_stands_as_it_is() -> None:
     assert text_of(told(text=" 97 %\tused \n\n on db-1 ")) == "[Firing] Disk full\n97 % used\non db-1"
     assert text_of(told()) == "[Firing] Disk full"
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        ("db–1 — “full”, it’s 97…", 'db-1 - "full", it\'s 97...'),
+        ("97\u00a0% at\u202f12:00\u3000now\u200b", "97 % at 12:00 now"),
+        ("• 3′ «a» − 5 → `b` ≥ 2", "- 3' \"a\" - 5 -> 'b' >= 2"),
+        ("ＡＢＣ：１！", "ABC:1!"),
+        ("Ä Ö ü € é", "Ä Ö ü € é"),
+        # What would lose something keeps all its letters: it takes the wide alphabet in any case.
+        ("磁盘 – “full” … ’", "磁盘 – “full” … ’"),
+        ("“ê” – 5 °C", "“ê” – 5 °C"),
+    ],
+)
+def test_a_text_is_written_in_the_alphabet_of_telephones_where_nothing_is_lost(text: str, sent: str) -> None:
+    assert text_of(told(text=text)) == f"[Firing] Disk full\n{sent}"
+
+
+def test_the_console_itself_makes_no_text_wide() -> None:
+    alert = {"status": "firing", "labels": {"alertname": "Disk", "host": "db1"}, "startsAt": "2026-03-01T12:00:00Z"}
+    alert["annotations"] = {"summary": "The disk is full", "description": "97 % " * 90}
+    body = {"version": "4", "status": "firing", "groupKey": "k", "alerts": [alert]}
+    found = intake.read(json.dumps(body).encode())
+    text = text_of(told(found.title, found.text))
+    assert set(text) <= GSM_BASIC | GSM_EXTENSION
+    assert len(text) > 290
+
+
+def test_a_letter_that_is_cut_off_makes_no_text_wide() -> None:
+    assert text_of(told("Disk", "x" * 400 + "很", kind="system")) == "Disk\n" + "x" * 298 + "..."
 
 
 def test_the_alphabet_is_the_one_of_telephones() -> None:

@@ -1,5 +1,7 @@
 """Tell an alert by text message, through the provider that is set up."""
 
+from collections.abc import Callable
+
 import requests
 
 from ...config import Aliyun, Settings, Twilio
@@ -12,6 +14,22 @@ GSM_BASIC = frozenset(
     "abcdefghijklmnopqrstuvwxyzäöñüà"
 )
 GSM_EXTENSION = frozenset("^{}\\[~]|€\f")
+# What says the same in that alphabet; what stands for nothing that can be seen is left out.
+SAME_IN_GSM = str.maketrans(
+    {
+        character: plain
+        for characters, plain in (
+            ("‐‑‒–—―−⁃•‣◦∙●▪■", "-"),
+            ("‘’‚‛′`´ʹʼ‹›", "'"),
+            ("“”„‟″«»", '"'),
+            ("\N{SOFT HYPHEN}\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\ufe0e\ufe0f", ""),
+        )
+        for character in characters
+    }
+    | {"…": "...", "·": ".", "‴": "\"'", "⁄": "/", "×": "x", "→": "->", "←": "<-", "⇒": "=>", "≤": "<=", "≥": ">="}
+    | {"≠": "!=", "±": "+/-", "№": "No", "ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl"}
+    | {chr(code + 0xFEE0): chr(code) for code in range(0x21, 0x7F)}  # the full-width forms of ASCII
+)
 SEPTETS, UCS2_UNITS = 153, 67  # of a part, beside the header that joins the parts
 
 
@@ -27,12 +45,22 @@ def send(session: requests.Session, settings: Settings, mobile: str, told: Told)
 
 
 def text_of(told: Told) -> str:
-    """Return headline and text, cut so that they fit into two parts."""
+    """Return headline and text, cut so that they fit into two parts.
+
+    Where it can be written in the telephones' own alphabet, it is: that holds more than twice as much. A text that has
+    other letters anyway keeps all of its own.
+    """
     lines = [headline(told), *(" ".join(line.split()) for line in told.text.splitlines())]
     text = "\n".join(line for line in lines if line)
-    is_gsm = all(character in GSM_BASIC or character in GSM_EXTENSION for character in text)
-    size, ellipsis = (SEPTETS, "...") if is_gsm else (UCS2_UNITS, "…")
-    costs = [_cost(character, is_gsm) for character in text]
+    plain = _cut(text.translate(SAME_IN_GSM), _septets, SEPTETS, "...")
+    if set(plain) <= GSM_BASIC | GSM_EXTENSION:
+        return plain
+    return _cut(text, _ucs2_units, UCS2_UNITS, "…")
+
+
+def _cut(text: str, cost_of: Callable[[str], int], size: int, ellipsis: str) -> str:
+    """Return the text, cut to PARTS parts of `size` units."""
+    costs = [cost_of(character) for character in text]
     # A character that takes two units stands in one part as a whole, and may leave a unit of the first part empty.
     room = size * PARTS - (PARTS - 1 if max(costs) > 1 else 0)
     if sum(costs) <= room:
@@ -45,7 +73,9 @@ def text_of(told: Told) -> str:
     return text[:count].rstrip() + ellipsis
 
 
-def _cost(character: str, is_gsm: bool) -> int:
-    if is_gsm:
-        return 2 if character in GSM_EXTENSION else 1
+def _septets(character: str) -> int:
+    return 2 if character in GSM_EXTENSION else 1
+
+
+def _ucs2_units(character: str) -> int:
     return 2 if ord(character) > 0xFFFF else 1
