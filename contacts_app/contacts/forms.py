@@ -14,17 +14,23 @@ from flask_wtf import FlaskForm
 from markupsafe import Markup
 from phonenumbers import NumberParseException, PhoneNumberType
 from werkzeug.exceptions import BadRequest
-from wtforms import BooleanField, Field, IntegerField
+from wtforms import BooleanField, Field, HiddenField, IntegerField
 from wtforms.validators import Optional
 from wtforms.widgets import HiddenInput
 
 from ..config import current_settings
 from ..db import violated_constraint
 from ..fields import EmailField, NameField, NormalField, TelField, clean_pasted, clean_text
+from ..opened import marks, unchanged
 from .models import FIELDS, FILTERS, PAGE_SIZE, SORTS, Contact, Query
 
 NO_CHANNEL = "Enter a mobile phone number, a mailbox or a DingTalk robot: at least one of the three."
 UNREADABLE_ROBOT = "cannot be read: enter it again"
+# What is merged as one where two people edit a contact: a secret is no good with another robot's address.
+UNITS = (
+    *(("name",), ("mobile",), ("email",), ("dingtalk_url", "dingtalk_secret", "dingtalk_keyword")),
+    ("receives_system_notifications",),
+)
 CAN_BE_MOBILE = (PhoneNumberType.MOBILE, PhoneNumberType.FIXED_LINE_OR_MOBILE)
 
 
@@ -97,12 +103,18 @@ class ContactForm(FlaskForm):
     receives_system_notifications = BooleanField("Receive system notifications")
     form_errors: Sequence[str] = ()
     version = IntegerField(widget=HiddenInput(), validators=[Optional()])
+    opened = HiddenField()
+    kept: Sequence[str] = ()  # the labels of what somebody else has saved meanwhile, and the person had not touched
 
     def validate(self, extra_validators: Mapping[str, Sequence[Any]] | None = None) -> bool:
         """Require one of the three channels, beside what each field requires."""
         valid = super().validate(extra_validators)
         if self.version.errors:  # its field is hidden
             self.form_errors = [*self.form_errors, "This form is damaged. Reload the page and try again."]
+        return self.is_whole() and bool(valid)
+
+    def is_whole(self) -> bool:
+        """Require what no field can be asked for alone: one of the three channels, and a robot with its secret."""
         channels = (self.mobile, self.email, self.dingtalk_url)
         if not any(channel.normal or channel.errors for channel in channels):
             _add_error(self.mobile, NO_CHANNEL)
@@ -112,13 +124,18 @@ class ContactForm(FlaskForm):
         ):
             _add_error(self.dingtalk_url, "Enter the robot's address, or clear its secret and its keyword.")
             return False
-        return bool(valid)
+        return True
 
     def show(self, contact: Contact) -> None:
         """Fill in what is saved of `contact`."""
         for name, value in shown_values(contact).items():
             self[name].data = value
-        self.version.data = contact.version
+        self._open(contact)
+
+    def _open(self, contact: Contact) -> None:
+        """Note what the form is opened with, or anew with what somebody else has saved."""
+        self.version.data, self.version.raw_data = contact.version, None
+        self.opened.data = marks(saved_values(contact), *_place(contact))
 
     def values(self) -> dict[str, Any]:
         """Return the normal forms of what was typed, by the name of the column."""
@@ -137,11 +154,34 @@ class ContactForm(FlaskForm):
         for name, value in self.values().items():
             setattr(contact, name, value)
 
-    def conflicts_with(self, contact: Contact) -> dict[str, Any]:
-        """Return what somebody else has saved that differs from what was typed; the next OK knows of it."""
-        self.version.raw_data = [str(contact.version)]
-        shown = shown_values(contact)
-        return {name: shown[name] for name, value in self.values().items() if value != getattr(contact, name)}
+    def merge(self, contact: Contact) -> dict[str, Any]:
+        """Take over what somebody else has saved and the person has not touched; return what both have changed.
+
+        That is what they saved, as the form shows it, by the name of the field.
+        """
+        typed, saved, shown = self.values(), saved_values(contact), shown_values(contact)
+        place = _place(contact)
+        not_typed, not_saved = (unchanged(self.opened.data, values, *place) for values in (typed, saved))
+        conflicts: dict[str, Any] = {}
+        for unit in UNITS:
+            differing = [name for name in unit if typed[name] != saved[name]]
+            if not differing or not_saved.issuperset(unit):
+                continue
+            if not_typed.issuperset(unit):
+                for name in differing:
+                    self._take(name, saved[name], shown[name])
+                continue
+            conflicts |= {name: shown[name] for name in differing}
+        self._open(contact)
+        return conflicts
+
+    def _take(self, name: str, value: Any, shown: Any) -> None:
+        """Put a saved value into a field."""
+        field = self[name]
+        field.data = shown
+        if isinstance(field, NormalField):
+            field.normal = value
+        self.kept = [*self.kept, field.label.text]
 
     def explain(self, error: sa.exc.IntegrityError, account_id: int, contact_id: int | None) -> None:
         """Put what the database refused beside its field; raise `error` again if it is not known."""
@@ -193,6 +233,15 @@ def _in_words(constraint: str, holder: Markup) -> Markup:
 
 def _add_error(field: Field, message: str) -> None:
     field.errors = [*field.errors, message]
+
+
+def saved_values(contact: Contact) -> dict[str, Any]:
+    """Return what a form may change of `contact`, by the name of the field."""
+    return {name: getattr(contact, name) for unit in UNITS for name in unit}
+
+
+def _place(contact: Contact) -> tuple[str, int, int]:
+    return (Contact.__tablename__, contact.account_id, contact.id)
 
 
 def shown_values(contact: Contact) -> dict[str, Any]:

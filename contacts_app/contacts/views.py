@@ -81,33 +81,35 @@ def _edit(contact: Contact) -> ResponseReturnValue:
         return show(200)
     if not form.validate():
         return show(422)
-    try:
+    while True:
         if contact_id and form.version.data != contact.version:
-            raise StaleDataError
-        if not contact_id:
-            contact.id = Contact.next_id()
-        if form.dingtalk_url.normal:
-            note_key()  # or the workers, who may have other keys, would find out only when they send
-        form.write_to(contact)
-        db.session.add(contact)
-        name = contact.name  # read before the commit: somebody may delete the contact right after it
-        db.session.flush()
-        test = surroundings.send_test(account_id, contact.id, name) if wants_test else None
-        db.session.commit()
-    except sa.exc.IntegrityError as error:
-        db.session.rollback()
-        form.explain(error, account_id, contact_id)
-        return show(422)
-    except StaleDataError:
-        db.session.rollback()
-        current = Contact.of(account_id, contact_id) or abort(404, GONE)
-        theirs = form.conflicts_with(current)
-        if theirs:
-            return show(409, theirs)
-        name = current.name  # somebody else has saved the very same
-        test = surroundings.send_test(account_id, contact_id, name) if wants_test else None
-        db.session.commit()
-    return changed(f"{name} has been saved." if contact_id else f"{name} has been created.", test=test)
+            if theirs := form.merge(contact):
+                return show(409, theirs)
+            if not form.is_whole():
+                return show(422)
+        try:
+            if not contact_id:
+                contact.id = Contact.next_id()
+            if form.dingtalk_url.normal:
+                note_key()  # or the workers, who may have other keys, would find out only when they send
+            form.write_to(contact)
+            db.session.add(contact)
+            name = contact.name  # read before the commit: somebody may delete the contact right after it
+            db.session.flush()
+            test = surroundings.send_test(account_id, contact.id, name) if wants_test else None
+            db.session.commit()
+            break
+        except sa.exc.IntegrityError as error:
+            db.session.rollback()
+            form.explain(error, account_id, contact_id)
+            return show(422)
+        except StaleDataError:  # somebody else has saved it since it was read
+            db.session.rollback()
+            contact = Contact.of(account_id, contact_id) or abort(404, GONE)
+    told = f"{name} has been {'saved' if contact_id else 'created'}."
+    if form.kept:
+        told += f" What somebody else has changed meanwhile stays as they saved it: {', '.join(form.kept)}."
+    return changed(told, test=test)
 
 
 @blueprint.route("/contacts/delete", methods=["GET", "POST"])

@@ -2,16 +2,18 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from flask_wtf import FlaskForm
 from werkzeug.exceptions import BadRequest
-from wtforms import IntegerField
+from wtforms import HiddenField, IntegerField
 from wtforms.validators import Optional
 from wtforms.widgets import HiddenInput
 
 from ..db import violated_constraint
 from ..fields import NameField
+from ..opened import marks, read_steps, steps, unchanged
 from .models import Group
 
 
@@ -21,11 +23,40 @@ class GroupForm(FlaskForm):
     name = NameField("Group name")
     form_errors: Sequence[str] = ()
     version = IntegerField(widget=HiddenInput(), validators=[Optional()])
+    opened = HiddenField()
+    opened_members = HiddenField()
 
-    def show(self, group: Group) -> None:
-        """Fill in what is saved of `group`."""
+    def show(self, group: Group, members: Iterable[int]) -> None:
+        """Fill in what is saved of `group`, and note that the form is opened with it."""
         self.name.data = group.name
-        self.version.data = group.version
+        self._open(group, members)
+
+    def _open(self, group: Group, members: Iterable[int]) -> None:
+        self.version.data, self.version.raw_data = group.version, None
+        self.opened.data = marks({"name": group.name}, *_place(group))
+        self.opened_members.data = steps(members)
+
+    def merge(self, group: Group, picked: Sequence[int]) -> tuple[Sequence[int], dict[str, Any]]:
+        """Take over what somebody else has saved and the person has not touched.
+
+        Return the members that both want, and what both have changed, as they saved it. A member that one has added or
+        taken out is no matter of dispute, unless it is not known whom the form was opened with.
+        """
+        conflicts: dict[str, Any] = {}
+        opened, place = self.opened.data, _place(group)
+        if self.name.normal != group.name and not unchanged(opened, {"name": group.name}, *place):
+            if unchanged(opened, {"name": self.name.normal}, *place):
+                self.name.data = self.name.normal = group.name
+            else:
+                conflicts["name"] = group.name
+        names = dict(group.members())
+        saved, known = set(names), read_steps(self.opened_members.data)
+        if known is not None:
+            picked = sorted((saved | (set(picked) - known)) - (known - set(picked)))
+        elif saved != set(picked):
+            conflicts["members"] = ", ".join(names.values()) or "nobody"
+        self._open(group, saved)
+        return picked, conflicts
 
     def explain(self, error: sa.exc.IntegrityError) -> None:
         """Put what the database refused beside its field; raise `error` again if it is not known."""
@@ -33,6 +64,10 @@ class GroupForm(FlaskForm):
         if not message:
             raise error
         self.name.errors = [message]
+
+
+def _place(group: Group) -> tuple[str, int, int]:
+    return (Group.__tablename__, group.account_id, group.id)
 
 
 REFUSALS: dict[str | None, str] = {

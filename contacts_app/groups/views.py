@@ -1,5 +1,6 @@
 """List, create, edit and delete groups, and put contacts into them."""
 
+from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
@@ -65,39 +66,44 @@ def _edit(group: Group) -> ResponseReturnValue:
     account_id, group_id = group.account_id, group.id
     form = GroupForm()
 
-    def show(status: int, picked: list[int], theirs: str | None = None) -> Response:
-        context = {"form": form, "group_id": group_id, "theirs": theirs} | _picker(picked, request.form.get("pick", ""))
+    def show(status: int, picked: Sequence[int], theirs: dict[str, Any] | None = None) -> Response:
+        context = {"form": form, "group_id": group_id, "theirs": theirs or {}}
+        context |= _picker(picked, request.form.get("pick", ""))
         return htmx.render("groups/edit.html", "groups/_edit.html", status, **context)
 
     if request.method != "POST":
+        members = [id for id, _ in group.members()] if group_id else []
         if group_id:
-            form.show(group)
-        return show(200, [id for id, _ in group.members()] if group_id else [])
-    picked = read_members(request.form.getlist("member"))
+            form.show(group, members)
+        return show(200, members)
+    picked: Sequence[int] = read_members(request.form.getlist("member"))
     if "filter" in request.form:
         return show(200, picked)
     if not form.validate():
         return show(422, picked)
-    name = str(form.name.normal)
-    try:
+    is_merged = False
+    while True:
         if group_id and form.version.data != group.version:
-            raise StaleDataError
-        group.name = name
-        db.session.add(group)
-        db.session.flush()
-        group.set_members(picked)
-        db.session.commit()
-    except sa.exc.IntegrityError as error:
-        db.session.rollback()
-        form.explain(error)
-        return show(422, picked)
-    except StaleDataError:
-        db.session.rollback()
-        current = Group.of(account_id, group_id) or abort(404, GONE)
-        form.version.raw_data = [str(current.version)]
-        members = ", ".join(member for _, member in current.members()) or "nobody"
-        return show(409, picked, f"{current.name} with {members}")
-    return _changed(f"{name} has been saved." if group_id else f"{name} has been created.")
+            picked, theirs = form.merge(group, picked)
+            if theirs:
+                return show(409, picked, theirs)
+            is_merged = True
+        try:
+            group.name = name = str(form.name.normal)
+            db.session.add(group)
+            db.session.flush()
+            group.set_members(picked)
+            db.session.commit()
+            break
+        except sa.exc.IntegrityError as error:
+            db.session.rollback()
+            form.explain(error)
+            return show(422, picked)
+        except StaleDataError:  # somebody else has saved it since it was read
+            db.session.rollback()
+            group = Group.of(account_id, group_id) or abort(404, GONE)
+    told = f"{name} has been {'saved' if group_id else 'created'}."
+    return _changed(f"{told} It holds what somebody else has changed meanwhile, too." if is_merged else told)
 
 
 @blueprint.post("/groups/members")
@@ -150,7 +156,7 @@ def assign() -> ResponseReturnValue:
     return changed(f"{count} contact{' has' if count == 1 else 's have'} been {verb} {name}.")
 
 
-def _picker(picked: list[int], text: str) -> dict[str, Any]:
+def _picker(picked: Sequence[int], text: str) -> dict[str, Any]:
     """Return what the picker needs: the contacts that `text` finds, and who is picked but not among them."""
     query = Query(read_text(text))
     page = Contact.search(visitor().account_id, query)

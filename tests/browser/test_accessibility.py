@@ -105,14 +105,16 @@ def show_errors(page: Page, team: Team) -> None:
 def show_conflict(page: Page, team: Team) -> None:
     show_list(page, team)
     control(page, "Ann", "Editing").click()
-    expect(dialog(page)).to_be_visible()
+    field(dialog(page), "Mailbox").fill("mine@example.com")
+    dialog(page).get_by_role("switch").check()
     team.sql.execute(
-        """UPDATE contacts SET version = version + 1, email = 'a@example.com', receives_system_notifications = true
+        """UPDATE contacts SET version = version + 2, email = 'a@example.com', mobile = '+8613800138001'
            WHERE account_id = %s AND name = 'Ann'""",
         [team.account_id],
     )
     click_ok(page)
     expect(dialog(page)).to_contain_text("Saved meanwhile")
+    expect(dialog(page)).to_contain_text("You had not touched Mobile phone number: this shows what they saved.")
 
 
 def show_delete(page: Page, team: Team) -> None:

@@ -237,7 +237,8 @@ def test_what_somebody_else_saved_meanwhile_is_shown_before_it_is_replaced(page:
         [contacts.account_id],
     )
     click_ok(box)
-    expect(box).to_contain_text("Somebody else has saved this group meanwhile: Morning with Ann, Bob.")
+    expect(box.get_by_role("alert").filter(has_text="Somebody else has saved this group meanwhile.")).to_be_visible()
+    expect(field(box, "Group name")).to_have_accessible_description("Saved meanwhile: Morning")
     assert "Morning" in saved(contacts)
     click_ok(box)
     expect(groups(page)).to_have_text(["Night", "Weekdays"])

@@ -22,6 +22,7 @@ from contacts_app.contacts.models import FIELDS, PAGE_SIZE, SORTS, Contact, Page
 from contacts_app.db import db
 from contacts_app.fields import clean_text as clean_text_of
 from tests.conftest import Team, wait_for
+from tests.contacts.test_views import opened_form
 
 repeatable = settings(
     derandomize=True,
@@ -423,6 +424,19 @@ def test_of_many_edits_at_once_one_is_saved_and_the_others_see_it(team: Team) ->
     assert (saved["name"], saved["version"]) == (f"Ann {winner}", 2)
     for answer in answers:
         assert answer.status_code == 303 or f"Saved meanwhile: <strong>Ann {winner}</strong>" in answer.text
+
+
+def test_of_edits_of_different_fields_at_once_all_are_saved(team: Team) -> None:
+    for _ in range(5):
+        contact = team.add("Ann", mobile="+8613800138000", email="ann@example.com")
+        path = f"/contacts/{contact}/edit"
+        form = opened_form(team, path)
+        edits = ({"name": "Anna"}, {"mobile": "13800138001"}, {"email": ""}, {"receives_system_notifications": "y"})
+        assert statuses(at_once([pressing_ok(team, path, **form | edit) for edit in edits])) == [303] * 4
+        saved = team.contact(contact)
+        assert (saved["name"], saved["mobile"], saved["email"], saved["version"]) == ("Anna", "+8613800138001", None, 5)
+        assert saved["receives_system_notifications"]
+        delete(team, [contact])
 
 
 def test_an_edit_and_a_delete_at_once_are_both_answered(team: Team) -> None:

@@ -604,6 +604,165 @@ def test_a_switch_that_was_changed_meanwhile_is_told(
     assert f"Saved meanwhile: <strong>{told}</strong>" in answer.text
 
 
+FIRST = {"name": "Ann", "mobile": "+8613800138000", "email": "ann@example.com", "dingtalk_url": ROBOT + TOKEN}
+FIELDS = ("name", "mobile", "email", "dingtalk_url", "dingtalk_secret", "dingtalk_keyword", "version", "opened")
+
+
+def opened_form(team: Team, path: str) -> dict[str, str]:
+    """Return what a browser would send of a form that was opened and in which nothing was touched."""
+    answer = team.get(path)
+    sent = {field: value_of(answer, field) for field in FIELDS}
+    is_on = re.search(r'name="receives_system_notifications"[^>]* checked>', answer.text)
+    return sent | ({"receives_system_notifications": "y"} if is_on else {})
+
+
+@as_page_and_htmx
+@pytest.mark.parametrize(
+    ("theirs", "mine", "saved"),
+    [
+        (
+            {"email": "new@example.com"},
+            {"mobile": "13800138009"},
+            {"email": "new@example.com", "mobile": "+8613800138009"},
+        ),
+        ({"email": ""}, {"name": "Anna"}, {"email": None, "name": "Anna"}),
+        ({"name": "Anna"}, {}, {"name": "Anna"}),
+        ({"receives_system_notifications": "y"}, {"email": ""}, {"receives_system_notifications": True, "email": None}),
+        ({"dingtalk_secret": "SEC12345678"}, {"name": "Anna"}, {"dingtalk_secret": "SEC12345678", "name": "Anna"}),
+        ({"dingtalk_url": "", "email": "x@example.com"}, {"mobile": ""}, {"dingtalk_url": None, "mobile": None}),
+        # What is written in another way is not touched.
+        ({"mobile": "13800138009"}, {"mobile": "0086 138-0013-8000"}, {"mobile": "+8613800138009"}),
+        # Both have typed the same.
+        ({"name": "Anna", "email": "a@example.com"}, {"name": "Anna"}, {"name": "Anna", "email": "a@example.com"}),
+    ],
+)
+def test_two_people_who_change_different_fields_both_keep_their_change(
+    team: Team, theirs: dict[str, str], mine: dict[str, str], saved: dict[str, Any], htmx: bool
+) -> None:
+    path = f"/contacts/{team.add(**FIRST)}/edit"
+    form = opened_form(team, path)
+    assert team.post(path, form | theirs).status_code == 303
+    answer = team.post(path, form | mine, htmx, **SHOWN)
+    assert (answer.status_code, answer.headers.get("HX-Trigger")) == ((200, "dialog:close") if htmx else (303, None))
+    (contact,) = team.contacts()
+    untouched = {name: value for name, value in FIRST.items() if name not in {**theirs, **mine}}
+    assert contact.items() >= (untouched | saved).items()
+    kept = [name for name in theirs if name not in mine or name == "mobile"]
+    told = answer.text if htmx else team.get("/contacts").text
+    assert ("What somebody else has changed meanwhile stays" in told) is bool(kept)
+
+
+@as_page_and_htmx
+def test_only_what_both_have_changed_is_a_conflict(team: Team, htmx: bool) -> None:
+    path = f"/contacts/{team.add(**FIRST)}/edit"
+    form = opened_form(team, path)
+    theirs = {"name": "Annette", "email": "new@example.com", "receives_system_notifications": "y"}
+    assert team.post(path, form | theirs).status_code == 303
+    answer = team.post(path, form | {"name": "Anna", "mobile": "13800138009"}, htmx)
+    assert answer.status_code == 409
+    assert re.findall(r'id="(\w+)-theirs".*?<strong>(.*?)</strong>', answer.text) == [("name", "Annette")]
+    # What was not touched shows the newer value, and the form says so.
+    assert [value_of(answer, name) for name in ("name", "mobile", "email")] == [
+        "Anna",
+        "13800138009",
+        "new@example.com",
+    ]
+    assert "You had not touched Mailbox, Receive system notifications: these show what they saved." in answer.text
+    assert re.search(r'name="receives_system_notifications"[^>]* checked>', answer.text)
+    # Somebody saves once more: what is in the form now is what it was opened with.
+    again = opened_form(team, path)
+    assert team.post(path, again | {"email": "newest@example.com"}).status_code == 303
+    shown = {name: value_of(answer, name) for name in FIELDS} | {"receives_system_notifications": "y"}
+    assert team.post(path, shown, htmx, **SHOWN).status_code == (200 if htmx else 303)
+    (contact,) = team.contacts()
+    expected = ("Anna", "+8613800138009", "newest@example.com", True)
+    assert tuple(contact[name] for name in ("name", "mobile", "email", "receives_system_notifications")) == expected
+
+
+def test_a_field_that_a_third_has_changed_again_is_a_conflict_again(team: Team) -> None:
+    path = f"/contacts/{team.add(**FIRST)}/edit"
+    form = opened_form(team, path)
+    for name in ("Annette", "Antonia"):
+        assert team.post(path, opened_form(team, path) | {"name": name}).status_code == 303
+        answer = team.post(path, form | {"name": "Anna"})
+        assert (answer.status_code, f"Saved meanwhile: <strong>{name}</strong>" in answer.text) == (409, True)
+        form = {field: value_of(answer, field) for field in FIELDS}
+    assert team.post(path, form).status_code == 303
+    assert team.contacts()[0]["name"] == "Anna"
+
+
+def test_a_robot_is_one_thing_a_secret_never_joins_another_address(team: Team) -> None:
+    path = f"/contacts/{team.add(**FIRST)}/edit"
+    form = opened_form(team, path)
+    theirs = {"dingtalk_url": ROBOT + "f" * 16, "dingtalk_secret": "SEC87654321"}
+    assert team.post(path, form | theirs).status_code == 303
+    answer = team.post(path, form | {"dingtalk_secret": "SEC12345678"})
+    assert answer.status_code == 409
+    assert re.findall(r'id="(\w+)-theirs"', answer.text) == ["dingtalk_url", "dingtalk_secret"]
+    assert team.contacts()[0].items() >= theirs.items()
+
+
+@as_page_and_htmx
+@pytest.mark.parametrize(
+    ("theirs", "mine", "told"),
+    [
+        ({"email": ""}, {"mobile": ""}, {"mobile": "at least one of the three"}),
+        ({"email": ""}, {"mobile": "13800138007"}, {"mobile": "has this number already."}),
+    ],
+)
+def test_what_two_changes_make_together_has_to_be_a_contact_too(
+    team: Team, theirs: dict[str, str], mine: dict[str, str], told: dict[str, str], htmx: bool
+) -> None:
+    team.add("Bob", mobile="+8613800138007")
+    contact = team.add("Ann", mobile="+8613800138000", email="ann@example.com")
+    path = f"/contacts/{contact}/edit"
+    form = opened_form(team, path)
+    assert team.post(path, form | theirs).status_code == 303
+    answer = team.post(path, form | mine, htmx)
+    assert answer.status_code == 422
+    assert dict.fromkeys(told, True) == {field: told[field] in words for field, words in errors_of(answer).items()}
+    assert "You had not touched Mailbox: this shows what they saved." in answer.text
+    assert (value_of(answer, "mobile"), value_of(answer, "email")) == (mine["mobile"], "")
+    assert team.contact(contact)["mobile"] == "+8613800138000"
+    mended = {name: value_of(answer, name) for name in FIELDS} | {"mobile": "13800138008"}
+    assert team.post(path, mended, htmx, **SHOWN).status_code == (200 if htmx else 303)
+    assert (team.contact(contact)["mobile"], team.contact(contact)["email"]) == ("+8613800138008", None)
+
+
+@as_page_and_htmx
+def test_a_contact_that_was_deleted_while_it_was_edited_is_told(team: Team, htmx: bool) -> None:
+    contact = team.add(**FIRST)
+    path = f"/contacts/{contact}/edit"
+    form = opened_form(team, path)
+    team.post("/contacts/delete", {"id": contact})
+    answer = team.post(path, form | {"name": "Anna"}, htmx)
+    assert (answer.status_code, GONE in answer.text, team.contacts()) == (404, True, [])
+
+
+def test_what_a_form_was_opened_with_tells_nothing_and_stays_short(team: Team) -> None:
+    columns = {"dingtalk_url": ROBOT + TOKEN, "dingtalk_secret": "SEC12345678", "email": f"{'a' * 60}@example.com"}
+    first, second = (team.add("A" * 64, **columns | {"email": f"{i}{columns['email']}"}) for i in range(2))
+    opened = [opened_form(team, f"/contacts/{contact}/edit")["opened"] for contact in (first, second)]
+    assert all(re.fullmatch(r"[\w-]{12}(\.[\w-]{12}){6}", marks) for marks in opened)
+    # Not even that two contacts have the same robot.
+    assert not set(opened[0].split(".")) & set(opened[1].split("."))
+
+
+@pytest.mark.parametrize("opened", [None, "", "." * 6, "x" * 90, "\x00", "é" * 90, "1." * 40_000])
+def test_a_form_that_does_not_know_what_it_was_opened_with_overwrites_nothing_unseen(
+    team: Team, opened: str | None
+) -> None:
+    path = f"/contacts/{team.add(**FIRST)}/edit"
+    form = opened_form(team, path)
+    assert team.post(path, form | {"email": "new@example.com"}).status_code == 303
+    mine = {name: value for name, value in (form | {"name": "Anna", "opened": opened}).items() if value is not None}
+    answer = team.post(path, mine)
+    refused_in_words(answer, 409, 413)
+    if answer.status_code == 409:
+        assert re.findall(r'id="(\w+)-theirs"', answer.text) == ["name", "email"]
+    assert team.contacts()[0]["name"] == "Ann"
+
+
 def test_two_people_who_save_the_same_are_both_answered(team: Team) -> None:
     contact = team.add("Ann")
     same = {"name": "Anna", "mobile": "13800138000", "version": 1}

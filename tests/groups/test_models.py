@@ -13,7 +13,8 @@ from contacts_app.contacts.models import Contact, Query
 from contacts_app.db import db
 from contacts_app.groups.models import Group, groups_of, left_by
 from tests.conftest import Team, wait_for
-from tests.groups.test_views import add_group, groups
+from tests.contacts.test_models import add_numbered, at_once, pressing_ok, statuses
+from tests.groups.test_views import add_group, groups, opened_form
 
 
 @contextmanager
@@ -51,8 +52,19 @@ def test_the_second_of_two_edits_at_once_is_told_of_the_first(team: Team, databa
     with in_the_way(team, database_url, first, group) as post:
         answer = post(f"/groups/{group}/edit", {"name": "Second", "version": 1, "member": ann})
     assert answer.result().status_code == 409
-    assert "First with nobody" in answer.result().text
+    assert "Saved meanwhile: <strong>First</strong>" in answer.result().text
+    assert "its members are <strong>nobody</strong>" in answer.result().text
     assert groups(team) == {"First": set()}
+
+
+def test_of_people_who_put_others_into_a_group_at_once_all_are_heard(team: Team) -> None:
+    ids = add_numbered(team, 5)
+    group = add_group(team, "Ops", ids[0])
+    path = f"/groups/{group}/edit"
+    form = opened_form(team, path)
+    edits = [pressing_ok(team, path, **form | {"member": [ids[0], added]}) for added in ids[1:]]
+    assert statuses(at_once(edits)) == [303] * 4
+    assert groups(team) == {"Ops": set(ids)}
 
 
 @pytest.mark.parametrize("action", ["add", "remove"])

@@ -294,7 +294,8 @@ def test_who_edits_second_sees_what_was_saved_and_overwrites_only_knowingly(team
     assert team.post(path, {"name": "Theirs", "version": 1, "member": ann}).status_code == 303
     answer = team.post(path, mine | {"version": 1}, htmx)
     assert answer.status_code == 409
-    assert "Theirs with Ann" in answer.text
+    assert "its members are <strong>Ann</strong>" in answer.text
+    assert "Saved meanwhile: <strong>Theirs</strong>" in answer.text
     assert picked(answer) == {bob}
     assert groups(team) == {"Theirs": {ann}}
     version = re.search(r'name="version"[^>]*value="(\d+)"', answer.text)[1]
@@ -307,6 +308,82 @@ def test_a_change_of_the_members_alone_is_a_change_that_others_are_told_of(team:
     group = add_group(team, "Ops", ann)
     team.post("/groups/assign", {"id": bob, "group": group, "action": "add"})
     assert team.post(f"/groups/{group}/edit", {"name": "Ops", "version": 1, "member": ann}).status_code == 409
+    assert groups(team) == {"Ops": {ann, bob}}
+
+
+def opened_form(team: Team, path: str) -> dict[str, Any]:
+    """Return what a browser would send of a form that was opened and in which nothing was touched."""
+    answer = team.get(path)
+    return sent_of(answer) | {"name": re.search(r'name="name"[^>]* value="([^"]*)"', answer.text)[1]}
+
+
+def sent_of(answer: TestResponse) -> dict[str, Any]:
+    """Return what is hidden in a form, and who is picked in it."""
+    names = ("version", "opened", "opened_members")
+    hidden = {name: re.search(rf'<input[^>]* name="{name}"[^>]* value="([^"]*)"', answer.text)[1] for name in names}
+    return hidden | {"member": list(picked(answer))}
+
+
+@as_page_and_htmx
+def test_two_people_who_add_and_take_different_members_both_keep_their_change(team: Team, htmx: bool) -> None:
+    ann, bob, cid, dan, eve = (team.add(name) for name in ("Ann", "Bob", "Cid", "Dan", "Eve"))
+    path = f"/groups/{add_group(team, 'Ops', ann, bob, eve)}/edit"
+    form = opened_form(team, path)
+    assert team.post(path, form | {"member": [bob, cid], "name": "Day"}).status_code == 303  # without Ann and Eve
+    answer = team.post(path, form | {"member": [ann, dan, eve]}, htmx, **SHOWN)  # without Bob, with Dan
+    assert answer.status_code == (200 if htmx else 303)
+    assert groups(team) == {"Day": {cid, dan}}
+    told = answer.text if htmx else team.get("/groups").text
+    assert "Day has been saved. It holds what somebody else has changed meanwhile, too." in told
+
+
+def test_who_is_added_from_the_list_of_contacts_stays_in_a_group_that_somebody_edits(team: Team) -> None:
+    ann, bob = team.add("Ann"), team.add("Bob")
+    group = add_group(team, "Ops", ann)
+    form = opened_form(team, f"/groups/{group}/edit")
+    team.post("/groups/assign", {"id": bob, "group": group, "action": "add"})
+    assert team.post(f"/groups/{group}/edit", form | {"name": "Day"}).status_code == 303
+    assert groups(team) == {"Day": {ann, bob}}
+
+
+@as_page_and_htmx
+def test_a_name_that_both_have_changed_is_a_conflict_and_the_members_are_merged(team: Team, htmx: bool) -> None:
+    ann, bob, cid = (team.add(name) for name in ("Ann", "Bob", "Cid"))
+    path = f"/groups/{add_group(team, 'Ops', ann)}/edit"
+    form = opened_form(team, path)
+    assert team.post(path, form | {"name": "Theirs", "member": [ann, bob]}).status_code == 303
+    answer = team.post(path, form | {"name": "Mine", "member": [cid]}, htmx)
+    assert (answer.status_code, picked(answer)) == (409, {bob, cid})
+    assert "Saved meanwhile: <strong>Theirs</strong>" in answer.text
+    assert groups(team) == {"Theirs": {ann, bob}}
+    assert team.post(path, sent_of(answer) | {"name": "Mine"}).status_code == 303
+    assert groups(team) == {"Mine": {bob, cid}}
+
+
+@as_page_and_htmx
+def test_a_group_that_was_deleted_or_a_name_that_was_taken_meanwhile_is_told(team: Team, htmx: bool) -> None:
+    ann, bob = team.add("Ann"), team.add("Bob")
+    group = add_group(team, "Ops", ann)
+    path = f"/groups/{group}/edit"
+    form = opened_form(team, path)
+    team.post("/groups/assign", {"id": bob, "group": group, "action": "add"})
+    add_group(team, "Taken")
+    answer = team.post(path, form | {"name": "TAKEN"}, htmx)
+    assert (answer.status_code, set(errors_of(answer)), picked(answer)) == (422, {"name"}, {ann, bob})
+    team.post("/groups/delete", {"id": group})
+    answer = team.post(path, form, htmx)
+    assert (answer.status_code, GONE in answer.text) == (404, True)
+
+
+@pytest.mark.parametrize("bad", [None, "1 x", "0", "-1", "9" * 19, "\x00", " 1"])
+def test_a_group_that_does_not_know_whom_it_was_opened_with_loses_nobody_unseen(team: Team, bad: str | None) -> None:
+    ann, bob = team.add("Ann"), team.add("Bob")
+    group = add_group(team, "Ops", ann)
+    form = opened_form(team, f"/groups/{group}/edit") | {"opened_members": bad}
+    team.post("/groups/assign", {"id": bob, "group": group, "action": "add"})
+    data = {name: value for name, value in form.items() if value is not None}
+    answer = team.post(f"/groups/{group}/edit", data)
+    assert (answer.status_code, "its members are <strong>Ann, Bob</strong>" in answer.text) == (409, True)
     assert groups(team) == {"Ops": {ann, bob}}
 
 
@@ -534,7 +611,7 @@ def test_hostile_names_come_back_as_text(team: Team, text: str, htmx: bool) -> N
     answers = [answer] if htmx else []
     answers += [send(team, "GET", path, group, contact, htmx) for path in GETS if path != "/groups/new"]
     answers += [team.get(path, htmx) for path in ("/contacts", f"/contacts/delete?id={contact}")]
-    answers.append(team.post(f"/groups/{group}/edit", {"name": text, "version": 0, "member": contact}, htmx))
+    answers.append(team.post(f"/groups/{group}/edit", {"name": "Other", "version": 0, "member": contact}, htmx))
     answers.append(team.post("/groups/new", {"name": text}, htmx))
     for answer in answers:
         assert str(escape(text)) in answer.text, answer.request.path
