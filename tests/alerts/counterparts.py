@@ -221,7 +221,8 @@ class AliyunSms(Https):
         form = dict(parse_qsl(request.body.decode(), keep_blank_values=True))
         code = self._wrong(form)
         if code:
-            return 400, {"Code": code, "Message": f"refused {form.get('PhoneNumbers')}", "RequestId": "R"}
+            message = "该账号下找不到对应模板" if "TEMPLATE" in code else f"refused {form.get('PhoneNumbers')}"
+            return 400, {"Code": code, "Message": message, "RequestId": "R"}
         text = json.loads(form["TemplateParam"])["content"]
         self.messages.append(TextMessage(time.time(), form["PhoneNumbers"], text))
         return 200, {"Code": "OK", "Message": "OK", "BizId": "1", "RequestId": "R"}

@@ -209,19 +209,24 @@ def test_the_same_message_arrives_once(chat: DingTalk, send: Send) -> None:
 def test_a_missing_keyword_is_explained(chat: DingTalk, send: Send) -> None:
     url = chat.add("robot-1", keywords=["报警"])
     advice = "Enter the robot's keyword in the contact."
-    assert send(url) == ("failed", f"The robot wants a keyword in the text, and none is set. {advice}", None, False)
-    words = f"The robot wants a keyword in the text, and 'alert' is not one of its keywords. {advice}"
+    assert send(url) == (
+        "failed",
+        f"The robot wants a keyword in the text, and none is set. {advice} (310000)",
+        None,
+        False,
+    )
+    words = f"The robot wants a keyword in the text, and 'alert' is not one of its keywords. {advice} (310000)"
     assert send(url, keyword="alert") == ("failed", words, None, False)
 
 
 def test_a_missing_signature_is_explained(chat: DingTalk, send: Send) -> None:
     outcome = send(chat.add("robot-1", secret=SECRET))
-    assert outcome[:2] == ("failed", "The robot wants a signature. Enter its secret (SEC…) in the contact.")
+    assert outcome[:2] == ("failed", "The robot wants a signature. Enter its secret (SEC…) in the contact. (310000)")
 
 
 def test_a_wrong_signature_is_explained(chat: DingTalk, send: Send) -> None:
     outcome = send(chat.add("robot-1", secret=SECRET), secret=f"{SECRET}f")
-    words = "The signature does not match: the secret in the contact is not the robot's. Enter it again."
+    words = "The signature does not match: the secret in the contact is not the robot's. Enter it again. (310000)"
     assert outcome[:2] == ("failed", words)
 
 
@@ -229,7 +234,7 @@ def test_a_wrong_signature_is_explained(chat: DingTalk, send: Send) -> None:
 def test_a_clock_that_is_off_is_explained(chat: DingTalk, send: Send, offset: int, words: str) -> None:
     chat.offset = offset
     outcome = send(chat.add("robot-1", secret=SECRET), secret=SECRET)
-    assert outcome[:2] == ("failed", f"The clock of the console's machine is {words}. Set it right.")
+    assert outcome[:2] == ("failed", f"The clock of the console's machine is {words}. Set it right. (310000)")
 
 
 @pytest.mark.parametrize(
@@ -252,7 +257,7 @@ def test_a_refusal_is_understood_in_both_languages(chat: DingTalk, send: Send, m
 
 def test_an_unknown_token_is_told(chat: DingTalk, send: Send) -> None:
     outcome = send(f"https://localhost:{chat.port}/robot/send?access_token=gone")
-    words = "DingTalk does not know the token. Copy the robot's address from its settings again."
+    words = "DingTalk does not know the token. Copy the robot's address from its settings again. (300005)"
     assert outcome[:2] == ("failed", words)
 
 
@@ -269,17 +274,17 @@ def test_a_robot_that_is_blocked_is_left_alone(chat: DingTalk, send: Send) -> No
 def test_an_unknown_error_is_told_without_what_is_secret(chat: DingTalk, send: Send) -> None:
     url = chat.add("robot-1")
     message = f"no https://x.example/?access_token=robot-1 {SECRET} 13800000000 robot-1 of key {'k' * 40}\n!"
-    chat.replies.append((200, {"errcode": 400013, "errmsg": message}))
+    chat.replies.append((200, {"errcode": 409999, "errmsg": message}))
     outcome = send(url, secret=SECRET)
-    assert outcome[:2] == ("failed", "DingTalk refused the message: 400013 no … … … … of key … !")
+    assert outcome[:2] == ("failed", "DingTalk refused the message: 409999 no … … … … of key … !")
 
 
 @pytest.mark.parametrize(
     ("status", "said", "expected"),
     [
-        (200, {"errcode": -1, "errmsg": "系统繁忙"}, ("later", "DingTalk is busy.", None, False)),
+        (200, {"errcode": -1, "errmsg": "系统繁忙"}, ("later", "DingTalk is busy. (-1)", None, False)),
         (503, {}, ("later", "DingTalk is out of order (HTTP 503).", None, True)),
-        (429, {}, ("later", "DingTalk is out of order (HTTP 429).", None, False)),
+        (429, {}, ("later", "DingTalk was sent more than it takes at once (HTTP 429).", None, False)),
         (403, [], ("failed", "DingTalk refused the message (HTTP 403).", None, False)),
         (200, [], ("later", "DingTalk answered something that cannot be read.", None, True)),
         (200, {"errcode": None}, ("later", "DingTalk answered something that cannot be read.", None, True)),
@@ -311,6 +316,45 @@ def test_another_host_is_not_called(chat: DingTalk, send: Send) -> None:
 def test_what_a_server_says_is_shortened() -> None:
     assert quoted("x " * 500)[-1] == "…"
     assert len(quoted("x " * 500)) == 200
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (400013, "dissolved"),
+        (400102, "switched off"),
+        (400106, "not in its group chat any more"),
+        (430101, "a link"),
+        (430102, "a word"),
+        (430103, "a picture"),
+        (430104, "something that DingTalk does not send"),
+        (460101, "longer"),
+    ],
+)
+def test_a_code_is_explained_and_shown(chat: DingTalk, send: Send, code: int, words: str) -> None:
+    chat.replies.append((200, {"errcode": code, "errmsg": "x"}))
+    outcome = send(chat.add("robot-1"))
+    assert outcome.state == "failed"
+    assert words in outcome.answer
+    assert outcome.answer.endswith(f" ({code})")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("isv.TEMPLATE_MISSING_PARAMETERS", "InvalidParamStringTemplate", "over-sending-quota-of-the-day"),
+        *("errcode 310000", "554 5.7.1", "ERROR_LIMIT_OF_THE_DAY_404"),
+    ],
+)
+def test_a_code_in_a_message_is_not_taken_for_a_key(name: str) -> None:
+    assert quoted(f"It said {name}!") == f"It said {name}!"
+
+
+@pytest.mark.parametrize(
+    "key", ["k" * 40, "Ab3" * 10, "QmFzZTY0LWtleS1vZi1zb21lb25l", "0123456789abcdef" * 2, "13800000000"]
+)
+def test_a_key_or_number_in_a_message_is_hidden(key: str) -> None:
+    assert quoted(f"It said {key}!") == "It said …!"
 
 
 def test_a_robot_needs_no_setting_up(settings: config.Settings) -> None:

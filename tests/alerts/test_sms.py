@@ -163,11 +163,21 @@ def test_alibaba_cloud_takes_a_text(aliyun: AliyunSms, send: Send, mobile: str, 
     [
         (
             {"ALIYUN_ACCESS_KEY_SECRET": "wrong"},
-            "The secret of the access key is wrong. Check ALIYUN_ACCESS_KEY_SECRET.",
+            "The secret of the access key is wrong. Check ALIYUN_ACCESS_KEY_SECRET. (SignatureDoesNotMatch)",
         ),
-        ({"ALIYUN_ACCESS_KEY_ID": "wrong"}, "Alibaba Cloud does not know the access key. Check ALIYUN_ACCESS_KEY_ID."),
-        ({"ALIYUN_SIGN_NAME": "wrong"}, "Alibaba Cloud does not know the signature. Check ALIYUN_SIGN_NAME."),
-        ({"ALIYUN_TEMPLATE_CODE": "SMS_0"}, "Alibaba Cloud does not know the template. Check ALIYUN_TEMPLATE_CODE."),
+        (
+            {"ALIYUN_ACCESS_KEY_ID": "wrong"},
+            "Alibaba Cloud does not know the access key. Check ALIYUN_ACCESS_KEY_ID. (InvalidAccessKeyId.NotFound)",
+        ),
+        (
+            {"ALIYUN_SIGN_NAME": "wrong"},
+            "Alibaba Cloud does not know the signature. Check ALIYUN_SIGN_NAME. (isv.SMS_SIGNATURE_ILLEGAL)",
+        ),
+        (
+            {"ALIYUN_TEMPLATE_CODE": "SMS_0"},
+            "Alibaba Cloud does not know the template, or has not approved it. Check ALIYUN_TEMPLATE_CODE. "
+            "(isv.SMS_TEMPLATE_ILLEGAL)",
+        ),
     ],
 )
 def test_a_wrong_setting_of_alibaba_cloud_is_explained(
@@ -200,6 +210,45 @@ def test_an_answer_of_alibaba_cloud_is_explained(
     assert words in outcome.answer
 
 
+@pytest.mark.parametrize(
+    ("code", "message", "state", "words"),
+    [
+        (
+            "isv.SMS_TEMPLATE_ILLEGAL",
+            "请检查模板内容与模板参数是否匹配",
+            "failed",
+            "The template does not fit. It has to",
+        ),
+        ("isv.SMS_TEMPLATE_ILLEGAL", "模板变量不匹配", "failed", "The template does not fit. It has to"),
+        ("isv.SMS_TEMPLATE_ILLEGAL", "Template variables do not match", "failed", "The template does not fit. It has"),
+        ("isv.SMS_TEMPLATE_ILLEGAL", "该账号下找不到对应模板", "failed", "does not know the template, or has not"),
+        ("isv.SMS_TEMPLATE_ILLEGAL", "模板不合法(不存在或被拉黑)", "failed", "does not know the template, or has not"),
+        ("isv.SMS_TEMPLATE_ILLEGAL", "something new", "failed", "refused the text: isv.SMS_TEMPLATE_ILLEGAL something"),
+        (
+            "isv.TEMPLATE_PARAMS_ILLEGAL",
+            "模板变量里包含非法关键字",
+            "failed",
+            "holds a word that Alibaba Cloud does not",
+        ),
+        ("isv.SMS_SIGNATURE_SCENE_ILLEGAL", "签名和模板类型不一致", "failed", "not for templates of this kind"),
+        ("isv.SMS_SIGN_ILLEGAL", "签名禁止使用", "failed", "has forbidden the signature"),
+        ("isv.BUSINESS_LIMIT_CONTROL", "触发分钟级流控Permits:1", "later", "for the limit of one minute at"),
+        ("isv.BUSINESS_LIMIT_CONTROL", "触发小时级流控Permits:5", "later", "for the limit of one hour at"),
+        ("isv.BUSINESS_LIMIT_CONTROL", "触发天级流控Permits:10", "later", "for the limit of one day at"),
+        ("isv.SOMETHING_THAT_IS_NEW_HERE", "x", "failed", "refused the text: isv.SOMETHING_THAT_IS_NEW_HERE x"),
+        ("InvalidParamStringTemplateNew.Malformed", "x", "failed", "InvalidParamStringTemplateNew.Malformed x"),
+    ],
+)
+def test_the_message_tells_two_meanings_of_a_code_apart_and_no_code_is_hidden(
+    aliyun: AliyunSms, send: Send, code: str, message: str, state: str, words: str
+) -> None:
+    aliyun.replies.append((200, {"Code": code, "Message": message}))
+    outcome = send(aliyun)
+    assert outcome.state == state
+    assert words in outcome.answer
+    assert code in outcome.answer
+
+
 def test_twilio_takes_a_text(twilio: TwilioSms, send: Send) -> None:
     assert send(twilio) == ("sent", "Twilio took the text.", None, False)
     (message,) = twilio.messages
@@ -214,7 +263,7 @@ def test_a_messaging_service_is_named_as_one(twilio: TwilioSms, send: Send, monk
 @pytest.mark.parametrize(
     ("environ", "words"),
     [
-        ({"TWILIO_AUTH_TOKEN": "wrong"}, "Check TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN."),
+        ({"TWILIO_AUTH_TOKEN": "wrong"}, "Check TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN. (20003)"),
         ({"TWILIO_FROM": "+15005550001"}, "Twilio refused the text: 21603 A 'From' phone number is required."),
     ],
 )
@@ -231,7 +280,12 @@ def test_a_wrong_setting_of_twilio_is_explained(
     [
         (400, {"code": 21211, "message": "+8613800000000"}, ("failed", "does not take the number")),
         (400, {"code": 21614, "message": ""}, ("failed", "not one of a mobile")),
-        (400, {"code": 21610, "message": ""}, ("failed", "unsubscribed")),
+        (400, {"code": 21610, "message": ""}, ("failed", "unsubscribed by answering STOP, and can subscribe by")),
+        (403, {"code": 20003, "message": "Permission denied"}, ("failed", "Twilio refused the text: 20003 Permission")),
+        (401, {"code": 20005, "message": ""}, ("failed", "not active. (20005)")),
+        (400, {"code": 21611, "message": ""}, ("later", "more than it takes at once. (21611)")),
+        (400, {"code": 30007, "message": ""}, ("failed", "filtered the text for what it says. (30007)")),
+        (400, {"code": 21617, "message": ""}, ("failed", "longer than Twilio takes. (21617)")),
         (400, {"code": 29999, "message": "The number +8613800000000"}, ("failed", "29999 The number …")),
         (404, [], ("failed", "HTTP 404")),
         (401, {}, ("failed", "TWILIO_AUTH_TOKEN")),

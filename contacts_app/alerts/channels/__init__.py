@@ -7,6 +7,8 @@ from typing import NamedTuple
 from ...config import Settings
 
 MOST_QUOTED = 200  # characters of what the other side said
+MOST_CODE = 60
+NAME = re.compile(r"[A-Z]+(?:_(?:[A-Z]+|[0-9]{1,3}))+|(?:[A-Z][a-z]+){2,}|[a-z]+(?:[_-][a-z]+)+")
 
 
 class Told(NamedTuple):
@@ -68,11 +70,25 @@ def particulars(told: Told) -> list[tuple[str, str]]:
 
 def quoted(words: object, *secrets: str) -> str:
     """Return what the other side said as it may be shown: short, on one line, without secrets, numbers and keys."""
-    text = str(words)
+    text = _without(str(words), secrets)
+    # Servers like to repeat the address that was called, the number that was told, or a key.
+    text = re.sub(r"https?://\S+|[A-Za-z0-9+/=_-]{24,}|\+?[0-9]{7,}", _hidden, text)
+    text = " ".join(re.sub(r"[^\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]", " ", text).split())
+    return text if len(text) <= MOST_QUOTED else text[: MOST_QUOTED - 1] + "…"
+
+
+def quoted_code(code: object, *secrets: str) -> str:
+    """Return the code of an answer, which is never hidden, however long: it is what one looks up."""
+    return _without(re.sub(r"[^A-Za-z0-9._-]", "", str(code)[:MOST_QUOTED]), secrets)[:MOST_CODE]
+
+
+def _without(text: str, secrets: tuple[str, ...]) -> str:
     for secret in secrets:
         if secret:
             text = text.replace(secret, "…")
-    # Servers like to repeat the address that was called, the number that was told, or a key.
-    text = re.sub(r"https?://\S+|\+?[0-9]{6,}|[A-Za-z0-9+/=_-]{24,}", "…", text)
-    text = " ".join(re.sub(r"[^\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]", " ", text).split())
-    return text if len(text) <= MOST_QUOTED else text[: MOST_QUOTED - 1] + "…"
+    return text
+
+
+def _hidden(found: re.Match[str]) -> str:
+    # A key is letters and digits at random; words that are joined are the name of what is wrong.
+    return found[0] if NAME.fullmatch(found[0]) else "…"

@@ -8,6 +8,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 from datetime import UTC, datetime
 from urllib.parse import quote
 from uuid import uuid4
@@ -15,25 +16,34 @@ from uuid import uuid4
 import requests
 
 from ...config import Aliyun
-from . import Outcome, outgoing, quoted
+from . import Outcome, outgoing, quoted, quoted_code
 
-LATER = ("isv.BUSINESS_LIMIT_CONTROL", "isp.", "Throttling", "ServiceUnavailable", "InternalError")
-# The first that begins like the code of the answer counts.
+LATER = ("isp.", "Throttling", "ServiceUnavailable", "InternalError", "SignatureNonceUsed")
+UNKNOWN_TEMPLATE = "Alibaba Cloud does not know the template, or has not approved it. Check ALIYUN_TEMPLATE_CODE."
+MISFIT = "The template does not fit. It has to contain the variable ${content}, and no other."
+# The first that begins like the code of the answer counts; what is not here is quoted.
 FAILED = {
+    "isv.SMS_SIGNATURE_SCENE": "The signature is not for templates of this kind. Check ALIYUN_SIGN_NAME.",
+    "isv.SMS_SIGN_ILLEGAL": "Alibaba Cloud has forbidden the signature. Check ALIYUN_SIGN_NAME.",
+    "isv.SIGN_STATE_ILLEGAL": "The signature cannot be used as it stands at Alibaba Cloud. Check ALIYUN_SIGN_NAME.",
     "isv.SMS_SIGN": "Alibaba Cloud does not know the signature. Check ALIYUN_SIGN_NAME.",
-    "isv.SMS_TEMPLATE_ILLEGAL": "Alibaba Cloud does not know the template. Check ALIYUN_TEMPLATE_CODE.",
-    "isv.TEMPLATE_": "The template does not fit. It has to contain the variable ${content}, and no other.",
-    "isv.INVALID_JSON_PARAM": "The template does not fit. It has to contain the variable ${content}, and no other.",
+    "isv.TEMPLATE_PARAMS_ILLEGAL": "The text holds a word that Alibaba Cloud does not send.",
+    "isv.TEMPLATE_MISSING": MISFIT,
+    "isv.INVALID_JSON_PARAM": MISFIT,
     "isv.PARAM_LENGTH_LIMIT": "The text is longer than the template's variable ${content} may be.",
-    "isv.PARAM_NOT_SUPPORT_URL": "The text holds a link, which the template's variable ${content} may not.",
+    "isv.PARAM_NOT_SUPPORT_URL": "The text holds a link, or what looks like one, which ${content} may not.",
     "isv.BLACK_KEY_CONTROL_LIMIT": "The text holds a word that Alibaba Cloud does not send.",
+    "isv.SMS_CONTENT_ILLEGAL": "The text holds a word that Alibaba Cloud does not send.",
     "isv.MOBILE_NUMBER_ILLEGAL": "Alibaba Cloud does not take the number. Check it in the contact.",
+    "isv.DOMESTIC_NUMBER_NOT_SUPPORTED": "The template is for numbers outside China. Check ALIYUN_TEMPLATE_CODE.",
     "isv.DENY_IP_RANGE": "Alibaba Cloud does not take calls from the address of this console.",
     "isv.DAY_LIMIT_CONTROL": "The daily limit set at Alibaba Cloud is reached.",
+    "isv.MONTH_LIMIT_CONTROL": "The monthly limit set at Alibaba Cloud is reached.",
     "isv.AMOUNT_NOT_ENOUGH": "The balance at Alibaba Cloud is used up.",
     "isv.OUT_OF_SERVICE": "Alibaba Cloud has stopped the service. Check the balance.",
-    "isv.PRODUCT_UN_SUBSCRI": "The account at Alibaba Cloud has not subscribed to the SMS service.",
-    "isv.ACCOUNT_": "The account at Alibaba Cloud does not exist, or is blocked.",
+    "isv.PRODUCT_UN": "The account at Alibaba Cloud has not subscribed to the SMS service.",
+    "isv.ACCOUNT_NOT_EXISTS": "Alibaba Cloud does not know the account. Check ALIYUN_ACCESS_KEY_ID.",
+    "isv.ACCOUNT_ABNORMAL": "Alibaba Cloud has blocked the account, or its balance is used up.",
     "isp.RAM_PERMISSION_DENY": "The access key may not send text messages. Give it the right to call SendSms.",
     "InvalidAccessKeyId": "Alibaba Cloud does not know the access key. Check ALIYUN_ACCESS_KEY_ID.",
     "SignatureDoesNotMatch": "The secret of the access key is wrong. Check ALIYUN_ACCESS_KEY_SECRET.",
@@ -41,6 +51,10 @@ FAILED = {
     "Forbidden": "The access key may not send text messages. Give it the right to call SendSms.",
     "NoPermission": "The access key may not send text messages. Give it the right to call SendSms.",
 }
+# Codes of two meanings: the message says which.
+IS_MISFIT = re.compile("变量|参数|variable|param", re.IGNORECASE)
+IS_UNKNOWN = re.compile("不合法|找不到|不存在|拉黑|审核|illegal|not (exist|found)|unknown|approved", re.IGNORECASE)
+LIMITS = {"分钟|minute": "minute", "小时|hour": "hour", "天|日|day": "day"}
 
 
 def send(session: requests.Session, access: Aliyun, mobile: str, text: str) -> Outcome:
@@ -80,6 +94,7 @@ def _encoded(value: str) -> str:
 
 
 def _outcome(answer: outgoing.Answer, access: Aliyun) -> Outcome:
+    secrets = (access.access_key_id, access.access_key_secret)
     try:
         said = json.loads(answer.body)
         code, message = str(said["Code"]), str(said.get("Message", ""))
@@ -90,12 +105,21 @@ def _outcome(answer: outgoing.Answer, access: Aliyun) -> Outcome:
         return Outcome("later", words, is_uncertain=answer.status != 429)
     if code == "OK":
         return Outcome("sent", "Alibaba Cloud took the text.")
-    for beginning, words in FAILED.items():
-        if code.startswith(beginning):
-            return Outcome("failed", words)
-    said = quoted(f"{code} {message}", access.access_key_id, access.access_key_secret)
-    if code.startswith("isv.BUSINESS_LIMIT_CONTROL"):
-        return Outcome("later", "The number has been sent too many texts for the limits at Alibaba Cloud.")
+    shown = quoted_code(code, *secrets)
+    if reason := _explained(code, message):
+        return Outcome("failed", f"{reason} ({shown})")
+    said = f"{shown} {quoted(message, *secrets)}".rstrip()
+    if "BUSINESS_LIMIT" in code:
+        span = next((span for words, span in LIMITS.items() if re.search(words, f"{code} {message}", re.I)), "")
+        limits = f"the limit of one {span}" if span else "the limits"
+        return Outcome("later", f"The number has been sent too many texts for {limits} at Alibaba Cloud. ({said})")
     if code.startswith(LATER):
         return Outcome("later", f"Alibaba Cloud cannot send at the moment: {said}")
     return Outcome("failed", f"Alibaba Cloud refused the text: {said}")
+
+
+def _explained(code: str, message: str) -> str | None:
+    """Say what to do about a refusal for good; None for what is not known, or will pass."""
+    if code == "isv.SMS_TEMPLATE_ILLEGAL":
+        return MISFIT if IS_MISFIT.search(message) else UNKNOWN_TEMPLATE if IS_UNKNOWN.search(message) else None
+    return next((words for beginning, words in FAILED.items() if code.startswith(beginning)), None)

@@ -28,8 +28,21 @@ FIRST_LINES, FIRST_CHARACTERS = 3, 300  # of each of several alerts
 BLOCKED_SECONDS = 600
 NEWLINE = "  \n"  # two spaces, or markdown joins the lines
 PLAIN_URL = r"https?://[A-Za-z0-9./_?=&%#:+-]+"
-TOKEN_UNKNOWN = (300001, 300005, 400101, 400106)
 BUSY, TOO_FAST, REFUSED = -1, (130101, 410100), 310000
+UNKNOWN = "DingTalk does not know the token. Copy the robot's address from its settings again."
+FAILED = {
+    300001: UNKNOWN,
+    300005: UNKNOWN,
+    400101: UNKNOWN,
+    400013: "The robot's group chat has been dissolved. Enter the robot of another.",
+    400102: "The robot is switched off. Switch it on in the settings of its group chat.",
+    400106: "The robot is not in its group chat any more. Add it again, and enter its address.",
+    430101: "The text holds a link that DingTalk does not take for safe.",
+    430102: "The text holds a word that DingTalk does not send.",
+    430103: "The text holds a picture that DingTalk does not send.",
+    430104: "The text holds something that DingTalk does not send.",
+    460101: "The text is longer than DingTalk takes.",
+}
 
 
 def send(
@@ -155,9 +168,10 @@ def _signature(secret: str, now: float) -> str:
 
 def _outcome(answer: outgoing.Answer, secret: str | None, keyword: str | None, secrets: tuple[str, ...]) -> Outcome:
     """Say what the robot's answer means."""
-    if answer.status >= 500 or answer.status == 429:
-        words = f"DingTalk is out of order (HTTP {answer.status})."
-        return Outcome("later", words, is_uncertain=answer.status >= 500)
+    if answer.status == 429:
+        return Outcome("later", "DingTalk was sent more than it takes at once (HTTP 429).")
+    if answer.status >= 500:
+        return Outcome("later", f"DingTalk is out of order (HTTP {answer.status}).", is_uncertain=True)
     try:
         said = json.loads(answer.body)
         code, message = int(said["errcode"]), str(said.get("errmsg", ""))
@@ -170,14 +184,13 @@ def _outcome(answer: outgoing.Answer, secret: str | None, keyword: str | None, s
     if code in TOO_FAST:
         until = datetime.now(UTC) + timedelta(seconds=BLOCKED_SECONDS)
         words = f"The robot is blocked until {until:%H:%M} UTC, because it was sent more than 20 messages in a minute."
-        return Outcome("later", words, wait=BLOCKED_SECONDS)
+        return Outcome("later", f"{words} ({code})", wait=BLOCKED_SECONDS)
     if code == BUSY:
-        return Outcome("later", "DingTalk is busy.")
-    if code in TOKEN_UNKNOWN:
-        words = "DingTalk does not know the token. Copy the robot's address from its settings again."
-        return Outcome("failed", words)
-    reason = _reason(message, answer, secret, keyword) if code == REFUSED else None
-    return Outcome("failed", reason or f"DingTalk refused the message: {code} {quoted(message, *secrets)}".rstrip())
+        return Outcome("later", f"DingTalk is busy. ({code})")
+    reason = _reason(message, answer, secret, keyword) if code == REFUSED else FAILED.get(code)
+    if reason:
+        return Outcome("failed", f"{reason} ({code})")
+    return Outcome("failed", f"DingTalk refused the message: {code} {quoted(message, *secrets)}".rstrip())
 
 
 def _reason(message: str, answer: outgoing.Answer, secret: str | None, keyword: str | None) -> str | None:
