@@ -17,7 +17,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from werkzeug.test import TestResponse
 
-from contacts_app.alerts import notices, worker
+from contacts_app.alerts import housekeeping, notices
 from contacts_app.alerts.channels import Outcome
 from contacts_app.alerts.worker import Worker
 from contacts_app.cli import SAMPLE_NAMES
@@ -253,7 +253,7 @@ WORKERS = (
     Act("worker: claim and send texts", partial(_work, lambda one: one._step("sms", _Sent()))),
     Act("worker: claim a robot", partial(_work, lambda one: one._step_robot("dingtalk", _Sent()))),
     Act("worker: system notifications", partial(_work, lambda _: notices.check_next())),
-    Act("worker: tidy up", partial(_work, lambda _: worker.tidy(90))),
+    Act("worker: tidy up", partial(_work, lambda _: housekeeping.tidy(90))),
 )
 
 

@@ -4,7 +4,7 @@ import psycopg
 import pytest
 
 from contacts_app import create_app, migrations
-from contacts_app.alerts import worker
+from contacts_app.alerts import housekeeping
 from contacts_app.config import StartError
 from contacts_app.contacts.models import Contact
 from contacts_app.db import db
@@ -80,7 +80,7 @@ def test_the_start_of_a_worker_reads_no_contacts(full) -> None:
 
     def check_all(team: Team) -> None:
         with team.app.app_context():
-            db.session.execute(worker._check_all)
+            db.session.execute(housekeeping._check_all)
 
     with Explainer(app, connection, "auto") as explainer:
         explainer.run(Act("start", check_all), [Team(app, 1)])

@@ -18,10 +18,13 @@ import sqlalchemy as sa
 from flask import Flask
 
 from contacts_app import config, create_app, migrations
-from contacts_app.alerts import worker
-from contacts_app.alerts.channels import sms
+from contacts_app.alerts import attempts, housekeeping, messages, recording, robots, worker
+from contacts_app.alerts.channels import Outcome, sms
+from contacts_app.alerts.messages import BATCH
 from contacts_app.alerts.models import CHANNELS, OF_CONTACTS, Alert
-from contacts_app.alerts.worker import BATCH, ROBOT_LIMIT, Senders, Worker
+from contacts_app.alerts.robots import ROBOT_LIMIT
+from contacts_app.alerts.senders import Senders
+from contacts_app.alerts.worker import Worker
 from contacts_app.contacts.models import Contact
 from contacts_app.db import db
 from tests.alerts.counterparts import (
@@ -314,9 +317,9 @@ def test_what_a_deleted_contact_was_to_be_told_fails(team: Team, courier: Courie
     team.sql.execute("DELETE FROM contacts WHERE id = %s", [ann])
     courier.deliver()
     with team.app.app_context():
-        worker.tidy(90)
+        housekeeping.tidy(90)
     rows = deliveries(team)
-    assert {(row["state"], row["answer"], row["contact_name"]) for row in rows} == {("failed", worker.GONE, "Ann")}
+    assert {(row["state"], row["answer"], row["contact_name"]) for row in rows} == {("failed", attempts.GONE, "Ann")}
     assert len(rows) == 3
     assert chat.requests == 0
 
@@ -330,7 +333,7 @@ def test_an_address_that_was_removed_meanwhile_fails(team: Team, courier: Courie
     )
     courier.deliver()
     with team.app.app_context():
-        worker.tidy(90)
+        housekeeping.tidy(90)
     assert {row["channel"]: (row["state"], row["answer"]) for row in deliveries(team)} == {
         "email": ("sent", "The mail server took the message."),
         "sms": ("failed", "The contact has no mobile phone number any more."),
@@ -349,7 +352,7 @@ def test_what_waits_is_sent_although_the_clock_was_set_back(
     courier.deliver()
     assert texts.messages == []
     with team.app.app_context():
-        worker.tidy(90)
+        housekeeping.tidy(90)
     courier.deliver()
     assert [text.mobile for text in texts.messages] == [ANN]
     assert [message.token for message in chat.messages] == ["token-of-robot-1"]
@@ -365,7 +368,7 @@ def test_an_address_that_was_changed_meanwhile_is_the_one_that_counts(
         contact.mobile, contact.email, contact.dingtalk_url = BOB, "new@example.com", chat.add("token-of-robot-2")
         db.session.commit()
         team.sql.execute("UPDATE deliveries SET next_attempt_at = now() - interval '11 seconds'")
-        worker.tidy(90)  # the robot of before was scheduled, not this one
+        housekeeping.tidy(90)  # the robot of before was scheduled, not this one
     courier.deliver()
     assert [message.token for message in chat.messages] == ["token-of-robot-2"]
     assert [mail.recipient for mail in post.messages] == ["new@example.com"]
@@ -403,7 +406,7 @@ def test_a_robot_whose_key_is_missing_is_explained(team: Team, courier: Courier,
     tell(team)
     courier.deliver()
     # For another worker may have it, and a contact is not to blame for a setting.
-    assert (only(team)["state"], only(team)["answer"]) == ("queued", worker.UNREADABLE)
+    assert (only(team)["state"], only(team)["answer"]) == ("queued", robots.UNREADABLE)
     assert channel_state(team, "dingtalk") is None
     assert chat.requests == 0
 
@@ -451,10 +454,10 @@ def test_a_passing_fault_is_tried_again_at_growing_intervals_and_given_up_after_
         team.add(email=f"contact{number}@example.com")
         post.busy.add(f"contact{number}@example.com")
     tell(team)
-    for attempts, seconds in enumerate((5, 15, 45, 135, 405, 600, 600), 1):
+    for count, seconds in enumerate((5, 15, 45, 135, 405, 600, 600), 1):
         courier.deliver()
         rows = deliveries(team)
-        assert {(row["state"], row["attempts"]) for row in rows} == {("queued", attempts)}
+        assert {(row["state"], row["attempts"]) for row in rows} == {("queued", count)}
         assert {row["answer"] for row in rows} == {"The mail server refused the mailbox: 451 4.3.0 Come back later"}
         waits = [row["wait"] for row in rows]
         assert seconds * 0.75 - 3 < min(waits) < max(waits) < seconds * 1.25
@@ -746,14 +749,14 @@ def test_a_robot_that_is_slow_holds_up_only_itself(
 def test_alerts_are_removed_when_they_are_too_old(
     team: Team, courier: Courier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "TIDY_ROWS", 2)  # at a time
+    monkeypatch.setattr(housekeeping, "TIDY_ROWS", 2)  # at a time
     team.add(email="ann@example.com")
     old, kept = [tell(team) for _ in range(5)], tell(team)
     courier.deliver()
     team.sql.execute("UPDATE alerts SET received_at = now() - interval '90 days 1 minute' WHERE id = ANY (%s)", [old])
     team.sql.execute("UPDATE alerts SET received_at = now() - interval '89 days 23 hours' WHERE id = %s", [kept])
     with team.app.app_context():
-        worker.tidy(90)
+        housekeeping.tidy(90)
     assert [row["id"] for row in select(team, "SELECT id FROM alerts")] == [kept]
     assert only(team)["alert_id"] == kept
 
@@ -764,7 +767,7 @@ def test_workers_that_are_gone_for_a_day_are_forgotten(team: Team) -> None:
             (gen_random_uuid(), 'gone', now() - interval '25 hours'), (gen_random_uuid(), 'here', now())"""
     )
     with team.app.app_context():
-        worker.tidy(90)
+        housekeeping.tidy(90)
     assert [row["host"] for row in select(team, "SELECT host FROM workers")] == ["here"]
 
 
@@ -777,7 +780,7 @@ def test_a_robot_that_nobody_looks_at_is_found(team: Team, courier: Courier, cha
     make_due(team)
     team.sql.execute("UPDATE deliveries SET next_attempt_at = now() - interval '11 seconds'")
     with team.app.app_context():
-        worker.tidy(90)
+        housekeeping.tidy(90)
     courier.deliver()
     assert only(team)["state"] == "sent"
 
@@ -995,13 +998,16 @@ def test_what_became_of_a_message_is_written_by_its_key_however_many_wait(team: 
     for _ in range(10):
         tell(team)
     with team.app.app_context():
-        claim = {"channel": "sms", "most": 1, "lease": 60, "turn": 0}
-        claimed = worker._claimed(db.session.execute(worker._claim, claim).one(), config.current_settings())
-        result = worker.Result(claimed, "sms", worker.Outcome("sent", "Taken."), None, None)
-        values = {"channel": "sms"} | worker._finished([result])
+        row = messages.claim("sms", 0, 60)[0]
+        claimed = attempts.claimed_from(row, config.current_settings())
+        result = attempts.Result(
+            claimed=claimed, channel="sms", outcome=Outcome("sent", "Taken."), address=None, used=None
+        )
+        text = recording._finish.text
+        values = {"channel": "sms"} | recording._finished([result])
         if name == "_release":
-            values = {"channel": "sms"} | worker._columns([claimed], *worker.KEY, "leased_until")
-        statement = sa.text(f"EXPLAIN {getattr(worker, name).text}")
-        plan = "\n".join(db.session.scalars(statement, values))
+            text = messages._release.text
+            values = {"channel": "sms"} | attempts.columns([claimed], *attempts.KEY, "leased_until")
+        plan = "\n".join(db.session.scalars(sa.text(f"EXPLAIN {text}"), values))
     assert "deliveries_pkey" in plan, plan
     assert "deliveries_due" not in plan

@@ -24,7 +24,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from contacts_app import create_app, embedded, migrations
-from contacts_app.alerts.worker import _check_all
+from contacts_app.alerts.housekeeping import _check_all
 from contacts_app.config import PROJECT
 from contacts_app.db import db
 from tests.conftest import watched_statements

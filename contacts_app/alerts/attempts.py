@@ -1,0 +1,103 @@
+"""Say what a worker sends now, and what became of it."""
+
+import random
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from ..config import Settings
+from .channels import Outcome, Told
+
+LONGEST_PAUSE = 750  # seconds between two attempts
+KEY = ("account_id", "alert_id", "contact_id")
+GONE = "The contact has been deleted."
+NO_ADDRESS = {
+    "sms": "The contact has no mobile phone number any more.",
+    "email": "The contact has no mailbox any more.",
+    "dingtalk": "The contact has no DingTalk robot any more.",
+}
+# The hour begins with the first attempt, however long the queue was.
+GIVE_UP_AT = "CASE WHEN attempts = 0 THEN now() + interval '1 hour' ELSE give_up_at END"
+# What a statement that claims selects of the alert and of the contact.
+TOLD = """
+    alerts.title, alerts.text, alerts.severity, alerts.status, alerts.addressee, alerts.received_at, alerts.kind,
+    alerts.integration_id, alerts.integration_name, alerts.key, contacts.mobile, contacts.email,
+    contacts.id IS NOT NULL AS exists, now() AS now
+"""
+
+
+class Claimed(NamedTuple):
+    """A delivery that this worker sends now, with all that is needed for it."""
+
+    account_id: int
+    alert_id: int
+    contact_id: int
+    attempts: int
+    leased_until: datetime  # by which the row knows whose claim it is
+    seconds_left: float  # until it is given up
+    told: Told
+    integration_id: int | None
+    key: str | None
+    mobile: str | None
+    email: str | None
+    exists: bool
+
+
+class Result(NamedTuple):
+    """What became of an attempt: `address` as it may be shown, `used` as the schema compares it."""
+
+    claimed: Claimed
+    channel: str
+    outcome: Outcome
+    address: str | None
+    used: str | None
+    message: UUID | None = None
+
+
+def claimed_from(row: Any, settings: Settings, lease: int | None = None) -> Claimed:
+    """Return the claim that a row describes; where `lease` is given, the row was read just before it was claimed."""
+    attempts, leased_until = row.attempts, row.now
+    if lease is None:
+        leased_until = row.leased_until
+    else:
+        attempts, leased_until = attempts + 1, leased_until + timedelta(seconds=lease)
+    return Claimed(
+        account_id=row.account_id,
+        alert_id=row.alert_id,
+        contact_id=row.contact_id,
+        attempts=attempts,
+        leased_until=leased_until,
+        seconds_left=row.seconds_left,
+        told=_told(row, settings),
+        integration_id=row.integration_id,
+        key=row.key,
+        mobile=row.mobile,
+        email=row.email,
+        exists=row.exists,
+    )
+
+
+def _told(row: Any, settings: Settings) -> Told:
+    return Told(
+        id=row.alert_id,
+        title=row.title,
+        text=row.text,
+        severity=row.severity,
+        status=row.status,
+        group=row.addressee,
+        received_at=row.received_at,
+        url=f"{settings.public_url}/notifications/{row.alert_id}" if settings.public_url else None,
+        kind=row.kind,
+        integration=row.integration_name or "",
+    )
+
+
+def pause(attempts: int) -> float:
+    """Return how many seconds to wait after so many attempts: 5, 15, 45, 135, 405, then 600, give or take a quarter."""
+    return float(min(5 * 3 ** (attempts - 1), LONGEST_PAUSE / 1.25)) * random.uniform(0.75, 1.25)  # nosec B311
+
+
+def columns(rows: Sequence[Any], *names: str) -> dict[str, list[Any]]:
+    """Turn rows into one list a column, which a statement takes as arrays."""
+    return {f"{name}s": [getattr(row, name) for row in rows] for name in names}

@@ -1,0 +1,186 @@
+"""Claim the messages that wait for a DingTalk robot, and send them: bundled where its limit is near."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
+
+import sqlalchemy as sa
+
+from ..config import Settings
+from ..contacts.forms import shown_robot
+from ..contacts.models import decrypted
+from ..db import db
+from .attempts import GIVE_UP_AT, TOLD, Claimed, Result, claimed_from, columns
+from .channels import Outcome, dingtalk
+from .senders import Senders, guarded
+
+ROBOT_LIMIT, ROBOT_WINDOW = 20, timedelta(minutes=1)
+UNREADABLE = "The robot's address cannot be read, because ENCRYPTION_KEYS of this worker lacks its key."
+_claim_robot = sa.text("""
+    UPDATE robots SET due_at = now() + make_interval(secs => :lease)
+    FROM (
+        SELECT account_id, url_hash FROM robots WHERE due_at <= now() ORDER BY due_at LIMIT 1
+        FOR UPDATE SKIP LOCKED
+    ) AS due
+    WHERE (robots.account_id, robots.url_hash) = (due.account_id, due.url_hash)
+    RETURNING robots.account_id, robots.url_hash, sent_at, blocked_until, now() AS now
+""")
+_lock_robot = sa.text("SELECT 1 FROM robots WHERE account_id = :account_id AND url_hash = :url_hash FOR UPDATE")
+# LATERAL has each contact's part read by its index: from the statistics, which know of an empty queue, PostgreSQL would
+# rather read the whole queue for each of them. What went together once comes first, and whole.
+_waiting_for_robot = sa.text(f"""
+    SELECT deliveries.account_id, alert_id, contact_id, attempts, message,
+        extract(epoch FROM {GIVE_UP_AT} - now())::float AS seconds_left,
+        dingtalk_url_encrypted, dingtalk_secret_encrypted, dingtalk_keyword, {TOLD}
+    FROM contacts
+    CROSS JOIN LATERAL (
+        SELECT * FROM deliveries
+        WHERE deliveries.account_id = contacts.account_id AND contact_id = contacts.id AND channel = 'dingtalk'
+            AND state IN ('queued', 'sending') AND next_attempt_at <= now()
+        ORDER BY message, next_attempt_at, alert_id LIMIT :most
+        FOR UPDATE
+    ) AS deliveries
+    JOIN alerts ON (alerts.account_id, alerts.id) = (deliveries.account_id, alert_id)
+    WHERE contacts.account_id = :account_id AND dingtalk_url_hash = :url_hash
+    ORDER BY message, alert_id, contact_id
+""")  # nosec B608
+_claim_for_robot = sa.text(f"""
+    UPDATE deliveries SET state = 'sending', attempts = attempts + 1, message = :message, give_up_at = {GIVE_UP_AT},
+        next_attempt_at = now() + make_interval(secs => :lease)
+    FROM unnest(CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[])) AS chosen (alert_id, contact_id)
+    WHERE account_id = :account_id AND channel = 'dingtalk'
+        AND (deliveries.alert_id, deliveries.contact_id) = (chosen.alert_id, chosen.contact_id)
+""")  # nosec B608
+_next_for_robot = sa.text("""
+    SELECT min(next_attempt_at) FROM contacts
+    CROSS JOIN LATERAL (
+        SELECT next_attempt_at FROM deliveries
+        WHERE deliveries.account_id = contacts.account_id AND contact_id = contacts.id AND channel = 'dingtalk'
+            AND state IN ('queued', 'sending')
+        ORDER BY next_attempt_at LIMIT 1
+    ) AS next
+    WHERE contacts.account_id = :account_id AND dingtalk_url_hash = :url_hash
+""")
+_plan_robot = sa.text("UPDATE robots SET due_at = :due_at WHERE account_id = :account_id AND url_hash = :url_hash")
+_robot_has_sent = sa.text(f"""
+    UPDATE robots SET
+        sent_at = (sent_at || clock_timestamp())[greatest(1, cardinality(sent_at) + 2 - {ROBOT_LIMIT}):],
+        blocked_until = now() + make_interval(secs => CAST(:blocked AS float))
+    WHERE account_id = :account_id AND url_hash = :url_hash
+""")  # nosec B608
+
+
+class Bundle(NamedTuple):
+    """What goes to a robot in one message, and with what."""
+
+    robot: dict[str, Any]  # its key
+    message: UUID
+    claimed: Sequence[Claimed]
+    url: str | None
+    secrets: Sequence[str | None]  # as each of the contacts has it
+    keyword: str | None
+
+
+def claim(settings: Settings) -> Bundle | bool:
+    """Claim what one robot may be sent now, and commit; otherwise return whether a robot was looked at."""
+    lease = settings.delivery_lease
+    found = db.session.execute(_claim_robot, {"lease": lease}).one_or_none()
+    db.session.commit()  # an alert that comes in waits for the robot's row, and must not wait for this process
+    if found is None:
+        return False
+    robot = {"account_id": found.account_id, "url_hash": found.url_hash}
+    recent = [at for at in found.sent_at if at > found.now - ROBOT_WINDOW]
+    if found.blocked_until and found.blocked_until > found.now:
+        plan(robot, found.blocked_until)
+        return True
+    if len(recent) >= ROBOT_LIMIT:
+        plan(robot, recent[-ROBOT_LIMIT] + ROBOT_WINDOW)
+        return True
+    rows = db.session.execute(_waiting_for_robot, robot | {"most": 2 * dingtalk.MOST_ALERTS}).all()
+    chosen = _choose(rows, ROBOT_LIMIT - len(recent))
+    if not chosen:
+        db.session.execute(_lock_robot, robot)
+        plan(robot, None)
+        return True
+    message = chosen[0].message or uuid4()
+    ids = columns(chosen, "alert_id", "contact_id")
+    db.session.execute(_claim_for_robot, robot | ids | {"message": message, "lease": lease})
+    db.session.commit()
+    return Bundle(
+        robot=robot,
+        message=message,
+        claimed=[claimed_from(row, settings, lease) for row in chosen],
+        url=next(filter(None, map(_url, chosen)), None),
+        secrets=[_secret(row) for row in chosen],
+        keyword=" ".join(dict.fromkeys(row.dingtalk_keyword for row in chosen if row.dingtalk_keyword)) or None,
+    )
+
+
+def send(bundle: Bundle, settings: Settings, senders: Senders) -> list[Result]:
+    """Send a bundle, and return what became of each of its deliveries."""
+    alerts = list({one.told.id: one.told for one in bundle.claimed}.values())
+    mobiles = list(dict.fromkeys(one.mobile for one in bundle.claimed if one.mobile))
+    # The members may know the robot's secret differently: one who is wrong must not silence it for all.
+    known: list[str | None] = [*dict.fromkeys(filter(None, bundle.secrets))]
+    outcomes: dict[str | None, Outcome] = {}
+    outcome = Outcome("later", UNREADABLE)
+    for secret in (known or [None]) if bundle.url else ():
+        send = partial(dingtalk.send, senders.session, settings, str(bundle.url), secret, bundle.keyword)
+        outcome = outcomes[secret] = guarded(partial(send, alerts, mobiles, str(bundle.message)))
+        if outcome.state != "failed":
+            break
+    # What was refused may go in another company the next time; what may have arrived goes again as it was.
+    kept = bundle.message if outcome.is_uncertain else None
+    results = []
+    for one, its in zip(bundle.claimed, bundle.secrets, strict=True):
+        own = outcomes.get(its, outcome)
+        said = own if outcome.state == "failed" else outcome
+        # Of a secret that was refused, or not tried, it is not known that it works.
+        is_known = bool(outcomes) and own is said and its in (None, *outcomes)
+        results.append(
+            Result(
+                claimed=one,
+                channel="dingtalk",
+                outcome=said,
+                address=shown_robot(bundle.url) if bundle.url else None,
+                used=bundle.robot["url_hash"].hex() if is_known else None,
+                message=kept,
+            )
+        )
+    return results
+
+
+def note_sent(robot: dict[str, Any], results: Sequence[Result]) -> None:
+    """Count a message against the robot's limit, look when it is due again, and commit."""
+    blocked = next((result.outcome.wait for result in results if result.outcome.wait), None)
+    db.session.execute(_robot_has_sent, robot | {"blocked": blocked})
+    plan(robot, None)
+
+
+def plan(robot: dict[str, Any], due_at: datetime | None) -> None:
+    """Have the robot looked at again at `due_at`, by default when something is due for it, and commit."""
+    if due_at is None:
+        # A statement of its own: what was committed while the lock was waited for is seen.
+        due_at = db.session.execute(_next_for_robot, robot).scalar_one()
+    db.session.execute(_plan_robot, robot | {"due_at": due_at})
+    db.session.commit()
+
+
+def _choose(rows: Sequence[Any], budget: int) -> Sequence[Any]:
+    """Return what goes into the next message: one that may have arrived as it was, or one alert, or many."""
+    if rows and rows[0].message:
+        return [row for row in rows if row.message == rows[0].message]
+    alerts = list(dict.fromkeys(row.alert_id for row in rows))
+    # As few as may be in one message, as long as the robot's limit lets each have its own.
+    chosen = set(alerts[:1] if len(alerts) <= budget else alerts[: dingtalk.MOST_ALERTS])
+    return [row for row in rows if row.alert_id in chosen]
+
+
+def _url(row: Any) -> str | None:
+    return decrypted(row.dingtalk_url_encrypted, row.account_id, row.contact_id, "dingtalk_url")
+
+
+def _secret(row: Any) -> str | None:
+    return decrypted(row.dingtalk_secret_encrypted, row.account_id, row.contact_id, "dingtalk_secret")
