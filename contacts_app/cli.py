@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from flask import Flask
 
 from . import embedded, encryption, migrations, serve
-from .accounts.forms import check_password, clean_account
+from .accounts.forms import check_password, clean_account, known_email
 from .accounts.models import Account, User
 from .alerts import worker
 from .config import DINGTALK_HOSTS, StartError, current_settings
@@ -31,6 +31,7 @@ R = TypeVar("R")
 TAKEN = {
     "account_name_is_unique": "--account: there is an account of this name already.",
     "user_email_is_unique": "--email: there is a user with this address already.",
+    "contact_email_is_an_address": "a mailbox is longer than mail servers take. Shorten it in the console first.",
 }
 
 SEAL_BYTES = len("\nsha256 \n") + 64
@@ -162,7 +163,7 @@ def create_user(account_name: str, email: str, password_stdin: bool) -> None:
 
 
 @click.command("set-password")
-@email_option
+@click.option("--email", required=True, callback=_cleaned(known_email), help="The user's e-mail address.")
 @password_option
 @_plainly
 def set_password(email: str, password_stdin: bool) -> None:

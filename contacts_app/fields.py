@@ -5,8 +5,9 @@ import unicodedata
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from urllib.parse import unquote
 
-from email_validator import EmailNotValidError, validate_email
+import email_validator
 from wtforms import StringField
 from wtforms.validators import StopValidation, ValidationError
 from wtforms.widgets import EmailInput, TelInput
@@ -18,9 +19,38 @@ UNREADABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffd\u202
 INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff]")
 # All of these lie in the basic plane. str.strip takes linear time, a pattern that ends in $ quadratic time.
 TRIMMED = "".join(filter(lambda character: character.isspace() or INVISIBLE.match(character), map(chr, range(0x10000))))
-LONGEST_NAME, LONGEST_EMAIL = 64, 254
+LONGEST_NAME = 64
 LONGEST_PASTED = 1000  # of an address, with what stands around it where it comes from
 KEPT = 2000  # characters of what is too long that stay in their field
+# What programs for Chinese type for the letters and signs of ASCII.
+FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
+# What stands around an address where it is copied from: "Mobile:", "tel:", "TEL;TYPE=CELL:", a name before it, a link
+# as chats keep one, a remark behind it.
+PAIRS = [
+    *("<>", '""', "''", "``", "()", "[]", "“”", "‘’", "„“", "«»"),
+    *("「」", "『』", "《》", "〈〉", "【】", "（）", "＜＞"),
+]
+LABEL = re.compile(
+    r"[^\W\d_][^\d@:：+()<>]{0,30}[:：](?://)?|(?:tel|telephone|phone|mobile|mob|cell|e-?mail)\.?\s+"
+    r"|(?:手机|电话)(?:号码?)?\s*(?=[\d\s+()-]+$)",
+    re.IGNORECASE,
+)
+NAMED = re.compile(r"[^<>]*<([^<>|]+)(?:\|[^<>]*)?>[^<>]*")
+MARKDOWN = re.compile(r"\[[^\[\]]*\]\(([^()]+)\)")
+REMARK = re.compile(r"\s*[(（][^()（）@\d]*[)）]$")
+ENDS = ".,;:!?…、，。；：！？"
+# Inside a company, mail goes to names that the world's name servers do not know; this one is promised to lead nowhere.
+email_validator.SPECIAL_USE_DOMAIN_NAMES[:] = ["invalid"]
+# Of RFC 5321, in bytes: a path has 256 with its brackets, a name in the DNS 253.
+MAIL_LIMITS = {"before the @": 64, "after the @": 253, "in all": 254}
+
+
+class Doubtful(ValueError):
+    """Ask about what is probably a mistake, but may be right: then `normal` is its normal form."""
+
+    def __init__(self, normal: str, question: str) -> None:
+        super().__init__(question)
+        self.normal = normal
 
 
 def check_length(value: str, most: int, what: str) -> None:
@@ -55,33 +85,78 @@ def clean_pasted(value: str, what: str) -> str:
     return clean_text(INVISIBLE.sub("", value), LONGEST_PASTED, what)
 
 
-def clean_email(value: str) -> str:
-    """Return the normal form of an e-mail address; raise ValueError saying what is wrong with it."""
-    value = clean_pasted(value, "A mailbox")
+def unwrapped(value: str) -> str:
+    """Return the address in `value` without what address books and chats put around it."""
+    for _ in range(10):  # more than that nothing puts around it
+        value = value.strip(TRIMMED).rstrip(ENDS)
+        if found := NAMED.fullmatch(value) or MARKDOWN.fullmatch(value):
+            value = found[1]
+        elif len(value) > 1 and value[0] + value[-1] in PAIRS:
+            value = value[1:-1]
+        elif found := LABEL.match(value):
+            value = value[found.end() :]
+            if found[0].isascii() and "%" in value:
+                value = unquote(value)
+        else:
+            value = REMARK.sub("", value)
+    return value
+
+
+def clean_email(value: str, is_new: bool = True) -> str:
+    """Return the normal form of an e-mail address; raise ValueError saying what is wrong with it.
+
+    One that is not new may be longer before the @ than mail servers take, as was let through once.
+    """
+    value = unwrapped(clean_pasted(value, "A mailbox").translate(FULL_WIDTH))
+    if behind_name := re.fullmatch(r"[^()@]*\(([^()]+@[^()]+)\)", value):
+        value = behind_name[1]
+    value = re.sub(r"(@[^?]*)\?.*", r"\1", value)  # ?subject=…
     if "=?" in value:  # which mail programs take for the beginning of an encoded word
         raise ValueError("This is not an e-mail address that can be written to: it has =? in it.")
+    local, _, domain = value.rpartition("@")
+    for (where, most), part in zip(MAIL_LIMITS.items(), (local, domain, value), strict=True):
+        size = len(part.encode(errors="replace"))
+        if size > most and (is_new or part is not local):
+            unit = "characters" if part.isascii() else "bytes"
+            raise ValueError(f"Mail servers take at most {most} {unit} {where}; this mailbox has {size}.")
     try:
-        return validate_email(value, check_deliverability=False).normalized
-    except EmailNotValidError as error:
+        found = email_validator.validate_email(value, check_deliverability=False, globally_deliverable=False)
+    except email_validator.EmailNotValidError as error:
         raise ValueError(f"This is not a complete e-mail address. {error}") from None
+    if re.search(r"(^|\.)\d+$", found.ascii_domain):
+        raise ValueError("This is not a complete e-mail address. It ends in a number, and no name of a server does.")
+    return str(found.normalized)
 
 
 class NormalField(StringField):
     """A text field: `data` is what was typed, `normal` its normal form, None when empty or bad.
 
-    `normalise` looks at the length of what was typed before anything else.
+    `normalise` looks at the length of what was typed before anything else. What it finds Doubtful is `doubted`, and
+    taken if the person has `confirmed` just that: by a check box, whose value it is.
     """
 
     def __init__(self, label: str, normalise: Callable[[str], str], **kwargs: Any) -> None:
         super().__init__(label, **kwargs)
         self.normalise = normalise
         self.normal: str | None = None
+        self.doubted: str | None = None
+        self.confirmed: str | None = None
+
+    def process(self, formdata: Any, *args: Any, **kwargs: Any) -> None:
+        """Read what was typed and, from its check box, what was confirmed."""
+        super().process(formdata, *args, **kwargs)
+        self.confirmed = formdata.get(f"{self.name}_anyway") if formdata else None
 
     def pre_validate(self, form: object) -> None:
         """Work out the normal form before the other validators run."""
         typed = self.data or ""
         try:
             self.normal = self.normalise(typed) if len(typed) > KEPT or typed.strip(TRIMMED) else None
+        except Doubtful as doubt:
+            self.doubted = doubt.normal
+            if self.confirmed != doubt.normal:
+                raise StopValidation(str(doubt)) from None
+            self.normal = doubt.normal
         except ValueError as error:
             if len(typed) <= KEPT:
                 raise StopValidation(str(error)) from None
@@ -116,5 +191,5 @@ class EmailField(NormalField):
 
     widget = EmailInput()
 
-    def __init__(self, label: str, **kwargs: Any) -> None:
-        super().__init__(label, clean_email, **kwargs)
+    def __init__(self, label: str, normalise: Callable[[str], str] = clean_email, **kwargs: Any) -> None:
+        super().__init__(label, normalise, **kwargs)

@@ -99,6 +99,15 @@ def test_create_user_adds_to_the_account_that_is_named(
     assert sql.execute(found, [email]).fetchall() == [(account,)]
 
 
+@pytest.mark.parametrize("domain", ["corp.local", "intranet"])
+def test_a_user_may_have_an_address_that_only_the_company_knows(
+    app: Flask, run: Callable[..., Result], account: str, domain: str
+) -> None:
+    email = f"{new_email().partition('@')[0]}@{domain}"
+    assert run("create-user", "--account", account, "--email", email, "--password-stdin", text=PASSWORD).exit_code == 0
+    assert can_log_on(app, email, PASSWORD)
+
+
 def test_set_password_replaces_the_password_and_ends_all_sessions_of_that_user(
     app: Flask, run: Callable[..., Result], team: Team, other_team: Team
 ) -> None:
@@ -167,6 +176,7 @@ def test_a_bad_address_or_password_is_refused_and_nothing_written(
         (lambda team, name: ["create-user", "--account", "Nowhere", "--email", new_email()], "no account named"),
         (lambda team, name: ["set-password", "--email", new_email()], "no user with the address"),
         (lambda team, name: ["create-account", "--account", "x" * 65, "--email", new_email()], "at most 64 characters"),
+        (lambda team, name: ["create-user", "--account", name, "--email", "a" * 65 + "@b.de"], "64 characters before"),
         (lambda team, name: ["create-account", "--account", " ", "--email", new_email()], "'--account'"),
         (lambda team, name: ["create-account", "--account", "a\0b", "--email", new_email()], "characters in this"),
         (lambda team, name: ["create-account", "--account", "\udcff", "--email", new_email()], "characters in this"),

@@ -1,5 +1,6 @@
 """Show that fields turn what people type or paste into its normal form, and refuse what is no text."""
 
+import re
 import time
 import unicodedata
 from collections.abc import Callable
@@ -120,7 +121,6 @@ def test_an_address_is_kept_in_its_normal_form(typed: str, kept: str) -> None:
         "ann",
         "ann@",
         "@example.com",
-        "ann@example",
         "a@b@example.com",
         "ann lee@example.com",
         "ann@exa mple.com",
@@ -129,13 +129,12 @@ def test_an_address_is_kept_in_its_normal_form(typed: str, kept: str) -> None:
         "ann.@example.com",
         "ann@-example.com",
         "ann@[127.0.0.1]",
-        "ann@localhost",
-        "Ann <ann@example.com>",
+        "ann@10.0.0.1",
+        "ann@example.invalid",
         "mailto:ann@example.com@",
         "ann@example.com, bob@example.com",
         '"ann lee"@example.com',
-        "a" * 250 + "@example.com",
-        "ann@" + "a." * 130 + "com",
+        "ann@" + "a" * 64 + ".com",
         "an\x00n@example.com",
         "an\ud800n@example.com",
         "ann@example.com\ufffd",
@@ -145,6 +144,84 @@ def test_an_address_is_kept_in_its_normal_form(typed: str, kept: str) -> None:
 def test_what_is_no_address_is_refused(typed: str) -> None:
     with pytest.raises(ValueError, match=r"not a complete e-mail address|cannot be shown"):
         clean_email(typed)
+
+
+@pytest.mark.parametrize(
+    "domain", ["corp.local", "mail.internal", "nas.home.arpa", "mx.lan", "a.test", "intranet", "localhost"]
+)
+def test_an_address_that_only_the_companys_own_mail_server_knows_is_taken(domain: str) -> None:
+    assert clean_email(f"ops@{domain}") == f"ops@{domain}"
+
+
+LABELS = ".".join(["b" * 62] * 4)
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("a" * 64 + "@example.com", None),
+        ("a" * 65 + "@example.com", "at most 64 characters before the @; this mailbox has 65."),
+        ("é" * 32 + "@example.com", None),
+        ("é" * 33 + "@example.com", "at most 64 bytes before the @; this mailbox has 66."),
+        ("aa@" + LABELS, None),
+        ("aaa@" + LABELS, "at most 254 characters in all; this mailbox has 255."),
+        ("a@" + LABELS + ".cc", "at most 253 characters after the @; this mailbox has 254."),
+        ("a@" + ".".join(["例" * 14] * 5), None),
+        ("a@" + ".".join(["例" * 15] * 8), "at most 253 bytes after the @; this mailbox has 367."),
+        ("a" * 64 + "@" + ".".join("é" * 26), "is converted to IDNA ASCII"),
+    ],
+    ids=lambda value: ascii(value)[:40],
+)
+def test_what_no_mail_server_can_take_is_told_its_limit(typed: str, told: str | None) -> None:
+    if told is None:
+        assert clean_email(typed) == typed
+    else:
+        with pytest.raises(ValueError, match=re.escape(told)):
+            clean_email(typed)
+
+
+def test_a_user_whose_address_was_let_through_once_is_still_known() -> None:
+    address = "a" * 70 + "@example.com"
+    assert clean_email(address, is_new=False) == address
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "mailto:ann@example.com",
+        "mailto:ann%40example.com?subject=Disk%20full&cc=bob@example.com",
+        "Ann Lee <ann@example.com>",
+        '"Lee, Ann" <ann@example.com>;',
+        "To: Ann <ann@example.com>",
+        "<ann@example.com>",
+        "<mailto:ann@example.com|ann@example.com>",
+        "[ann@example.com](mailto:ann@example.com)",
+        "'ann@example.com'",
+        "“ann@example.com”",
+        "「ann@example.com」",
+        "ann@example.com,",
+        "ann@example.com。",
+        "E-mail: ann@example.com",
+        "Email ann@example.com",
+        "邮箱：ann@example.com",
+        "EMAIL;TYPE=WORK:ann@example.com",
+        "SMTP:ann@example.com",
+        "ann@example.com (Ann)",
+        "ann@example.com（张三）",
+        "Ann Lee (ann@example.com)",
+        "ａｎｎ＠ｅｘａｍｐｌｅ．ｃｏｍ",
+        "ann@example。com",
+    ],
+)
+def test_what_address_books_and_chats_put_around_an_address_is_taken_off(typed: str) -> None:
+    assert clean_email(typed) == "ann@example.com"
+
+
+@pytest.mark.parametrize(
+    "kept", ["o'neil@example.com", "mail.ann@example.com", "tel@example.com", "手机1@例子.测试", "a?b@x.org"]
+)
+def test_nothing_is_taken_off_that_belongs_to_the_address(kept: str) -> None:
+    assert clean_email(kept) == kept
 
 
 @repeatable

@@ -45,7 +45,9 @@ BAD_CONTACTS: list[tuple[str, dict[str, Any]]] = [
         ("contact_email_is_an_address", {"email": email})
         for email in (
             *("", "bob", "@example.com", "bob@", "a@b@example.com", "bob lee@example.com", "bob@example.com\n"),
-            "b" * 250 + "@a.de",
+            *("b" * 64 + "@" + "a" * 187 + ".de", "é" * 33 + "@example.com", "b" * 65 + "@example.com"),
+            *("bob@[10.0.0.1]", "Bob<bob@example.com", "bob@example.com>", "b,c@example.com", '"b"@example.com'),
+            *("b\\c@example.com", "=?utf-8?q?b?=@example.com", "bob@example.com;"),
         )
     ),
     *(
@@ -220,7 +222,7 @@ def test_good_contacts_are_taken(team: Team, other_team: Team) -> None:
     other_team.add(**PRESENT)  # the same number, address and even id: another account's are no concern
     team.add("字" * 64, mobile="+123456")
     team.add("字" * 64, mobile="+123456789012345", email=None, dingtalk_url=None)
-    team.add("b", email="b" * 249 + "@a.de")
+    team.add("b", email="b" * 64 + "@" + "a" * 186 + ".de")
     team.add("c", dingtalk_url=f"{ROBOT}a-Z_9")
     team.add("d", dingtalk_url=f"{ROBOT}a-Z_9")
     assert len(team.contacts()) == 6
@@ -642,6 +644,25 @@ def test_an_upgrade_encrypts_the_robots_that_are_there(
         assert found[0].dingtalk_url_encrypted != found[1].dingtalk_url_encrypted
         db.session.remove()
         db.engine.dispose()
+
+
+@pytest.mark.parametrize("email", ["b" * 70 + "@example.com", "bob@example.com"])
+def test_an_upgrade_keeps_a_mailbox_that_is_longer_than_mail_servers_take(
+    new_database: Callable[[], str], settings: dict[str, str], email: str
+) -> None:
+    url = new_database()
+    upgrade(url, settings, "0006")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO accounts (id, name, contact_quota) OVERRIDING SYSTEM VALUE VALUES (7, 'Ops', 9)"
+        )
+        insert(connection, "contacts", {"account_id": 7, "name": "Bob", "email": email})
+        upgrade(url, settings)
+        assert connection.execute("SELECT email FROM contacts").fetchall() == [(email,)]
+        query = "SELECT convalidated FROM pg_constraint WHERE conname = 'contact_email_is_an_address'"
+        assert connection.execute(query).fetchone() == (len(email) < 70,)
+        with pytest.raises(errors.CheckViolation):
+            insert(connection, "contacts", {"account_id": 7, "name": "Cid", "email": "c" * 70 + "@example.com"})
 
 
 REVISIONS = sorted(script.revision for script in ScriptDirectory(Path(migrations.__file__).parent).walk_revisions())

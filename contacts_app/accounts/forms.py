@@ -6,10 +6,11 @@ from flask_wtf import FlaskForm
 from wtforms import PasswordField
 from wtforms.validators import EqualTo, InputRequired, ValidationError
 
-from ..fields import UNREADABLE, EmailField, NormalField, check_length, clean_text
+from ..fields import UNREADABLE, EmailField, NormalField, check_length, clean_email, clean_text
 from .models import LONGEST_PASSWORD
 
 SHORTEST_PASSWORD = 12
+known_email = partial(clean_email, is_new=False)
 clean_account = partial(clean_text, most=64, what="The name of an account")
 
 
@@ -36,7 +37,7 @@ class NewPasswordField(PasswordField):
 class LogonForm(FlaskForm):
     """The log-on page."""
 
-    email = EmailField("E-mail", validators=[InputRequired("Enter your e-mail address.")])
+    email = EmailField("E-mail", known_email, validators=[InputRequired("Enter your e-mail address.")])
     password = PasswordField("Password", validators=[InputRequired("Enter your password.")])
 
 

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import sqlalchemy as sa
 
 from ..config import Settings
-from ..contacts.forms import shown_robot
+from ..contacts.addresses import shown_robot
 from ..contacts.models import decrypted
 from ..db import db
 from .attempts import GIVE_UP_AT, TOLD, Claimed, Result, claimed_from, columns

@@ -5,7 +5,7 @@ import traceback
 from collections.abc import Callable
 
 from ..config import Settings
-from ..contacts.forms import shown_mobile
+from ..contacts.addresses import shown_mobile
 from .attempts import GONE, NO_ADDRESS, Claimed, Result
 from .channels import Outcome, configured, mail, outgoing, sms
 

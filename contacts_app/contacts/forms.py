@@ -1,94 +1,40 @@
 """Say what a contact may be, and put what the database refuses beside its field."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
-import phonenumbers
 import sqlalchemy as sa
 from flask import url_for
 from flask_wtf import FlaskForm
 from markupsafe import Markup
-from phonenumbers import NumberParseException, PhoneNumberType
 from werkzeug.exceptions import BadRequest
 from wtforms import BooleanField, Field, HiddenField, IntegerField
 from wtforms.validators import Optional
 from wtforms.widgets import HiddenInput
 
-from ..config import current_settings
 from ..db import violated_constraint
-from ..fields import EmailField, NameField, NormalField, TelField, clean_pasted, clean_text
+from ..fields import Doubtful, EmailField, NameField, NormalField, TelField, clean_text
 from ..opened import marks, unchanged
+from .addresses import (
+    clean_dingtalk_secret,
+    clean_dingtalk_url,
+    clean_mailbox,
+    clean_mobile,
+    is_doubtful_mailbox,
+    is_doubtful_mobile,
+    shown_mobile,
+)
 from .models import FIELDS, FILTERS, PAGE_SIZE, SORTS, Contact, Query
 
 NO_CHANNEL = "Enter a mobile phone number, a mailbox or a DingTalk robot: at least one of the three."
-UNREADABLE_ROBOT = "cannot be read: enter it again"
+DOUBTFUL: Mapping[str, Callable[[str], bool]] = {"mobile": is_doubtful_mobile, "email": is_doubtful_mailbox}
 # What is merged as one where two people edit a contact: a secret is no good with another robot's address.
 UNITS = (
     *(("name",), ("mobile",), ("email",), ("dingtalk_url", "dingtalk_secret", "dingtalk_keyword")),
     ("receives_system_notifications",),
 )
-CAN_BE_MOBILE = (PhoneNumberType.MOBILE, PhoneNumberType.FIXED_LINE_OR_MOBILE)
-
-
-def clean_mobile(value: str) -> str:
-    """Return a mobile number in E.164, whatever its spelling; raise ValueError saying what is wrong with it."""
-    value = clean_pasted(value, "A mobile phone number")
-    region = current_settings().default_region
-    if not re.search(r"[^\W\d_]", value):  # letters: phonenumbers would dial them
-        # Where 00 is not how one dials abroad, it is still how many people write it.
-        for spelling in (value, re.sub(r"^\D*00", "+", value)):
-            try:
-                number = phonenumbers.parse(spelling, region)
-            except NumberParseException:
-                continue
-            if phonenumbers.is_valid_number(number) and not number.extension:
-                if phonenumbers.number_type(number) not in CAN_BE_MOBILE:
-                    raise ValueError("This is a valid number, but not one of a mobile phone.")
-                return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
-    example = phonenumbers.example_number_for_type(region, PhoneNumberType.MOBILE)
-    shown = f", such as {shown_mobile(phonenumbers.format_number(example, 0))}" if example else ""
-    raise ValueError(f"This is not a complete mobile phone number{shown}.")
-
-
-@lru_cache(maxsize=10_000)
-def shown_mobile(mobile: str) -> str:
-    """Return a mobile number in E.164 as it is written internationally."""
-    try:
-        return phonenumbers.format_number(phonenumbers.parse(mobile), phonenumbers.PhoneNumberFormat.INTERNATIONAL)
-    except NumberParseException:  # written past the form: no reason to hide the whole list
-        return mobile
-
-
-def clean_dingtalk_url(value: str) -> str:
-    """Return the normal form of a robot's webhook address; raise ValueError showing the right form."""
-    value = clean_pasted(value, "A robot's address")
-    hosts = current_settings().dingtalk_hosts
-    try:
-        parts = urlsplit(value)
-        host = parts.netloc.lower()
-        fits = parts.scheme == "https" and host in hosts
-    except ValueError:
-        fits = False
-    if fits and parts.path == "/robot/send" and not parts.fragment:
-        match parse_qsl(parts.query, keep_blank_values=True):
-            case [("access_token", token)] if re.fullmatch("[A-Za-z0-9_-]{1,256}", token):
-                return f"https://{host}/robot/send?access_token={token}"
-    raise ValueError(
-        "This is not the address of a DingTalk robot, which looks like "
-        f"https://{hosts[0]}/robot/send?access_token=… (copy it from the robot's settings)."
-    )
-
-
-def clean_dingtalk_secret(value: str) -> str:
-    """Return the secret of a robot's signature; raise ValueError showing the right form."""
-    value = clean_pasted(value, "A robot's secret")
-    if not re.fullmatch("SEC[A-Za-z0-9]{8,128}", value):
-        raise ValueError("This is not the secret of a signature, which starts with SEC (copy it from the robot).")
-    return value
 
 
 class ContactForm(FlaskForm):
@@ -96,7 +42,7 @@ class ContactForm(FlaskForm):
 
     name = NameField("Name")
     mobile = TelField("Mobile phone number", clean_mobile)
-    email = EmailField("Mailbox")
+    email = EmailField("Mailbox", clean_mailbox)
     dingtalk_url = NormalField("DingTalk robot", clean_dingtalk_url)
     dingtalk_secret = NormalField("Signature secret", clean_dingtalk_secret)
     dingtalk_keyword = NormalField("Keyword", partial(clean_text, most=64, what="A keyword"))
@@ -129,8 +75,15 @@ class ContactForm(FlaskForm):
     def show(self, contact: Contact) -> None:
         """Fill in what is saved of `contact`."""
         for name, value in shown_values(contact).items():
-            self[name].data = value
+            self._fill(name, getattr(contact, name), value)
         self._open(contact)
+
+    def _fill(self, name: str, value: Any, shown: Any) -> None:
+        """Put a saved value into a field; what is doubtful of it has been confirmed."""
+        field = self[name]
+        field.data = shown
+        if value and name in DOUBTFUL:
+            field.doubted = field.confirmed = value if DOUBTFUL[name](value) else None
 
     def _open(self, contact: Contact) -> None:
         """Note what the form is opened with, or anew with what somebody else has saved."""
@@ -178,7 +131,7 @@ class ContactForm(FlaskForm):
     def _take(self, name: str, value: Any, shown: Any) -> None:
         """Put a saved value into a field."""
         field = self[name]
-        field.data = shown
+        self._fill(name, value, shown)
         if isinstance(field, NormalField):
             field.normal = value
         self.kept = [*self.kept, field.label.text]
@@ -257,15 +210,6 @@ def shown_values(contact: Contact) -> dict[str, Any]:
     }
 
 
-def shown_robot(url: str | None) -> str:
-    """Return what may be seen of a robot's address: its host and the last 4 characters of its token."""
-    if url is None:
-        return UNREADABLE_ROBOT
-    parts = urlsplit(url)
-    token = parts.query.removeprefix("access_token=")
-    return f"{parts.netloc} …{token[-4:] if len(token) > 8 else ''}"
-
-
 def read_query(arguments: Mapping[str, str]) -> Query:
     """Return which contacts the address asks for; a value that no link of the console has is a 400."""
     text = read_text(arguments.get("q", ""))
@@ -279,8 +223,12 @@ def read_query(arguments: Mapping[str, str]) -> Query:
         raise BadRequest("The list cannot be narrowed to that.")
     number = None
     if field == "mobile":
-        with suppress(ValueError):
+        try:
             number = clean_mobile(text)
+        except Doubtful as doubt:
+            number = doubt.normal
+        except ValueError:
+            pass
     return Query(text, field, sort, read_page(page), show, number)
 
 

@@ -63,7 +63,9 @@ class Contact(Base):
         sa.CheckConstraint(CLEAN_NAME, name="contact_name_is_clean"),
         sa.CheckConstraint(r"mobile ~ '^\+[1-9][0-9]{5,14}$'", name="contact_mobile_is_e164"),
         sa.CheckConstraint(
-            "email ~ '^[^@[:space:]]+@[^@[:space:]]+$' AND char_length(email) <= 254",
+            # What smtplib writes as it stands, within the limits of RFC 5321.
+            r"""email ~ '^[^][<>()\\,;:@"[:space:]]+@[^][<>()\\,;:@"[:space:]]+$' AND strpos(email, '=?') = 0"""
+            " AND octet_length(email) <= 254 AND octet_length(split_part(email, '@', 1)) <= 64",
             name="contact_email_is_an_address",
         ),
         sa.CheckConstraint(

@@ -19,7 +19,8 @@ from ..accounts.models import Account
 from ..accounts.views import visitor
 from ..db import db
 from ..encryption import note_key
-from .forms import ContactForm, read_ids, read_query, shown_mobile, shown_robot
+from .addresses import shown_mobile, shown_robot
+from .forms import ContactForm, read_ids, read_query
 from .models import FILTERS, PAGE_SIZE, Contact, ListedContact, Page, Query, decrypted, surroundings
 
 blueprint = Blueprint("contacts", __name__)

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from contacts_app import config
-from contacts_app.alerts.channels import Outcome, outgoing
+from contacts_app.alerts.channels import Outcome, mail, outgoing
 from contacts_app.alerts.channels.mail import Mailer
+from contacts_app.fields import clean_email
 from tests.alerts.counterparts import SMTP_FROM, SMTP_PASSWORD, Authority, MailServer, environment
 from tests.alerts.test_dingtalk import told
 
@@ -300,6 +303,32 @@ def test_a_mailbox_of_other_letters_needs_a_server_that_knows_them(
     assert send(mailer, "用户@例子.example") == ("failed", words, None, False)
     assert send(mailer) == SENT
     mailer.close()
+
+
+@settings(derandomize=True, deadline=None, database=None, max_examples=300)
+@given(
+    typed=st.emails()
+    | st.builds(
+        "{}@{}".format, st.text(max_size=70), st.sampled_from(["example.com", "例子.测试", "intranet", "b.local"])
+    )
+    | st.builds(
+        "{}@{}".format,
+        st.text(st.sampled_from("ab.é字!#$%&'*+/=?^_`{|}~-<>()\\\"@"), max_size=70),
+        st.lists(st.text(st.sampled_from("ab1é字-_"), min_size=1, max_size=20), min_size=1, max_size=9).map(".".join),
+    )
+)
+def test_a_mailbox_that_is_saved_can_be_written_to(typed: str) -> None:
+    try:
+        address = clean_email(typed)
+    except ValueError:
+        return
+    recipient = mail._as_known_to_servers(address)
+    local, _, domain = recipient.rpartition("@")
+    assert domain.isascii()
+    assert (len(local.encode()) <= 64, len(domain) <= 253, len(recipient.encode()) <= 254) == (True,) * 3
+    message = mail.message_of(SMTP_FROM, recipient, told(), "1", None)
+    assert message["To"].addresses[0].addr_spec == recipient
+    assert b"\r\nTo: " in message.as_bytes()
 
 
 @pytest.mark.parametrize("address", ["ann", "ann@", "ann@\r\nexample.com", "ann@..例", "a b@example.com", "a@b@c", ""])

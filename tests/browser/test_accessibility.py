@@ -624,7 +624,7 @@ def test_every_error_is_tied_to_its_field(page: Page, contacts: Team) -> None:
     box = dialog(page)
     for label, said in {
         "Name": "Enter a name.",
-        "Mobile phone number": "This is not a complete mobile phone number",
+        "Mobile phone number": "This is too short for a mobile phone number",
         "Mailbox": "This is not a complete e-mail address.",
         "DingTalk robot": r"https://oapi\.dingtalk\.com/robot/send\?access_token=",
     }.items():

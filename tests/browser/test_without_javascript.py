@@ -52,6 +52,21 @@ def test_contacts_are_created(page: Page) -> None:
     expect(message(page)).not_to_contain_text("Zoe")
 
 
+def test_a_number_that_is_not_known_is_saved_all_the_same(page: Page) -> None:
+    page.goto("/contacts/new")
+    field(page, "Name").fill("Zoe")
+    field(page, "Mobile phone number").fill("14912345678")
+    ok(page)
+    expect(field(page, "Mobile phone number")).to_be_focused()
+    box = page.get_by_role("checkbox", name="Save +8614912345678 all the same")
+    expect(box).not_to_be_checked()
+    expect(box).to_have_accessible_description(re.compile("not known as a mobile number"))
+    box.check()
+    ok(page)
+    expect(message(page)).to_contain_text("Zoe has been created.")
+    expect(row(page, "Zoe")).to_contain_text("+86 149 1234 5678")
+
+
 def test_contacts_are_edited(page: Page) -> None:
     control(page, "Bob", "Editing").click()
     expect(page.get_by_role("heading", name="Edit contacts", level=1)).to_be_visible()

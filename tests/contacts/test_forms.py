@@ -1,5 +1,6 @@
 """Show that the form of a contact takes what people usually type, and says beside the field what it cannot take."""
 
+import re
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,17 @@ from werkzeug.exceptions import BadRequest
 
 from contacts_app import create_app
 from contacts_app.config import DINGTALK_HOSTS
-from contacts_app.contacts.forms import (
+from contacts_app.contacts.addresses import (
     CAN_BE_MOBILE,
-    ContactForm,
     clean_dingtalk_url,
     clean_mobile,
-    read_ids,
-    read_query,
+    is_doubtful_mobile,
     shown_mobile,
     shown_robot,
 )
+from contacts_app.contacts.forms import ContactForm, read_ids, read_query
 from contacts_app.contacts.models import Query
-from contacts_app.fields import clean_email
+from contacts_app.fields import Doubtful, clean_email
 from tests.conftest import ROBOT, Team
 
 repeatable = settings(
@@ -159,45 +159,60 @@ def test_a_number_without_a_country_code_belongs_to_the_default_region(
 
 
 @pytest.mark.parametrize(
-    "typed",
+    ("reason", "typed"),
     [
-        "1",
-        "138",
-        "1380013800",
-        "138001380000",
-        "+86 138 0013 800",
-        "99999999999",
-        "+999 138 0013 8000",
-        "+",
-        "-",
-        "()",
-        "13800138000 13900139000",
-        "13800138000,13900139000",
-        "13800138000/13900139000",
-        "13800138000 ext 5",
-        "13800138000#5",
-        "138OO138OOO",
-        "1-800-FLOWERS",
-        "tel:+8613800138000",
-        "ann@example.com",
-        "张三",
-        "١" * 40,
-        "+" * 300,
-        "1" * 300,
-        "0" * 300,
-        "00",
-        "13800\n138000",
-        "13800138\x00000",
-        "13800138\ud800000",
-        "13800138000\ufffd",
-        "²¹³⁸⁰⁰¹³⁸⁰⁰⁰",
-        "①③⑧⓪⓪①③⑧⓪⓪⓪",
+        *(("too short", typed) for typed in ("1", "138", "00", "1380013800", "+86 138 0013 800", "149 1234 567")),
+        *(("too long", typed) for typed in ("138001380000", "149 1234 56789", "١" * 40, "1" * 300, "0" * 300)),
+        *(("too long", f"13800138000{sign}13900139000") for sign in " ,/"),
+        *(("not one mobile", f"13800138000{sign}13900139000") for sign in ";|"),
+        *(("country code that does not exist", typed) for typed in ("+999 138 0013 8000", "00999 138 0013 8000")),
+        *(("is not a mobile", typed) for typed in ("+", "-", "()", "+" * 300)),
+        *(("no letters", typed) for typed in ("138OO138OOO", "1-800-FLOWERS", "ann@example.com", "张三")),
+        *(("no letters", typed) for typed in ("²¹³⁸⁰⁰¹³⁸⁰⁰⁰", "①③⑧⓪⓪①③⑧⓪⓪⓪", "Ann 13800138000")),
     ],
-    ids=lambda typed: ascii(typed)[:30],
+    ids=lambda text: ascii(text)[:30],
 )
-def test_what_is_no_number_is_refused_with_an_example(in_china: None, typed: str) -> None:
-    with pytest.raises(ValueError, match=r"not a complete mobile phone number, such as \+86 1|cannot be shown"):
+def test_what_is_no_number_is_refused_with_the_reason_and_an_example(in_china: None, reason: str, typed: str) -> None:
+    with pytest.raises(ValueError, match=rf"{reason}.*\. One looks like \+86 1") as caught:
         clean_mobile(typed)
+    assert not isinstance(caught.value, Doubtful)
+
+
+@pytest.mark.parametrize("typed", ["13800138000 ext 5", "13800138000#5", "tel:+8613800138000;ext=5"])
+def test_a_number_with_an_extension_is_refused_as_such(in_china: None, typed: str) -> None:
+    with pytest.raises(ValueError, match="has an extension"):
+        clean_mobile(typed)
+
+
+@pytest.mark.parametrize(
+    "typed", ["13800\n138000", "13800138\x00000", "13800138\ud800000", "13800138000\ufffd"], ids=ascii
+)
+def test_a_number_with_what_cannot_be_shown_is_refused(in_china: None, typed: str) -> None:
+    with pytest.raises(ValueError, match="cannot be shown"):
+        clean_mobile(typed)
+
+
+@pytest.mark.parametrize(
+    ("typed", "mobile", "shown"),
+    [
+        ("14912345678", "+8614912345678", "+86 149 1234 5678"),
+        ("0086 149 1234 5678", "+8614912345678", "+86 149 1234 5678"),
+        ("tel:+86-149-1234-5678", "+8614912345678", "+86 149 1234 5678"),
+        ("12912345678", "+8612912345678", "+86 12912345678"),
+        ("+1 200 555 0123", "+12005550123", "+1 200-555-0123"),
+        ("+44 7024 123456", "+447024123456", "+44 70 2412 3456"),  # known, as a personal number: some take texts
+    ],
+)
+def test_a_number_of_a_possible_length_that_is_not_known_is_asked_about(
+    in_china: None, team: Team, typed: str, mobile: str, shown: str
+) -> None:
+    with pytest.raises(Doubtful) as caught:
+        clean_mobile(typed)
+    assert str(caught.value) == f"{shown} is not known as a mobile number. Save it all the same?"
+    assert caught.value.normal == mobile
+    assert shown_mobile(mobile) == shown
+    assert read_query({"q": typed, "field": "mobile"}).number == mobile
+    assert accepts(team, mobile=mobile)
 
 
 @pytest.mark.parametrize("typed", ["010 6552 9988", "+86 10 6552 9988", "+44 20 7946 0958", "400 810 8888"])
@@ -207,7 +222,7 @@ def test_a_number_that_is_no_mobile_is_refused_as_such(in_china: None, typed: st
 
 
 def test_a_country_shows_its_own_example(console_in: Any) -> None:
-    with console_in(DEFAULT_REGION="GB").app_context(), pytest.raises(ValueError, match=r"such as \+44 7"):
+    with console_in(DEFAULT_REGION="GB").app_context(), pytest.raises(ValueError, match=r"looks like \+44 7"):
         clean_mobile("12")
 
 
@@ -235,14 +250,54 @@ def test_a_number_of_any_country_survives_being_shown_and_typed_again(in_china: 
 @repeatable
 @given(typed=st.text(st.sampled_from("0123456789+-() .０９\u200bx#;,/a"), max_size=24) | st.text(max_size=40))
 def test_a_number_is_a_valid_mobile_in_e164_or_refused(in_china: None, typed: str) -> None:
+    def cleaned(typed: str) -> tuple[str, bool]:
+        try:
+            return clean_mobile(typed), False
+        except Doubtful as doubt:
+            return doubt.normal, True
+
     try:
-        mobile = clean_mobile(typed)
+        mobile, is_doubtful = cleaned(typed)
     except ValueError:
         return
     number = phonenumbers.parse(mobile)
-    assert phonenumbers.is_valid_number(number)
-    assert phonenumbers.number_type(number) in CAN_BE_MOBILE
-    assert clean_mobile(mobile) == clean_mobile(shown_mobile(mobile)) == mobile
+    is_known = phonenumbers.is_valid_number(number) and phonenumbers.number_type(number) in CAN_BE_MOBILE
+    assert is_known != is_doubtful
+    assert is_doubtful_mobile(mobile) == is_doubtful
+    assert re.fullmatch(r"\+[1-9][0-9]{5,14}", mobile)
+    assert cleaned(mobile) == cleaned(shown_mobile(mobile)) == (mobile, is_doubtful)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "tel:+8613800138000",
+        "tel:+86-138%200013%208000",
+        "sms:+8613800138000?body=Disk%20full%201",
+        "sms:+8613800138000&body=1",
+        "callto:13800138000",
+        "TEL;TYPE=CELL:+8613800138000",
+        "Mobile: 138 0013 8000",
+        "Tel. 138 0013 8000",
+        "手机：13800138000",
+        "手机号13800138000",
+        "电话 138 0013 8000",
+        "<tel:+8613800138000|138 0013 8000>",
+        "[138 0013 8000](tel:+8613800138000)",
+        "Ann <+86 138 0013 8000>",
+        "“13800138000”",
+        "(13800138000)",
+        "13800138000.",
+        "13800138000；",
+        "138 0013 8000 (mobile)",
+        "13800138000（手机）",
+        "https://wa.me/8613800138000?text=1",
+        "whatsapp://send?phone=8613800138000",
+        "https://api.whatsapp.com/send?phone=8613800138000&text=1",
+    ],
+)
+def test_what_address_books_and_chats_put_around_a_number_is_taken_off(in_china: None, typed: str) -> None:
+    assert clean_mobile(typed) == "+8613800138000"
 
 
 def test_a_number_is_shown_as_it_is_written_internationally() -> None:
@@ -260,6 +315,19 @@ def test_a_number_is_shown_as_it_is_written_internationally() -> None:
         ("HTTPS://OAPI.DingTalk.com/robot/send?access_token=aBc", f"{ROBOT}aBc"),
         ("https://oapi.ding\u00adtalk.com/robot/\u200bsend?access_token=abc", f"{ROBOT}abc"),
         (f"{ROBOT}{'a' * 256}", f"{ROBOT}{'a' * 256}"),
+        (f"<{ROBOT}abc>", f"{ROBOT}abc"),
+        (f"<{ROBOT}abc|the robot>", f"{ROBOT}abc"),
+        (f"[the robot]({ROBOT}abc)", f"{ROBOT}abc"),
+        (f'"{ROBOT}abc"', f"{ROBOT}abc"),
+        (f"“{ROBOT}abc”", f"{ROBOT}abc"),
+        (f"【{ROBOT}abc】", f"{ROBOT}abc"),
+        (f"Webhook: {ROBOT}abc", f"{ROBOT}abc"),
+        (f"地址：{ROBOT}abc。", f"{ROBOT}abc"),
+        (f"{ROBOT}abc.", f"{ROBOT}abc"),
+        (f"{ROBOT}abc/", f"{ROBOT}abc"),
+        (f"{ROBOT}a%2Dbc", f"{ROBOT}a-bc"),
+        ("https://oapi.dingtalk.com/robot/send/?access_token=abc", f"{ROBOT}abc"),
+        ("https%3A%2F%2Foapi.dingtalk.com%2Frobot%2Fsend%3Faccess_token%3Dabc", f"{ROBOT}abc"),
     ],
 )  # fmt: skip
 def test_the_address_of_a_robot_is_kept_in_its_normal_form(in_china: None, typed: str, kept: str) -> None:
@@ -296,7 +364,9 @@ def test_the_address_of_a_robot_is_kept_in_its_normal_form(in_china: None, typed
         "https://@oapi.dingtalk.com/robot/send?access_token=abc",
         "https://oapi.dingtalk.com@example.com/robot/send?access_token=abc",
         "https://oapi.dingtalk.com/?access_token=abc",
-        "https://oapi.dingtalk.com/robot/send/?access_token=abc",
+        f"https://example.com/?to={ROBOT}abc",
+        f"{ROBOT}abc {ROBOT}def",
+        f'{ROBOT}abc"def',
         "https://oapi.dingtalk.com/robot/sendings?access_token=abc",
         "https://oapi.dingtalk.com/robot/../robot/send?access_token=abc",
         "https://oapi.dingtalk.com//robot/send?access_token=abc",
@@ -524,6 +594,26 @@ def test_a_name_accepted_by_the_form_is_accepted_by_the_schema(plain: Flask, tea
     assert 1 <= len(name) <= 64
     assert accepts(team, name=name, mobile="+8613800138000")
     assert filled(plain, name=name, mobile="13800138000").values()["name"] == name
+
+
+@pytest.mark.parametrize(
+    ("field", "typed", "normal", "question"),
+    [
+        ("mobile", "149 1234 5678", "+8614912345678", "+86 149 1234 5678 is not known as a mobile number."),
+        ("email", "Ann@intranet", "Ann@intranet", "intranet has no dot: only a mail server of your own can know it."),
+    ],
+)
+def test_what_is_doubtful_is_saved_when_just_that_was_confirmed(
+    plain: Flask, field: str, typed: str, normal: str, question: str
+) -> None:
+    for confirmed in (None, "", "y", normal + "9"):
+        form = filled(plain, **{field: typed}, **({f"{field}_anyway": confirmed} if confirmed is not None else {}))
+        assert form.errors == {field: [f"{question} Save it all the same?"]}
+        assert (form[field].doubted, form.values()[field]) == (normal, None)
+    form = filled(plain, **{field: typed, f"{field}_anyway": normal})
+    assert form.errors == {}
+    assert form.values()[field] == normal
+    assert filled(plain, mobile="13800138000").mobile.doubted is None
 
 
 @repeatable

@@ -471,6 +471,48 @@ def test_what_editing_shows_can_be_saved_as_it_is(team: Team) -> None:
     assert {field: after[field] for field in columns} == {field: before[field] for field in columns}
 
 
+@as_page_and_htmx
+def test_a_number_that_is_not_known_is_saved_when_its_box_is_ticked(team: Team, htmx: bool) -> None:
+    typed = {"name": "Bob", "mobile": "149 1234 5678", "email": "bob@intranet"}
+    asked = team.post("/contacts/new", typed, htmx)
+    assert asked.status_code == 422
+    assert errors_of(asked) == {
+        "mobile": "+86 149 1234 5678 is not known as a mobile number. Save it all the same?",
+        "email": "intranet has no dot: only a mail server of your own can know it. Save it all the same?",
+    }
+    assert (value_of(asked, "mobile"), value_of(asked, "email")) == ("149 1234 5678", "bob@intranet")
+    boxes = {f"{field}_anyway": value_of(asked, f"{field}_anyway") for field in ("mobile", "email")}
+    assert boxes == {"mobile_anyway": "+8614912345678", "email_anyway": "bob@intranet"}
+    assert not re.search(r'_anyway"[^>]* checked', asked.text)
+    assert team.contacts() == []
+
+    again = team.post("/contacts/new", typed | {"mobile_anyway": boxes["mobile_anyway"]}, htmx)
+    assert list(errors_of(again)) == ["email"]
+    assert re.findall(r'name="(\w+)_anyway"[^>]* checked>', again.text) == ["mobile"]
+
+    saved = team.post("/contacts/new", typed | boxes, htmx)
+    assert saved.status_code < 400
+    (contact,) = team.contacts()
+    assert (contact["mobile"], contact["email"]) == ("+8614912345678", "bob@intranet")
+    found = team.get("/contacts?field=mobile&q=0086 149 1234 5678")
+    assert rows(found) == ["Bob"]
+    assert "+86 149 1234 5678" in found.text
+
+
+def test_editing_asks_no_second_time_about_what_is_saved_but_about_another_number(team: Team) -> None:
+    contact = team.add("Ann", mobile="+8614912345678", email="ann@intranet")
+    form = team.get(f"/contacts/{contact}/edit")
+    names = ("name", "mobile", "email", "version", "mobile_anyway", "email_anyway")
+    typed = {field: value_of(form, field) for field in names}
+    assert len(re.findall(r'name="\w+_anyway"[^>]* checked>', form.text)) == 2
+    assert team.post(f"/contacts/{contact}/edit", typed | {"name": "Bea"}).status_code == 303
+    other = team.post(f"/contacts/{contact}/edit", typed | {"version": "2", "mobile": "149 1234 5679"})
+    assert list(errors_of(other)) == ["mobile"]
+    assert (team.contact(contact)["name"], team.contact(contact)["mobile"]) == ("Bea", "+8614912345678")
+    unticked = team.post(f"/contacts/{contact}/edit", typed | {"version": "2", "mobile_anyway": ""})
+    assert list(errors_of(unticked)) == ["mobile"]
+
+
 def test_editing_can_empty_a_channel_and_switch_off_notifications(team: Team) -> None:
     contact = team.add("Ann", mobile="+8613800138000", email="ann@example.com", receives_system_notifications=True)
     typed = {"name": "Ann", "mobile": "", "email": "ann@example.com", "version": 1}

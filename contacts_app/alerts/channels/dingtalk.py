@@ -155,9 +155,12 @@ def _size(text: str) -> int:
 
 def _mention(mobile: str) -> str:
     """Return the number as DingTalk knows it: 13800000000 in China, +1-2025550123 elsewhere."""
-    number = phonenumbers.parse(mobile)
-    national = phonenumbers.national_significant_number(number)
-    return national if number.country_code == 86 else f"+{number.country_code}-{national}"
+    try:
+        code = str(phonenumbers.parse(mobile).country_code)
+    except phonenumbers.NumberParseException:  # of a country that the table does not know
+        return mobile
+    national = mobile.removeprefix(f"+{code}")
+    return national if code == "86" else f"+{code}-{national}"
 
 
 def _signature(secret: str, now: float) -> str:
