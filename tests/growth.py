@@ -236,6 +236,7 @@ PEOPLE = (
     Act("groups", _page("/groups")),
     Act("search for groups", _page("/groups?q=ada")),
     Act("group: the form", _page("/groups/{group}/edit")),
+    Act("group: who is in it", _page("/groups/{group}")),
     Act(
         "add 100 to a group",
         lambda team: team.post("/groups/assign", 200, id=_ids(100)(team), group=(team.account_id - 1) * 5 + 2),

@@ -7,11 +7,12 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from ..config import current_settings
-from ..contacts.models import FILTERS, LISTED, Contact, surroundings
-from ..db import db, run
-from ..groups.models import Membership, group_surroundings
+from ..contacts.models import FILTERS, LISTED, Contact, ListedContact, surroundings
+from ..db import run
+from ..groups.models import KnownOfGroup, Membership, group_surroundings
 from .channels import configured
 from .models import CHANNELS, OF_CONTACT, Alert, ChannelState, Delivery, Integration, Worker
 
@@ -96,47 +97,115 @@ def _reach() -> sa.Select[*tuple[Any, ...]]:
     )
     # One row that is always there, so that one statement tells of the workers and of the contacts.
     one = sa.select(Worker.is_one_alive().label("lives"), Delivery.is_late(account_id).label("late")).subquery()
-    is_of_contact = sa.and_(ChannelState.account_id == account_id, ChannelState.contact_id == unreachable.c.id)
     found = unreachable.c
     return (
         sa.select(one.c.lives, one.c.late, found.total)
-        .add_columns(found.id, found.name, found.mobile, found.email, found.dingtalk_url_hash)
-        .add_columns(ChannelState.channel, ChannelState.failing_since, ChannelState.answer)
+        .add_columns(*_reasons(found))
         .select_from(one)
         .outerjoin(unreachable, sa.true())
-        .outerjoin(ChannelState, sa.and_(is_of_contact, ChannelState.failing_since.is_not(None)))
+        .outerjoin(ChannelState, _fails(found))
         .order_by(found.place, ChannelState.channel.desc())  # which is the order of CHANNELS
     )
 
 
-def reach_of(account_id: int) -> Reach:
-    """Return what has to be said before an alert does."""
-    rows = run(_reach(), {"account_id": account_id})
+@cache
+def _unreachable_members() -> sa.Select[*tuple[Any, ...]]:
+    """Return the statement of unreachable_members, built once."""
+    mine = (Membership.account_id == sa.bindparam("account_id"), Membership.group_id == sa.bindparam("group_id"))
+    contact = Contact.__table__.c
+    return (
+        sa.select(*_reasons(contact))
+        .join(Membership, sa.and_(Membership.account_id == Contact.account_id, Membership.contact_id == Contact.id))
+        .outerjoin(ChannelState, _fails(contact))
+        .where(*mine, ~is_reachable())
+        .order_by(sa.collate(Contact.name_key, "C"), Contact.id, ChannelState.channel.desc())
+    )
+
+
+def _reasons(contact: Any) -> tuple[Any, ...]:
+    """Return the columns that _gather takes: of a contact, and of a channel of it that fails."""
+    addresses = (contact.mobile, contact.email, contact.dingtalk_url_hash)
+    known = (ChannelState.channel, ChannelState.failing_since, ChannelState.answer)
+    return (contact.id, contact.name, *addresses, *known)
+
+
+def _fails(contact: Any) -> sa.ColumnElement[bool]:
+    """Return the condition that what is known of a channel is that one of the contact fails."""
+    is_its = sa.and_(ChannelState.account_id == sa.bindparam("account_id"), ChannelState.contact_id == contact.id)
+    return sa.and_(is_its, ChannelState.failing_since.is_not(None))
+
+
+def _gather(rows: Iterable[tuple[Any, ...]]) -> dict[int, Unreachable]:
+    """Return the contacts of the rows, which have the columns of _reasons, by their ids."""
     off = channels_off()
-    named: dict[int, Unreachable] = {}
-    for *_, id, name, mobile, email, robot, failing, since, answer in rows:
+    found: dict[int, Unreachable] = {}
+    for id, name, mobile, email, robot, failing, since, answer in rows:
         if id is None:
             continue
-        contact = named.setdefault(id, Unreachable(id, name, {}))
+        contact = found.setdefault(id, Unreachable(id, name, {}))
         for (channel, words), address in zip(CHANNELS.items(), (mobile, email, robot), strict=True):
             if address is not None and channel in off:
                 contact.reasons[words] = Health("off", answer=off[channel])
             elif failing == channel:
                 contact.reasons[words] = Health("fails", since, answer)
+    return found
+
+
+def reach_of(account_id: int) -> Reach:
+    """Return what has to be said before an alert does."""
+    rows = run(_reach(), {"account_id": account_id})
     lives, is_late, total = rows[0][:3]
-    return Reach(not lives, is_late, off, total or 0, list(named.values()))
+    named = _gather(row[3:] for row in rows)
+    return Reach(not lives, is_late, channels_off(), total or 0, list(named.values()))
 
 
-def mute_of(account_id: int, ids: Iterable[int]) -> set[int]:
-    """Return those of the groups that have members, none of whom can be reached."""
-    found = (
-        sa.select(Membership.group_id)
-        .join(Contact, sa.and_(Contact.account_id == Membership.account_id, Contact.id == Membership.contact_id))
-        .where(Membership.account_id == account_id, Membership.group_id.in_(ids))
+def unreachable_members(account_id: int, group_id: int) -> dict[int, Unreachable]:
+    """Return those members of a group that cannot be reached, by their ids."""
+    return _gather(run(_unreachable_members(), {"account_id": account_id, "group_id": group_id}))
+
+
+def unreachable_among(contacts: Iterable[ListedContact]) -> dict[int, Unreachable]:
+    """Return those of the listed contacts that cannot be reached, by their ids."""
+    found = {}
+    for contact in contacts:
+        addresses = (contact.mobile, contact.email, contact.dingtalk_url_encrypted)
+        known = zip(CHANNELS.values(), addresses, health_of(contact.states), strict=True)
+        reasons = {words: health for words, address, health in known if address is not None}
+        bad = {words: health for words, health in reasons.items() if health and health.state != "works"}
+        if len(bad) == len(reasons):
+            found[contact.id] = Unreachable(contact.id, contact.name, bad)
+    return found
+
+
+@cache
+def _of_groups() -> sa.Select[*tuple[Any, ...]]:
+    """Return the statement of known_of_groups, built once."""
+    ids = sa.cast(sa.bindparam("group_ids"), ARRAY(sa.BigInteger))
+    is_member = sa.and_(Contact.account_id == Membership.account_id, Contact.id == Membership.contact_id)
+    zero: sa.ColumnElement[int] = sa.literal_column("0", sa.BigInteger)
+    count = sa.func.count
+    unreached: sa.Select[*tuple[Any, ...]] = (
+        sa.select(Membership.group_id, zero.label("integrations"), count().label("unreached"))
+        .join(Contact, is_member)
+        .where(Membership.account_id == sa.bindparam("account_id"), Membership.group_id == sa.any_(ids))
+        .where(~is_reachable())
         .group_by(Membership.group_id)
-        .having(~sa.func.bool_or(is_reachable()))
     )
-    return set(db.session.scalars(found, {"account_id": account_id}))
+    used: sa.Select[*tuple[Any, ...]] = (
+        sa.select(Integration.group_id, count().label("integrations"), zero.label("unreached"))
+        .where(Integration.account_id == sa.bindparam("account_id"), Integration.group_id == sa.any_(ids))
+        .group_by(Integration.group_id)
+    )
+    return sa.select(sa.union_all(unreached, used).subquery())
+
+
+def known_of_groups(account_id: int, ids: Iterable[int]) -> dict[int, KnownOfGroup]:
+    """Return how many integrations use each of the groups, and how many members of it cannot be reached."""
+    found = dict.fromkeys(ids, KnownOfGroup(0, 0))
+    for id, integrations, unreached in run(_of_groups(), {"account_id": account_id, "group_ids": list(found)}):
+        before = found[id]
+        found[id] = KnownOfGroup(before.integrations + integrations, before.unreached + unreached)
+    return found
 
 
 def send_test(account_id: int, contact_id: int, name: str) -> Alert:
@@ -147,7 +216,9 @@ def send_test(account_id: int, contact_id: int, name: str) -> Alert:
 def add_to_groups() -> None:
     """Let the pages of groups tell who uses them and whom they reach."""
     group_surroundings.integrations_of = Integration.names_of_groups
-    group_surroundings.mute_of = mute_of
+    group_surroundings.known_of = known_of_groups
+    group_surroundings.unreachable_members = unreachable_members
+    group_surroundings.unreachable_among = unreachable_among
 
 
 def add_to_contacts() -> None:

@@ -9,7 +9,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ..accounts.models import Account
-from ..contacts.models import CLEAN_NAME, FILTERS, LISTED, PAGE_SIZE, Contact, surroundings
+from ..contacts.models import CLEAN_NAME, FILTERS, LISTED, PAGE_SIZE, Contact, ListedContact, surroundings
 from ..db import Base, db, run
 
 
@@ -157,11 +157,20 @@ class Page(NamedTuple):
     total: int
 
 
+class KnownOfGroup(NamedTuple):
+    """Hold how many integrations use a group, and how many of its members cannot be reached."""
+
+    integrations: int
+    unreached: int
+
+
 class Surroundings:
     """Answer what rooms below this one know of groups; they put their functions in the place of these."""
 
     integrations_of: Callable[[int, Iterable[int]], dict[int, list[str]]]
-    mute_of: Callable[[int, Iterable[int]], set[int]]
+    known_of: Callable[[int, Iterable[int]], dict[int, KnownOfGroup]]
+    unreachable_members: Callable[[int, int], dict[int, Any]]
+    unreachable_among: Callable[[Iterable[ListedContact]], dict[int, Any]]
 
 
 group_surroundings = Surroundings()

@@ -13,7 +13,7 @@ from werkzeug.exceptions import BadRequest
 from .. import htmx
 from ..accounts.views import visitor
 from ..contacts.forms import read_ids, read_page, read_text
-from ..contacts.models import PAGE_SIZE, Contact, Query
+from ..contacts.models import PAGE_SIZE, Contact, Query, surroundings
 from ..contacts.views import NAMES_SHOWN, changed, told_deleted
 from ..db import db
 from .forms import GroupForm, read_members
@@ -45,8 +45,12 @@ def index() -> ResponseReturnValue:
 @blueprint.get("/groups/<int(max=9223372036854775807):id>")
 def show(id: int) -> ResponseReturnValue:
     """Show who is in a group."""
-    group = Group.of(visitor().account_id, id) or abort(404, GONE)
-    return htmx.render("groups/show.html", "groups/_show.html", group=group, members=group.members())
+    account_id = visitor().account_id
+    group = Group.of(account_id, id) or abort(404, GONE)
+    unreachable, members = group_surroundings.unreachable_members(account_id, id), group.members()
+    members = sorted(members, key=lambda member: member[0] not in unreachable)  # first who is not reached
+    context = {"group": group, "members": members, "unreachable": unreachable}
+    return htmx.render("groups/show.html", "groups/_show.html", **context)
 
 
 @blueprint.route("/groups/new", methods=["GET", "POST"])
@@ -162,7 +166,8 @@ def _picker(picked: Sequence[int], text: str) -> dict[str, Any]:
     page = Contact.search(visitor().account_id, query)
     shown = {row.id for row in page.rows}
     hidden = [id for id in picked if id not in shown]
-    return {"pick": query.text, "rows": page.rows, "total": page.total, "picked": set(picked), "hidden": hidden}
+    context = {"pick": query.text, "rows": page.rows, "total": page.total, "picked": set(picked), "hidden": hidden}
+    return context | {"unreachable": group_surroundings.unreachable_among(page.rows)}
 
 
 def _changed(message: str, status: int = 200) -> Response:
@@ -197,8 +202,8 @@ def _listing(text: str, number: int) -> dict[str, Any]:
         "total": page.total,
         "pages": ceil(page.total / PAGE_SIZE),
         "address": _address,
-        "integrations": group_surroundings.integrations_of(account_id, ids),
-        "mute": group_surroundings.mute_of(account_id, ids),
+        "known": group_surroundings.known_of(account_id, ids),
+        "reach": surroundings.reach_of(account_id),
     }
 
 

@@ -171,7 +171,7 @@ def test_of_many_who_cannot_be_reached_five_are_named_and_all_can_be_shown(full_
     assert "Show all" not in full_team.get("/contacts").text
     note(full_team, contacts[5], "email", "Refused.")
     answer = full_team.get("/contacts?show=unreachable")
-    assert banner(answer)[0] == "6 contacts cannot be reached right now. Show all"
+    assert banner(answer)[0] == "6 contacts cannot be reached right now."
     assert [said[:5] for said in banner(answer)[1:]] == [f"Ann {number}" for number in range(5)]
     assert 'href="/contacts?show=unreachable"' in answer.text
     assert names(answer) == [f"Ann {number}" for number in range(6)]
@@ -212,6 +212,63 @@ def test_a_group_says_when_none_of_its_members_can_be_reached(full_team: Team) -
         row = re.search(rf'<tr id="group-{group}">.*?</tr>', page, re.DOTALL)
         assert row
         assert ("None of them can be reached right now" in row[0]) is is_mute
+
+
+@as_page_and_htmx
+def test_a_group_says_how_many_of_its_members_cannot_be_reached_and_who_and_why(full_team: Team, htmx: bool) -> None:
+    ids = [full_team.add(name) for name in ("Ann", "Bob", "Cid", "Dan")]
+    group, whole = add_group(full_team, "Ops", *ids), add_group(full_team, "Day", ids[0])
+    note(full_team, ids[1], "email", "No such <mailbox>.")
+    note(full_team, ids[2], "email", "The mailbox is full.")
+    page = full_team.get("/groups", htmx).text
+    assert "2 of 4 cannot be reached" in page.partition(f'<tr id="group-{group}">')[2]
+    assert "cannot be reached" not in page.partition(f'<tr id="group-{whole}">')[2].partition("</tr>")[0]
+    who = [
+        "Bob Cannot be reached: Mailbox fails: No such <mailbox>.",
+        "Cid Cannot be reached: Mailbox fails: The mailbox is full.",
+        *("Ann", "Dan"),
+    ]
+    shown = full_team.get(f"/groups/{group}", htmx).text
+    members = re.search(r'<ul class="names">(.*?)</ul>', shown, re.DOTALL)
+    assert members
+    assert [words(one) for one in re.findall(r"<li>.*?</li>", members[1], re.DOTALL)] == who
+    assert htmx or "2 of 4 cannot be reached right now." in shown
+    picker = re.findall(r'<label class="picker-row">.*?</label>', full_team.get("/groups/new", htmx).text, re.DOTALL)
+    marked = {words(row).split()[0]: "Cannot be reached: Mailbox fails:" in words(row) for row in picker}
+    assert marked == {"Ann": False, "Bob": True, "Cid": True, "Dan": False}
+
+
+def test_the_picker_marks_those_whom_the_list_calls_unreachable(team: Team) -> None:
+    """Whatever their channels and what is known of these: the same as the condition of the filter."""
+    kinds = [{"email": "a@example.com"}, {"dingtalk_url": f"{ROBOT}abc"}]
+    kinds += [{"email": "b@example.com", "dingtalk_url": f"{ROBOT}abd"}, {"mobile": "+8613800138000"}]
+    for number, columns in enumerate(kinds):
+        for failing in (False, True):
+            columns = {name: value.replace("@", f"{failing:d}@") for name, value in columns.items() if value}
+            columns |= {"mobile": f"+861380013801{number + 4 * failing}"} if "mobile" in columns else {}
+            contact = team.add(f"C{number}{failing:d}", **columns)
+            if failing and "dingtalk_url" in columns:
+                note(team, contact, "dingtalk", "Refused.")
+    picker = re.findall(r'<label class="picker-row">.*?</label>', team.get("/groups/new").text, re.DOTALL)
+    marked = [words(row).split()[0] for row in picker if "Cannot be reached" in words(row)]
+    assert sorted(marked) == sorted(names(team.get("/contacts?show=unreachable"))) != []
+    assert len(marked) < len(picker)
+
+
+@as_page_and_htmx
+@pytest.mark.usefixtures("worker")
+def test_the_banner_stands_on_both_tabs_and_is_fresh_after_each_change(full_team: Team, htmx: bool) -> None:
+    ann = full_team.add("Ann")
+    group = add_group(full_team, "Ops", ann)
+    at_groups = {"HX-Current-URL": "http://localhost/groups"}
+    assert [banner(full_team.get(path)) for path in ("/contacts", "/groups")] == [[], []]
+    note(full_team, ann, "email", "Refused.")
+    said = ["1 contact cannot be reached right now.", "Ann: Mailbox fails: Refused."]
+    assert [banner(full_team.get(path, htmx)) for path in ("/contacts", "/groups")] == [said, said]
+    edit = {"name": "Night", "version": 1, "member": ann}
+    assert banner(full_team.post(f"/groups/{group}/edit", edit, True, **at_groups)) == said
+    full_team.sql.execute("DELETE FROM channel_states WHERE account_id = %s", [full_team.account_id])
+    assert banner(full_team.post("/groups/delete", {"id": group}, True, **at_groups)) == []
 
 
 def test_a_group_whose_members_channels_are_not_set_up_reaches_nobody(team: Team) -> None:

@@ -402,6 +402,28 @@ def show_mute_group(page: Page, team: Team) -> None:
     expect(row(page, "Night")).to_contain_text("None of them can be reached right now")
 
 
+def show_partly_mute_group(page: Page, team: Team) -> None:
+    add_health(team)
+    add_group(team, "Night", LONG, "Ann")
+    page.goto("/groups")
+    expect(row(page, "Night")).to_contain_text("1 of 2 cannot be reached")
+    expect(page.get_by_role("region", name="Who would not be reached")).to_be_visible()
+    row(page, "Night").get_by_text("2 contacts").click()
+    expect(row(page, "Night").get_by_role("listitem").first).to_contain_text("Cannot be reached: Mailbox fails")
+
+
+def show_group_page(page: Page, team: Team) -> None:
+    show_partly_mute_group(page, team)
+    page.goto(page.get_by_role("link", name="Integrations of Night").get_attribute("href").replace("/integrations", ""))
+    expect(page.get_by_text("1 of 2 cannot be reached right now.")).to_be_visible()
+
+
+def show_picker_with_marks(page: Page, team: Team) -> None:
+    add_health(team)
+    page.goto("/groups/new")
+    expect(page.get_by_text("Cannot be reached: Mailbox fails")).to_be_visible()
+
+
 def show_keys(page: Page, team: Team) -> None:
     show_list(page, team)
     page.keyboard.press("?")
@@ -479,6 +501,9 @@ SHOWN: dict[str, Callable[[Page, Team], None]] = {
     "delete integration": show_delete_integration,
     "delete used group": show_delete_used_group,
     "mute group": show_mute_group,
+    "partly mute group": show_partly_mute_group,
+    "group page": show_group_page,
+    "picker with marks": show_picker_with_marks,
     "assign page": show_page("/groups/assign?id={id}", "Groups of Ann"),
 }
 
