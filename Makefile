@@ -12,6 +12,7 @@ PYTEST = PATH="$(CURDIR)/.venv/chromium:$$PATH" LD_LIBRARY_PATH="$(CURDIR)/.venv
 test: .venv/installed-tests
 	@tests/browser/get-chromium
 	@tests/alerts/get-alertmanager
+	@tests/get-pgbouncer
 	@$(PYTEST)
 
 # What takes too long for each change: kills, faults, crowds and clocks, and every case of what make test takes a share of.

@@ -132,6 +132,7 @@ def migrate() -> None:
     """Bring the database's schema and the accounts' quota up to date, before a new version serves it."""
     serve.prepare()
     serve.apply_settings()
+    serve.tell_of_role()
 
 
 @click.command("create-account")
@@ -184,6 +185,7 @@ def set_password(email: str, password_stdin: bool) -> None:
 def deliver() -> None:
     """Deliver alerts in the foreground; beside gunicorn, any number of these run, on any number of machines."""
     serve.prepare()
+    serve.tell_of_role()
     encryption.note_key()
     db.session.commit()
     worker.run()

@@ -9,21 +9,16 @@ from typing import Any, ClassVar
 
 import psycopg
 import sqlalchemy as sa
-from flask import Flask, g, has_request_context
+from flask import Flask, current_app, g, has_request_context
 from flask_sqlalchemy import SQLAlchemy
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import SQLColumnExpression
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from . import embedded
-from .config import StartError
+from . import embedded, postgres
+from .config import current_settings
 
-OLDEST_SERVER = 15
-WRONG_ENCODING = (
-    "DATABASE_URL: the database must be made with ENCODING 'UTF8' and a locale that knows letters"
-    " beyond ASCII, such as C.UTF-8 or en_US.UTF-8."
-)
 SETTING = "console.account_id"  # what the policies of the tables compare each row's account with
 EVERY, NONE = "all", ""
 RESTART_SECONDS = 3  # in which a server that was there is waited for
@@ -34,9 +29,6 @@ CONNECTION_DEFAULTS = {
     "keepalives_idle": "5",
     "keepalives_interval": "5",
     "tcp_user_timeout": "10000",
-    # A query that hangs, or a lock that another user keeps, becomes an answer instead of a stuck page.
-    "options": "-c timezone=UTC -c statement_timeout=15s -c lock_timeout=10s"
-    " -c idle_in_transaction_session_timeout=60s",
 }
 
 
@@ -59,6 +51,7 @@ db = SQLAlchemy()
 def init_app(app: Flask, url: str | None, data_dir: Path) -> None:
     """Connect `app` to the database at `url`, any address that libpq understands, or to the embedded one."""
     parameters: dict[str, Any] = CONNECTION_DEFAULTS | conninfo_to_dict(url or embedded.url(data_dir))
+    wanted = postgres.wanted_settings(url)
     patience = _Patience()
 
     def connect() -> psycopg.Connection:
@@ -67,17 +60,20 @@ def init_app(app: Flask, url: str | None, data_dir: Path) -> None:
                 if url is None:
                     embedded.ensure(data_dir)  # also after it was killed
                 connection = psycopg.connect(**parameters)
+                try:
+                    postgres.set_session(connection, wanted)
+                except BaseException:
+                    connection.close()
+                    raise
                 break
             except psycopg.OperationalError:
                 if not patience.is_left():
                     raise
             time.sleep(0.05)
         patience.renew()
-        if connection.info.parameter_status("server_encoding") != "UTF8":
-            connection.close()
-            raise StartError(WRONG_ENCODING)  # SQLAlchemy cannot even ask such a server for its version
         return connection
 
+    app.extensions["connect"] = connect
     app.config.update(
         SQLALCHEMY_DATABASE_URI="postgresql+psycopg://",
         SQLALCHEMY_ENGINE_OPTIONS={
@@ -100,6 +96,19 @@ def init_app(app: Flask, url: str | None, data_dir: Path) -> None:
     _show_what_may_be_seen(engine.dialect)
     # A connection belongs to the process that opened it, also where a server loads the app and then forks.
     os.register_at_fork(after_in_child=lambda: engine.dispose(close=False))
+
+
+def connect() -> psycopg.Connection:
+    """Return a new connection to the database of this app, beside its pool."""
+    connection: psycopg.Connection = current_app.extensions["connect"]()
+    return connection
+
+
+def check_server() -> None:
+    """Raise StartError where the console could not work on the server of DATABASE_URL; the embedded one is its own."""
+    url = current_settings().database_url
+    if url is not None:
+        postgres.check(connect, postgres.wanted_settings(url))
 
 
 class _Patience:

@@ -2,20 +2,24 @@
 
 import gc
 import os
+import sys
 import time
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
+import psycopg
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.gthread import ThreadWorker
 
 from . import embedded
-from .config import load
+from .config import StartError, load
+from .db import check_server
 from .errors import TEXTS
 from .security import headers
+from .serve import tell_of_role
 
 _settings = load(os.environ)
 
@@ -69,9 +73,16 @@ graceful_timeout = 20
 
 
 def on_starting(server: Any) -> None:
-    """Have the embedded database run for as long as the server, not only while a worker lives."""
-    if _settings.database_url is None:
-        embedded.ensure(_settings.data_dir)
+    """Refuse a database that cannot be worked with, and have the embedded one run as long as the server."""
+    try:
+        with server.app.wsgi().app_context(), suppress(psycopg.OperationalError):  # one that is away may come
+            if _settings.database_url is None:
+                embedded.ensure(_settings.data_dir)
+            check_server()
+            tell_of_role()
+    except StartError as error:
+        print(f"alert-contacts: {error}", file=sys.stderr)
+        sys.exit(4)
 
 
 def post_worker_init(worker: Any) -> None:

@@ -2,13 +2,14 @@
 
 import ctypes
 import fcntl
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -18,11 +19,13 @@ from . import embedded, migrations
 from .accounts.models import Account
 from .accounts.views import setup_token
 from .config import PROJECT, Settings, StartError, current_settings
-from .db import db
+from .db import connect, db
 from .encryption import note_key
+from .postgres import UNPROTECTED, is_protected
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # nosec B104
+BY_SERVE = "ALERT_CONTACTS_STARTED_BY_SERVE"  # set for the processes that `serve` starts
 SHORT_LIFE, LONGEST_PAUSE = 30, 30  # seconds: what ends sooner is started again later and later
 PORT_PATIENCE = 3  # seconds in which the workers of a killed server notice it and let go of the port
 
@@ -33,6 +36,15 @@ def prepare() -> None:
     if settings.database_url is None:
         embedded.ensure(settings.data_dir)
     migrations.upgrade()
+
+
+def tell_of_role() -> None:
+    """Say in one line where row-level security does not hold for the role of DATABASE_URL; `serve` says it for all."""
+    if current_settings().database_url is None or BY_SERVE in os.environ:
+        return
+    with closing(connect()) as connection:
+        if not is_protected(connection):
+            click.echo(f"alert-contacts: {UNPROTECTED}", err=True)
 
 
 def apply_settings() -> None:
@@ -58,6 +70,7 @@ def run() -> None:
         _check_port(settings)
         prepare()
         apply_settings()
+        tell_of_role()
         is_new = not Account.any_exists()
         db.session.remove()
         db.engine.dispose()
@@ -143,6 +156,7 @@ class Child:
         self.process = subprocess.Popen(  # nosec B603
             self.command,
             cwd=PROJECT,
+            env=os.environ | {BY_SERVE: "1"},
             start_new_session=True,  # Ctrl-C reaches only the console, which lets what is under way finish
             preexec_fn=end_with_parent,
         )

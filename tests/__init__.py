@@ -8,7 +8,7 @@ _connect = psycopg.connect
 
 
 def _connect_for_all(conninfo: str = "", **parameters: Any) -> psycopg.Connection[Any]:
-    if "options" not in conninfo:  # the console names its own
+    if "options" not in conninfo and "application_name" not in parameters:  # as the console names itself
         parameters.setdefault("options", "-c console.account_id=all")
     return _connect(conninfo, **parameters)
 

@@ -18,7 +18,7 @@ from flask import Flask
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from contacts_app import create_app, embedded, migrations
+from contacts_app import create_app, embedded, migrations, postgres
 from contacts_app.config import StartError
 from contacts_app.contacts.models import Contact, decrypted
 from contacts_app.db import Base, db
@@ -778,7 +778,7 @@ def test_a_server_that_is_too_old_is_refused(
     database_url: str, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # No such server is at hand: for this test, every server is too old.
-    monkeypatch.setattr(migrations, "OLDEST_SERVER", 1000)
+    monkeypatch.setattr(postgres, "OLDEST_SERVER", 1000)
     assert "the console needs 1000 or later" in reason(database_url, settings)
 
 
