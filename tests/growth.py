@@ -101,7 +101,8 @@ NOT_BY_ACCOUNT = {
     "logon_attempts_address_at": "guesses are counted before anybody is known",
     "logon_attempts_at": "guesses are counted before anybody is known",
 }
-OF_WORKERS = {("worker: tidy up", "deliveries_for_robots")}  # an index of nothing but what waits
+# Indexes of nothing but what waits.
+OF_WORKERS = {("worker: tidy up", "deliveries_for_robots"), ("worker: tidy up", "deliveries_waiting")}
 MOST_ROWS = 1_000  # of a table that one account may have here; the server reads small tables whole, which is no harm
 OF_NO_ACCOUNT = {"workers", "encryption_keys", "alembic_version"}  # few rows, however many accounts there are
 

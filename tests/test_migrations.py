@@ -156,6 +156,8 @@ BAD_ALERT_ROWS: list[tuple[str, str, dict[str, Any]]] = [
     ("deliveries", "delivery_is_due_until_it_ends", {"ended_at": "now"}),
     ("deliveries", "delivery_is_due_until_it_ends", ENDED | {"next_attempt_at": "now"}),
     ("deliveries", "delivery_is_due_until_it_ends", ENDED | {"ended_at": None}),
+    ("deliveries", "cancelled_delivery_says_by_whom", ENDED | {"state": "cancelled"}),
+    ("deliveries", "stopped_delivery_does_not_wait", {"cancelled_by": "ann@example.com"}),
     ("deliveries", "delivery_attempts_are_counted", ENDED | {"attempts": 0}),
     ("deliveries", "delivery_attempts_are_counted", {"attempts": -1}),
     ("robots", "robots_pkey", {}),

@@ -31,6 +31,11 @@ _forget_alerts = sa.text("""
         ORDER BY received_at LIMIT :most FOR UPDATE SKIP LOCKED)
     RETURNING id
 """)
+# Whoever was sending it when it was stopped is gone.
+_end_stopped = sa.text("""
+    UPDATE deliveries SET state = 'cancelled', next_attempt_at = NULL, ended_at = now()
+    WHERE state = 'sending' AND cancelled_by IS NOT NULL AND next_attempt_at <= now()
+""")
 _end_without_robot = sa.text("""
     UPDATE deliveries SET state = 'failed', next_attempt_at = NULL, ended_at = now(), answer = CASE
         WHEN EXISTS (SELECT FROM contacts WHERE (contacts.account_id, contacts.id)
@@ -79,6 +84,7 @@ def keep_house(stopping: threading.Event, retention_days: int) -> None:
 def tidy(retention_days: int) -> None:
     """Remove alerts that are too old, workers that are gone, and end or plan anew what would never be sent."""
     db.session.execute(sa.text("DELETE FROM workers WHERE seen_at < now() - interval '1 day'"))
+    db.session.execute(_end_stopped)
     db.session.execute(_end_without_robot, {"gone": GONE, "no_robot": NO_ADDRESS["dingtalk"]})
     db.session.execute(_end_hopeless, {"answer": HOPELESS})
     db.session.execute(_plan_overlooked_robots)

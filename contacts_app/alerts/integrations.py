@@ -15,6 +15,7 @@ from ..groups.views import GONE as GROUP_GONE
 from .forms import IntegrationForm
 from .intake import alertmanager_config, curl_example, grafana_config
 from .models import Integration
+from .stopping import stop_integrations, stopped_words, waiting_of
 
 blueprint = Blueprint("integrations", __name__)
 GONE = "This integration does not exist, or somebody has deleted it meanwhile."
@@ -72,11 +73,27 @@ def delete(id: int) -> ResponseReturnValue:
     """Ask whether to delete an integration, or delete it."""
     integration, group = _find(id)
     if request.method != "POST":
-        return render_template("integrations/delete.html", integration=integration, group=group)
-    flash(f"{integration.name} has been deleted.")
+        waiting = waiting_of(integration.account_id, [id])
+        return render_template("integrations/delete.html", integration=integration, group=group, waiting=waiting)
+    message = f"{integration.name} has been deleted."
     db.session.delete(integration)
     db.session.commit()
+    if "stop" in request.form:  # after the deletion: nothing comes in any more
+        message += f" {stopped_words(stop_integrations(visitor().account_id, [id], visitor().email))}"
+    flash(message)
     return redirect(url_for(".index", id=group.id), 303)
+
+
+@blueprint.route("/integrations/<int(max=9223372036854775807):id>/stop", methods=["GET", "POST"])
+def stop(id: int) -> ResponseReturnValue:
+    """Ask whether to stop what waits of all that came in through an integration, or stop it."""
+    integration, _ = _find(id)
+    address = url_for(".show", id=id)
+    if request.method != "POST":
+        waiting, name = waiting_of(integration.account_id, [id]), integration.name
+        return render_template("integrations/stop.html", waiting=waiting, name=name, back=address)
+    flash(stopped_words(stop_integrations(integration.account_id, [id], visitor().email)))
+    return redirect(address, 303)
 
 
 def _find(id: int) -> tuple[Integration, Group]:
@@ -107,6 +124,7 @@ def _page(integration: Integration, group: Group, token: str | None = None) -> s
         integration=integration,
         group=group,
         token=token,
+        waiting=waiting_of(integration.account_id, [integration.id]),
         url=url,
         configurations=[
             ("Alertmanager", "alertmanager.yml", alertmanager_config(url, shown)),

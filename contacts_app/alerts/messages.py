@@ -5,13 +5,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ..config import StartError
 from ..db import db
 from .attempts import GIVE_UP_AT, KEY, TOLD, Claimed, columns
 
 BATCH = {"sms": 10, "email": 20}
 # One account's flood must not keep the others waiting: each claim is for one account, the next after the one that was
 # served last, and found by one look into the index, however many accounts wait.
-_DUE = "channel = :channel AND state IN ('queued', 'sending') AND next_attempt_at <= now()"
+_DUE = "channel = :channel AND state IN ('queued', 'sending') AND next_attempt_at <= now() AND cancelled_by IS NULL"
 _claim = sa.text(f"""
     WITH next AS (
         SELECT coalesce(
@@ -38,8 +39,19 @@ _claim = sa.text(f"""
     LEFT JOIN contacts ON (contacts.account_id, contacts.id) = (claimed.account_id, contact_id)
     ORDER BY alert_id
 """)  # nosec B608
+_stopped = sa.text("""
+    SELECT deliveries.alert_id, deliveries.contact_id FROM deliveries
+    JOIN unnest(CAST(:account_ids AS bigint[]), CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[]))
+        AS claimed (account_id, alert_id, contact_id)
+        ON (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, channel)
+        = (claimed.account_id, claimed.alert_id, claimed.contact_id, :channel)
+    WHERE cancelled_by IS NOT NULL
+""")
 _release = sa.text("""
-    UPDATE deliveries SET state = 'queued', attempts = attempts - 1, next_attempt_at = now()
+    UPDATE deliveries SET
+        state = CASE WHEN cancelled_by IS NULL THEN 'queued' ELSE 'cancelled' END, attempts = attempts - 1,
+        next_attempt_at = CASE WHEN cancelled_by IS NULL THEN now() END,
+        ended_at = CASE WHEN cancelled_by IS NOT NULL THEN now() END
     FROM unnest(
         CAST(:account_ids AS bigint[]), CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[]),
         CAST(:leased_untils AS timestamptz[])
@@ -60,6 +72,17 @@ def claim(channel: str, turn: int, lease: int) -> Sequence[Any]:
     rows = db.session.execute(_claim, values).all()
     db.session.commit()
     return rows
+
+
+def stopped(channel: str, claims: Sequence[Claimed]) -> set[tuple[int, int]]:
+    """Return which of the claimed deliveries somebody has stopped meanwhile: the ids of alert and contact."""
+    try:
+        rows = db.session.execute(_stopped, {"channel": channel} | columns(claims, *KEY)).all()
+        db.session.commit()
+    except (sa.exc.SQLAlchemyError, StartError):
+        db.session.rollback()
+        return set()  # what cannot be asked now is sent
+    return {(row.alert_id, row.contact_id) for row in rows}
 
 
 def release(channel: str, claims: Sequence[Claimed]) -> None:

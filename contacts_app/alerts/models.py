@@ -17,11 +17,14 @@ from ..contacts.models import CLEAN_NAME
 from ..db import Base, db, show_all, show_only
 
 CHANNELS = {"sms": "Mobile phone number", "email": "Mailbox", "dingtalk": "DingTalk robot"}
-STATES = ("queued", "sending", "sent", "failed")
+STATES = ("queued", "sending", "sent", "failed", "cancelled", "overtaken")
 SAME_BODY_SECONDS = 60
 PAGE_SIZE, DELIVERIES_SHOWN = 50, 300
 TIMESTAMP = sa.DateTime(timezone=True)
 _IS_WAITING = "state IN ('queued', 'sending')"
+# The same in the words of the index that leads with the account. The workers' queue, which does not, fits only those
+# above; and a partial index does not fit a parameter.
+IS_WAITING = " AND ".join(f"deliveries.state <> '{state}'" for state in ("sent", "failed", "cancelled", "overtaken"))
 
 
 def _one_of(column: str, values: Iterable[str]) -> str:
@@ -247,10 +250,14 @@ class Alert(Base):
         wanted = {"all": STATES, "waiting": ("queued", "sending")}.get(state, (state,))
         return -(-sum(counts[name] for name in wanted) // DELIVERIES_SHOWN)
 
-    def send_again(self, contact_id: int | None = None, channel: str | None = None) -> int:
-        """Queue the failed deliveries, all or that one, as if they were new; return how many."""
-        mine = [Delivery.account_id == self.account_id, Delivery.alert_id == self.id, _has_failed]
+    def send_again(self, contact_id: int | None = None, channel: str | None = None, state: str = "failed") -> int:
+        """Queue the deliveries that failed, or were cancelled, as if they were new; return how many.
+
+        `contact_id` and `channel` name one of them, whichever of both it is.
+        """
+        mine = [Delivery.account_id == self.account_id, Delivery.alert_id == self.id, SENT_AGAIN[state]]
         if contact_id is not None:
+            mine[-1] = sa.or_(*SENT_AGAIN.values())
             mine += [Delivery.contact_id == contact_id, Delivery.channel == channel]
         again = sa.update(Delivery).where(*mine).returning(Delivery.contact_id)
         fresh = {
@@ -260,6 +267,7 @@ class Alert(Base):
             "give_up_at": sa.func.now() + sa.text("interval '1 hour'"),
             "message": None,
             "ended_at": None,
+            "cancelled_by": None,
         }
         ids = db.session.scalars(again.values(fresh)).all()
         Robot.schedule(self.account_id, OF_CONTACTS, contact_ids=list(ids))
@@ -286,6 +294,8 @@ class Delivery(Base):
     message: Mapped[UUID | None]  # what went to a robot together, and goes again together should that be uncertain
     answer: Mapped[str | None]
     ended_at: Mapped[datetime | None] = mapped_column(TIMESTAMP)
+    # The e-mail of the user who stopped it. One that is being sent then is sent to its end, and not tried again.
+    cancelled_by: Mapped[str | None]
 
     __table_args__ = (
         sa.ForeignKeyConstraint(["account_id", "alert_id"], ["alerts.account_id", "alerts.id"], ondelete="CASCADE"),
@@ -302,7 +312,19 @@ class Delivery(Base):
             *("account_id", "contact_id", "next_attempt_at"),
             postgresql_where=sa.text(f"channel = 'dingtalk' AND {_IS_WAITING}"),
         ),
-        sa.Index("deliveries_unsent", "account_id", "alert_id", postgresql_where=sa.text("state <> 'sent'")),
+        sa.CheckConstraint("state <> 'cancelled' OR cancelled_by IS NOT NULL", name="cancelled_delivery_says_by_whom"),
+        sa.CheckConstraint("state <> 'queued' OR cancelled_by IS NULL", name="stopped_delivery_does_not_wait"),
+        sa.Index("deliveries_failed", "account_id", "alert_id", postgresql_where=sa.text("state = 'failed'")),
+        sa.Index(
+            "deliveries_not_sent",
+            *("account_id", "alert_id"),
+            postgresql_where=sa.text("state IN ('cancelled', 'overtaken')"),
+        ),
+        sa.Index(
+            "deliveries_waiting",
+            *("account_id", "alert_id"),
+            postgresql_where=sa.text(IS_WAITING.replace("deliveries.", "")),
+        ),
     )
 
     @classmethod
@@ -433,14 +455,16 @@ class ListedAlert(NamedTuple):
     sent: int
     failed: int
     waiting: int
+    cancelled: int
+    overtaken: int
 
 
 _mine = (Delivery.account_id == Alert.account_id, Delivery.alert_id == Alert.id)
 _in_account = Delivery.account_id == sa.bindparam("account_id")
-# Written out, because a partial index does not fit a parameter; and so that of the partial indexes only that fits which
-# leads with the account, not the workers' queue.
-_is_waiting = sa.literal_column("(deliveries.state <> 'sent' AND deliveries.state <> 'failed')", sa.Boolean)
+_is_waiting = sa.literal_column(f"({IS_WAITING})", sa.Boolean)
 _has_failed = sa.literal_column("deliveries.state = 'failed'", sa.Boolean)
+_is_cancelled = sa.literal_column("deliveries.state = 'cancelled'", sa.Boolean)
+_is_overtaken = sa.literal_column("deliveries.state = 'overtaken'", sa.Boolean)
 # By way of the indexes of what failed and of what waits: there is little of either, whatever is kept.
 SHOWS: dict[str, tuple[str, sa.ColumnElement[bool]]] = {
     "all": ("All notifications", sa.true()),
@@ -452,6 +476,10 @@ SHOWS: dict[str, tuple[str, sa.ColumnElement[bool]]] = {
         "With a waiting message",
         Alert.id.in_(sa.select(Delivery.alert_id).where(_in_account, _is_waiting)),
     ),
+    "cancelled": (
+        "With a cancelled message",
+        Alert.id.in_(sa.select(Delivery.alert_id).where(_in_account, _is_cancelled)),
+    ),
     "alerts": ("Alerts", Alert.kind == "alert"),
     "tests": ("Tests", Alert.kind == "test"),
     "system": ("System notifications", Alert.kind == "system"),
@@ -461,12 +489,18 @@ DELIVERY_STATES: dict[str, tuple[str, sa.ColumnElement[bool]]] = {
     "failed": ("Failed", _has_failed),
     "waiting": ("Waiting", _is_waiting),
     "sent": ("Sent", Delivery.state == "sent"),
+    "cancelled": ("Cancelled", _is_cancelled),
+    "overtaken": ("Overtaken", _is_overtaken),
 }
+SENT_AGAIN = {"failed": _has_failed, "cancelled": _is_cancelled}
+
 _counts = (
     sa.select(
         sa.func.count().filter(Delivery.state == "sent").label("sent"),
         sa.func.count().filter(_has_failed).label("failed"),
         sa.func.count().filter(_is_waiting).label("waiting"),
+        sa.func.count().filter(_is_cancelled).label("cancelled"),
+        sa.func.count().filter(_is_overtaken).label("overtaken"),
     )
     .where(*_mine)
     .correlate(Alert)
@@ -476,6 +510,7 @@ _page_statement = (
     sa.select(
         *(Alert.id, Alert.kind, Alert.title, Alert.severity, Alert.status, Alert.addressee, Alert.source),
         *(Alert.received_at, _counts.c.sent, _counts.c.failed, _counts.c.waiting),
+        *(_counts.c.cancelled, _counts.c.overtaken),
     )
     .join(_counts, sa.true())
     .where(Alert.account_id == sa.bindparam("account_id"), Alert.id < sa.bindparam("before"))

@@ -19,10 +19,12 @@ REFUSED = (sa.exc.DataError, sa.exc.IntegrityError, sa.exc.ProgrammingError)  # 
 # ended in words that fit no partial index: by the one of what is due, all that waits would be read for each message.
 _finish = sa.text("""
     UPDATE deliveries SET
-        state = result.state, answer = result.answer, address = coalesce(result.address, deliveries.address),
+        state = CASE WHEN result.state = 'queued' AND cancelled_by IS NOT NULL THEN 'cancelled' ELSE result.state END,
+        answer = result.answer, address = coalesce(result.address, deliveries.address),
         message = result.message, attempts = greatest(attempts, 1),
-        next_attempt_at = CASE result.state WHEN 'queued' THEN now() + make_interval(secs => result.wait) END,
-        ended_at = CASE WHEN result.state <> 'queued' THEN now() END
+        next_attempt_at = CASE WHEN result.state = 'queued' AND cancelled_by IS NULL
+            THEN now() + make_interval(secs => result.wait) END,
+        ended_at = CASE WHEN result.state <> 'queued' OR cancelled_by IS NOT NULL THEN now() END
     FROM unnest(
         CAST(:account_ids AS bigint[]), CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[]),
         CAST(:leased_untils AS timestamptz[]), CAST(:states AS text[]), CAST(:answers AS text[]),
@@ -30,7 +32,7 @@ _finish = sa.text("""
     ) AS result (account_id, alert_id, contact_id, leased_until, state, answer, wait, address, message)
     WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, channel)
         = (result.account_id, result.alert_id, result.contact_id, :channel)
-        AND deliveries.ended_at IS NULL
+        AND (deliveries.ended_at IS NULL OR deliveries.state = 'cancelled')
         AND (result.state = 'sent'
             OR deliveries.state = 'sending' AND deliveries.next_attempt_at = result.leased_until)
 """)

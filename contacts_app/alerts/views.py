@@ -16,11 +16,13 @@ from ..contacts.views import GONE as CONTACT_GONE
 from ..db import db
 from ..groups.models import Group
 from ..groups.views import GONE as GROUP_GONE
-from .models import CHANNELS, DELIVERY_STATES, OF_CONTACT, OF_GROUP, SHOWS, Alert, Worker
+from .models import CHANNELS, DELIVERY_STATES, OF_CONTACT, OF_GROUP, SENT_AGAIN, SHOWS, Alert, Worker
 from .reach import NO_WORKER
+from .stopping import stop_alerts, stop_integrations, stopped_words, waiting_of
 
 blueprint = Blueprint("notifications", __name__)
 GONE = "This notification does not exist, or it is older than notifications are kept."
+SENT_AGAIN_WORDS = {"failed": "has failed", "cancelled": "was cancelled"}
 
 
 @blueprint.get("/notifications")
@@ -50,19 +52,41 @@ def show(id: int) -> ResponseReturnValue:
 
 @blueprint.post("/notifications/<int(max=9223372036854775807):id>/again")
 def again(id: int) -> ResponseReturnValue:
-    """Send what failed again: everything, or one contact's channel."""
+    """Send again what failed or what was cancelled: everything, or one contact's channel."""
     alert = _find(id)
-    contact_id, channel = None, request.form.get("channel")
+    contact_id, channel, state = None, request.form.get("channel"), request.form.get("again", "failed")
+    if state not in SENT_AGAIN:
+        abort(400, "Only what failed or was cancelled can be sent again.")
     if channel is not None:
         contact_id = read_ids(request.form.getlist("contact"))[0]
         if channel not in CHANNELS:
             abort(400, "There is no such channel.")
-    count = alert.send_again(contact_id, channel)
+    count = alert.send_again(contact_id, channel, state)
     db.session.commit()
     if htmx.wants_fragment():
         return _show(alert)
-    told = f"{count} message{' is' if count == 1 else 's are'} sent again." if count else "Nothing here has failed."
+    told = (
+        f"{count} message{' is' if count == 1 else 's are'} sent again."
+        if count
+        else f"Nothing here {SENT_AGAIN_WORDS[state]}."
+    )
     return htmx.saved(told, url_for(".show", id=id))
+
+
+@blueprint.route("/notifications/<int(max=9223372036854775807):id>/stop", methods=["GET", "POST"])
+def stop(id: int) -> ResponseReturnValue:
+    """Stop what waits of a notification; or, asked first, of all that its integration has sent."""
+    alert, who = _find(id), visitor()
+    address = url_for(".show", id=id)
+    if request.method == "POST" and "all" not in request.form:
+        stopped = stop_alerts(who.account_id, [id], who.email)
+        return _show(alert) if htmx.wants_fragment() else htmx.saved(stopped_words(stopped), address)
+    if alert.integration_id is None:
+        abort(404, "This notification came in through no integration.")
+    if request.method == "POST":
+        return htmx.saved(stopped_words(stop_integrations(who.account_id, [alert.integration_id], who.email)), address)
+    waiting = waiting_of(who.account_id, [alert.integration_id])
+    return render_template("integrations/stop.html", waiting=waiting, name=alert.integration_name, back=address)
 
 
 @blueprint.route("/notifications/test", methods=["GET", "POST"])

@@ -141,16 +141,21 @@ class Worker:
         """Send the deliveries that are due, a few at a time; return whether there were any."""
         claims = self._claim(channel)
         results: list[Result] = []
-        rest: Sequence[Claimed] = ()
+        rest: list[Claimed] = []
+        stopped: set[tuple[int, int]] = set()
         write_at = time.monotonic() + WRITE_SECONDS
         until = time.monotonic() + self.settings.delivery_lease - SEND_SECONDS
         for index, claimed in enumerate(claims):
             if (self.stopping.is_set() or time.monotonic() > until) and index:
-                rest = claims[index:]
+                rest += claims[index:]
                 break
+            if (claimed.alert_id, claimed.contact_id) in stopped:
+                rest.append(claimed)
+                continue
             results.append(attempt(channel, claimed, self.settings, senders))
             if time.monotonic() > write_at:
                 keep(results, self.settings.delivery_lease)
+                stopped = messages.stopped(channel, claims[index + 1 :])
                 results, write_at = [], time.monotonic() + WRITE_SECONDS
         if results:
             keep(results, self.settings.delivery_lease)

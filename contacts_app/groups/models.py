@@ -171,6 +171,8 @@ class Surroundings:
     known_of: Callable[[int, Iterable[int]], dict[int, KnownOfGroup]]
     unreachable_members: Callable[[int, int], dict[int, Any]]
     unreachable_among: Callable[[Iterable[ListedContact]], dict[int, Any]]
+    # What waits of their integrations, in words or "", and what stops it for a user once the groups are deleted.
+    waiting_of: Callable[[int, Iterable[int]], tuple[str, Callable[[str], str]]]
 
 
 group_surroundings = Surroundings()

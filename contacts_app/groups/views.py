@@ -127,13 +127,18 @@ def delete() -> ResponseReturnValue:
         if not groups:
             abort(404, GONE)
         used_by = [name for names in group_surroundings.integrations_of(account_id, ids).values() for name in names]
-        context = {"groups": groups, "names_shown": NAMES_SHOWN, "used_by": used_by}
+        waiting, _ = group_surroundings.waiting_of(account_id, ids)
+        context = {"groups": groups, "names_shown": NAMES_SHOWN, "used_by": used_by, "waiting": waiting}
         return htmx.render("groups/delete.html", "groups/_delete.html", **context)
+    _, stop = group_surroundings.waiting_of(account_id, ids)
     names = Group.delete(account_id, ids)
     db.session.commit()
     if not names and not htmx.wants_fragment():
         abort(404, GONE)
-    return _changed(told_deleted(names, len(ids), "groups"), 200 if names else 404)
+    message = told_deleted(names, len(ids), "groups")
+    if names and "stop" in request.form:
+        message += f" {stop(visitor().email)}"  # after the deletion: nothing comes in any more
+    return _changed(message, 200 if names else 404)
 
 
 @blueprint.route("/groups/assign", methods=["GET", "POST"])
