@@ -25,6 +25,7 @@ from contacts_app.db import db
 from tests.conftest import CSRF_SECRET, HTMX, PASSWORD, PASSWORD_HASH
 
 CONTACTS = 100  # of each account
+ALERT = {"title": "Disk 1 is full"}
 CHANNELS_SET_UP = {
     **{"SMTP_HOST": "127.0.0.1", "SMTP_FROM": "console@example.com", "SMS_PROVIDER": "twilio"},
     **{"TWILIO_ACCOUNT_SID": "AC1", "TWILIO_AUTH_TOKEN": "secret", "TWILIO_FROM": "+15005550006"},
@@ -61,6 +62,11 @@ FILL = r"""
     INSERT INTO integrations (account_id, id, group_id, name, token_hash)
     SELECT a, a, (a - 1) * 5 + 1, 'Alertmanager', sha256(('integration-' || a)::bytea)
     FROM generate_series({first}, {last}) AS a;
+    UPDATE integrations SET refused_count = 3, refused_since = now() - interval '1 hour', refused_at = now()
+    WHERE account_id BETWEEN {first} AND {last} AND account_id % 10 = 0;
+    INSERT INTO refusals (account_id, integration_id, status, sentence, body)
+    SELECT a, a, 400, 'The body is empty.', '' FROM generate_series({first}, {last}) AS a, generate_series(1, 3)
+    WHERE a % 10 = 0;
     INSERT INTO alerts (account_id, id, kind, source, integration_id, integration_name, addressee, title, text,
         severity, status, body_hash, received_at)
     SELECT a, (a - 1) * 3 + k, 'alert', 'Alertmanager', a, 'Alertmanager', 'Group 1', 'Disk ' || k || ' is full',
@@ -95,6 +101,8 @@ NOT_BY_ACCOUNT = {
     "robots_due": "a worker works for all accounts: the robot that is due",
     "system_checks_due_at": "a worker works for all accounts: the account that is due",
     "alerts_received_at": "a worker removes what is too old, whoever's it is",
+    "refusals_refused_at": "a worker removes what is too old, whoever's it is",
+    "integrations_refused_at": "a worker forgets refusals that are too old, whoever's they are",
     "sessions_created_at": "a log-on removes the sessions that are too old, whoever's they are",
     "logon_attempts_pkey": "guesses are counted before anybody is known",
     "logon_attempts_email_hash_at": "guesses are counted before anybody is known",
@@ -167,12 +175,12 @@ class Team:
         assert answer.status_code == status, (path, answer.status, answer.text)
         return answer
 
-    def post_alert(self) -> None:
+    def post_alert(self, body: Any = ALERT, status: int = 202) -> None:
         """Post an alert as a system that watches does."""
         headers = {"Authorization": f"Bearer integration-{self.account_id}"}
         with patch.object(db.session, "commit", db.session.flush):
-            answer = self.client.post("/api/v1/alerts", json={"title": "Disk 1 is full"}, headers=headers)
-        assert answer.status_code == 202, answer.text
+            answer = self.client.post("/api/v1/alerts", json=body, headers=headers)
+        assert answer.status_code == status, answer.text
 
     def log_on(self) -> None:
         """Log on anew, as somebody with no session."""
@@ -248,7 +256,9 @@ PEOPLE = (
     Act("with a waiting message", _page("/notifications?show=waiting")),
     Act("notification", lambda team: team.get(f"/notifications/{(team.account_id - 1) * 3 + 2}")),
     Act("log on", Team.log_on),
+    Act("integration", lambda team: team.get(f"/integrations/{team.account_id}")),
     Act("an alert comes in", Team.post_alert),
+    Act("an alert is refused", lambda team: team.post_alert({}, 400)),
 )
 WORKERS = (
     Act("worker: claim and send mail", partial(_work, lambda one: one._step("email", _Sent()))),

@@ -123,6 +123,7 @@ BAD_KEYS: list[tuple[str, dict[str, Any]]] = [
 MINE = 7_000_000_009
 ALERT_ROWS: dict[str, dict[str, Any]] = {
     "integrations": {"id": MINE, "group_id": MINE, "name": "Prometheus", "token_hash": b"t" * 32},
+    "refusals": {"integration_id": MINE, "id": MINE, "status": 400, "sentence": "No.", "body": "x" * 2048},
     "alerts": {
         **{"id": MINE, "kind": "alert", "source": "plain", "integration_id": MINE, "addressee": "Ops"},
         **{"title": "Disk is full", "text": "", "severity": "", "status": "firing", "idempotency_key": "once"},
@@ -142,6 +143,19 @@ BAD_ALERT_ROWS: list[tuple[str, str, dict[str, Any]]] = [
     ("integrations", "integrations_groups_fkey", {"id": 5, "token_hash": b"u" * 32, "group_id": 5}),
     *(("integrations", "integration_token_is_hashed", {"token_hash": text}) for text in (b"", b"token", b"t" * 33)),
     *(("integrations", "integration_name_is_clean", {"name": name}) for name in BAD_NAMES),
+    *(
+        ("integrations", "integration_refusals_have_a_time", row)
+        for row in (
+            {"refused_count": 1, "refused_at": "now"},
+            {"refused_count": 1, "refused_since": "now"},
+            {"refused_since": "now", "refused_at": "now"},
+        )
+    ),
+    ("refusals", "refusals_pkey", {}),
+    ("refusals", "refusals_integrations_fkey", {"integration_id": 5}),
+    *(("refusals", "refusal_status_is_the_senders_fault", {"status": status}) for status in (200, 399, 500)),
+    *(("refusals", "refusal_sentence_is_short", {"sentence": sentence}) for sentence in ("", "x" * 501)),
+    ("refusals", "refusal_body_is_short", {"body": "x" * 2049}),
     ("alerts", "alerts_pkey", {"idempotency_key": None}),
     ("alerts", "alert_idempotency_key_is_unique", {"id": 5}),
     ("alerts", "alert_kind_is_known", {"kind": "joke"}),
@@ -365,7 +379,7 @@ def test_a_log_of_deliveries_outlives_contact_group_and_integration(team: Team) 
             for name in ALERT_ROWS
             if name != "workers"
         }
-        assert [name for name, rows in left.items() if not rows] == ["integrations", "channel_states"]
+        assert [name for name, rows in left.items() if not rows] == ["integrations", "refusals", "channel_states"]
         team.sql.execute("DELETE FROM alerts WHERE account_id = %s", [team.account_id])
         assert team.sql.execute(count.format("deliveries"), [team.account_id]).fetchone() == (0,)
 

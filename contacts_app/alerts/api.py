@@ -1,10 +1,12 @@
 """Take alerts in from the systems that watch: `POST /api/v1/alerts`."""
 
+import logging
 import re
 from hashlib import sha256
 from typing import NoReturn
 
-from flask import Blueprint, abort, jsonify, request
+import sqlalchemy as sa
+from flask import Blueprint, Response, abort, g, jsonify, request
 from flask.typing import ResponseReturnValue
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import TooManyRequests, Unauthorized
@@ -12,12 +14,17 @@ from werkzeug.exceptions import TooManyRequests, Unauthorized
 from ..accounts.views import public
 from ..config import current_settings
 from ..db import db
+from ..errors import API
+from . import refusals
 from .intake import Refused, read
 from .models import OF_GROUP, Admission, Alert, Integration
 
+logger = logging.getLogger("contacts_app")
 blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
 UNKNOWN = "There is no integration with this token. It may have been renewed, or its group deleted."
 MOST_BYTES = 4 * 1024 * 1024  # an Alertmanager of a large site sends all alerts of a group at once
+
+MOST_TOKEN = 200
 
 
 @blueprint.url_value_preprocessor
@@ -31,9 +38,9 @@ def take_large_bodies(endpoint: str | None, values: dict[str, object] | None) ->
 def alerts() -> ResponseReturnValue:
     """Take an alert in: 202 with its id once it is committed, 200 with the same id for what is sent again."""
     token = _token()
+    body = g.body = _body()
     if not request.is_json:
         abort(415, "Send JSON, with the header Content-Type: application/json.")
-    body = request.get_data()
     try:
         incoming = read(body)
         idempotency_key = _idempotency_key()
@@ -68,15 +75,71 @@ def alerts() -> ResponseReturnValue:
     return jsonify(answer), 202
 
 
-def _token() -> str:
-    """Return the token that the request carries, if an integration has it."""
+@blueprint.after_app_request
+def note_refusal(response: Response) -> Response:
+    """Count and keep what is refused of a sender with a valid token, who does not repeat it, wherever it is refused."""
+    token = _sent_token()
+    is_final = 400 <= response.status_code < 500 and response.status_code != 401
+    if not (is_final and request.path.startswith(API) and 0 < len(token) <= MOST_TOKEN) or g.get("is_noted"):
+        return response
+    limit = current_settings().alerts_per_minute
+    try:
+        wait = Integration.seconds_to_wait(token, limit)
+        admission = Integration.admit(token, limit, is_refused=True) if wait == 0 else None
+        if admission is not None:
+            wait = admission.wait
+            response = _too_many(wait) if wait else response
+            _keep(admission, response.status_code, _sentence(response), token)
+        elif wait:
+            response = _too_many(wait)
+        db.session.commit()
+    except sa.exc.SQLAlchemyError as error:
+        # The sender is answered all the same: what is refused is refused with and without a record of it.
+        db.session.rollback()
+        logger.error("A refusal could not be written down: %s", type(getattr(error, "orig", None) or error).__name__)
+    return response
+
+
+def _too_many(wait: int) -> Response:
+    response = jsonify(error=_too_many_words())
+    response.status_code = 429
+    response.headers["Retry-After"] = str(wait)
+    return response
+
+
+def _too_many_words() -> str:
+    most = current_settings().alerts_per_minute
+    return f"More than {most:,} alerts came in within a minute. What else comes in that minute is refused as well."
+
+
+def _sentence(response: Response) -> str:
+    return str(response.json["error"]) if response.is_json else response.get_data(as_text=True)  # type: ignore[index]
+
+
+def _keep(admission: Admission, status: int, sentence: str, token: str) -> None:
+    refusals.keep(admission, status, sentence, g.get("body", b""), token)
+
+
+def _sent_token() -> str:
+    """Return the token that the request carries, whether it is known or not; empty if there is none."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     token = token.strip()
-    if scheme.lower() != "bearer" or not token:
+    return token if scheme.lower() == "bearer" else ""
+
+
+def _token() -> str:
+    """Return the token that the request carries, if an integration has it that may send more."""
+    token = _sent_token()
+    if not token:
         _refuse("Send the token of an integration in the header Authorization, after the word Bearer.")
-    if len(token) > 200 or not Integration.is_known(token):
-        _refuse(UNKNOWN)
+    may_be_one = len(token) <= MOST_TOKEN
+    wait = Integration.seconds_to_wait(token, current_settings().alerts_per_minute) if may_be_one else None
     db.session.commit()  # a body that comes slowly keeps no connection; a rollback would forget what is prepared
+    if wait is None:
+        _refuse(UNKNOWN)
+    if wait:
+        g.is_noted = True  # once in each minute, by the one that was too much
+        raise TooManyRequests(_too_many_words(), retry_after=wait)
     return token
 
 
@@ -86,12 +149,18 @@ def _admit(token: str) -> Admission:
     if admission is None:
         _refuse(UNKNOWN)
     if admission.wait:
+        g.is_noted = True
+        _keep(admission, 429, _too_many_words(), token)
         db.session.commit()
-        raise TooManyRequests(
-            f"More than {current_settings().alerts_per_minute} alerts came in within a minute.",
-            retry_after=admission.wait,
-        )
+        raise TooManyRequests(_too_many_words(), retry_after=admission.wait)
     return admission
+
+
+def _body() -> bytes:
+    """Return the body; of one that is too long, how it begins is noted before it is refused."""
+    if (request.content_length or 0) > MOST_BYTES:
+        g.body = request.environ["wsgi.input"].read(refusals.LOOKED_AT)
+    return request.get_data()
 
 
 def _refuse(sentence: str) -> NoReturn:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from ..config import current_settings
 from ..db import db
-from . import notices
+from . import notices, refusals
 from .attempts import GONE, LONGEST_PAUSE, NO_ADDRESS
 from .recording import reason
 
@@ -91,6 +91,7 @@ def tidy(retention_days: int) -> None:
     longest = {"longest": max(current_settings().delivery_lease, LONGEST_PAUSE) + TIDY_SECONDS}
     for statement in _plan_after_jump:
         db.session.execute(statement, longest)
+    refusals.forget_old()
     db.session.commit()
     old = {"days": retention_days, "most": TIDY_ROWS}
     until = time.monotonic() + TIDY_SECONDS

@@ -12,6 +12,7 @@ from ..config import current_settings
 from ..db import db
 from ..groups.models import Group
 from ..groups.views import GONE as GROUP_GONE
+from . import refusals
 from .forms import IntegrationForm
 from .intake import alertmanager_config, curl_example, grafana_config
 from .models import Integration
@@ -96,6 +97,16 @@ def stop(id: int) -> ResponseReturnValue:
     return redirect(address, 303)
 
 
+@blueprint.post("/integrations/<int(max=9223372036854775807):id>/forget")
+def forget(id: int) -> ResponseReturnValue:
+    """Remove what was refused of an integration's sender from all pages."""
+    integration, _ = _find(id)
+    refusals.forget(integration.account_id, id)
+    db.session.commit()
+    flash("The refusals have been removed.")
+    return redirect(url_for(".show", id=id), 303)
+
+
 def _find(id: int) -> tuple[Integration, Group]:
     account_id = visitor().account_id
     integration = Integration.of(account_id, id) or _gone()
@@ -125,6 +136,7 @@ def _page(integration: Integration, group: Group, token: str | None = None) -> s
         group=group,
         token=token,
         waiting=waiting_of(integration.account_id, [integration.id]),
+        refusals=refusals.Refusal.of(integration.account_id, integration.id) if integration.refused_count else (),
         url=url,
         configurations=[
             ("Alertmanager", "alertmanager.yml", alertmanager_config(url, shown)),

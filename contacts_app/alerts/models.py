@@ -46,12 +46,20 @@ class Integration(Base):
     window_began_at: Mapped[datetime] = mapped_column(TIMESTAMP, server_default=sa.func.now())
     window_count: Mapped[int] = mapped_column(server_default=sa.text("0"))
     limited_at: Mapped[datetime | None] = mapped_column(TIMESTAMP)  # when something was last sent away for a while
+    refused_count: Mapped[int] = mapped_column(server_default=sa.text("0"))
+    refused_since: Mapped[datetime | None] = mapped_column(TIMESTAMP)
+    refused_at: Mapped[datetime | None] = mapped_column(TIMESTAMP)  # the last time
     created_at: Mapped[datetime] = mapped_column(TIMESTAMP, server_default=sa.func.now())
 
     __table_args__ = (
         sa.ForeignKeyConstraint(["account_id", "group_id"], ["groups.account_id", "groups.id"], ondelete="CASCADE"),
         sa.Index("integrations_account_id_group_id", "account_id", "group_id"),
+        sa.Index("integrations_refused_at", "refused_at", postgresql_where=sa.text("refused_at IS NOT NULL")),
         sa.UniqueConstraint("token_hash", name="integration_token_is_unique"),
+        sa.CheckConstraint(
+            "(refused_count > 0) = (refused_since IS NOT NULL) AND (refused_count > 0) = (refused_at IS NOT NULL)",
+            name="integration_refusals_have_a_time",
+        ),
         sa.CheckConstraint("octet_length(token_hash) = 32", name="integration_token_is_hashed"),
         sa.CheckConstraint(CLEAN_NAME, name="integration_name_is_clean"),
     )
@@ -84,20 +92,25 @@ class Integration(Base):
         return token
 
     @classmethod
-    def is_known(cls, token: str) -> bool:
-        """Tell whether there is an integration with this token."""
-        show_all()
-        return bool(db.session.execute(_is_known, {"token_hash": _digest(token)}).scalar())
+    def seconds_to_wait(cls, token: str, limit: int) -> int | None:
+        """Return how long the sender with this token has to stay away, 0 for come in; None if it is not known.
 
-    @classmethod
-    def admit(cls, token: str, limit: int) -> "Admission | None":
-        """Count a use of the integration with this token, at most `limit` a minute; None if there is none.
-
-        The row stays locked until the commit: what arrives twice at once is seen one after the other. From here on
-        only the rows of the integration's account are shown.
+        Nothing is written or locked: whoever floods an integration costs no more than this.
         """
         show_all()
-        found = db.session.execute(_admit, {"token_hash": _digest(token), "limit": limit}).one_or_none()
+        wait: int | None = db.session.execute(_wait, {"token_hash": _digest(token), "limit": limit}).scalar()
+        return wait
+
+    @classmethod
+    def admit(cls, token: str, limit: int, is_refused: bool = False) -> "Admission | None":
+        """Count a use of the integration with this token, at most `limit` a minute; None if there is none.
+
+        What is refused anyway counts as well. The row stays locked until the commit: what arrives twice at once is seen
+        one after the other. From here on only the rows of the integration's account are shown.
+        """
+        show_all()
+        values = {"token_hash": _digest(token), "limit": limit, "is_refused": is_refused}
+        found = db.session.execute(_admit, values).one_or_none()
         if found is None:
             return None
         admission = Admission(*found[1:])
@@ -116,15 +129,25 @@ class Admission(NamedTuple):
     wait: int
 
 
-_admit = sa.text("""
+_WINDOW_ENDS = "window_began_at + interval '1 minute'"
+_SECONDS_LEFT = f"greatest(1, ceil(extract(epoch FROM {_WINDOW_ENDS} - now())))::integer"
+_wait = sa.text(f"""
+    SELECT CASE WHEN window_count > :limit AND {_WINDOW_ENDS} > now() THEN {_SECONDS_LEFT} ELSE 0 END
+    FROM integrations WHERE token_hash = :token_hash
+""")  # nosec B608
+_admit = sa.text(f"""
     UPDATE integrations SET
-        used_at = now(),
+        used_at = CASE WHEN :is_refused THEN used_at ELSE now() END,
         window_began_at = CASE WHEN is_over THEN now() ELSE window_began_at END,
         window_count = CASE WHEN is_over THEN 1 ELSE least(window_count, :limit) + 1 END,
-        limited_at = CASE WHEN NOT is_over AND window_count >= :limit THEN now() ELSE limited_at END
+        limited_at = CASE WHEN is_full THEN now() ELSE limited_at END,
+        refused_count = CASE WHEN :is_refused OR is_full THEN least(refused_count, 999999999) + 1
+            ELSE refused_count END,
+        refused_since = CASE WHEN :is_refused OR is_full THEN coalesce(refused_since, now()) ELSE refused_since END,
+        refused_at = CASE WHEN :is_refused OR is_full THEN now() ELSE refused_at END
     FROM (
         SELECT integrations.account_id, integrations.id, groups.name AS group_name,
-               window_began_at <= now() - interval '1 minute' AS is_over
+               {_WINDOW_ENDS} <= now() AS is_over, {_WINDOW_ENDS} > now() AND window_count >= :limit AS is_full
         FROM integrations JOIN groups ON (groups.account_id, groups.id) = (integrations.account_id, group_id)
         WHERE token_hash = :token_hash
         FOR NO KEY UPDATE OF integrations
@@ -132,9 +155,8 @@ _admit = sa.text("""
     WHERE integrations.account_id = found.account_id AND integrations.id = found.id
     RETURNING set_config('console.account_id', CAST(integrations.account_id AS text), true),
         integrations.account_id, integrations.id, integrations.name, group_id, found.group_name,
-        CASE WHEN window_count <= :limit THEN 0
-        ELSE greatest(1, ceil(extract(epoch FROM window_began_at + interval '1 minute' - now())))::integer END
-""")
+        CASE WHEN window_count <= :limit THEN 0 ELSE {_SECONDS_LEFT} END
+""")  # nosec B608
 
 
 class Alert(Base):
@@ -578,7 +600,6 @@ _same_body = sa.text(f"""
                 AND newer.received_at > now() - interval '{SAME_BODY_SECONDS} seconds')
     LIMIT 1
 """)  # nosec B608
-_is_known = sa.text("SELECT EXISTS (SELECT FROM integrations WHERE token_hash = :token_hash)")
 
 
 def _digest(token: str) -> bytes:

@@ -15,6 +15,7 @@ from ..db import run
 from ..groups.models import KnownOfGroup, Membership, group_surroundings
 from .channels import configured
 from .models import CHANNELS, OF_CONTACT, Alert, ChannelState, Delivery, Integration, Worker
+from .refusals import RefusedSender, read_senders, refused_senders
 
 NAMED = 5  # contacts that the top of the page names
 NO_WORKER = (
@@ -52,6 +53,7 @@ class Reach(NamedTuple):
     off: dict[str, str]
     total: int
     named: Sequence[Unreachable]
+    refused: Sequence[RefusedSender]
 
 
 def channels_off() -> dict[str, str]:
@@ -96,10 +98,14 @@ def _reach() -> sa.Select[*tuple[Any, ...]]:
         .subquery()
     )
     # One row that is always there, so that one statement tells of the workers and of the contacts.
-    one = sa.select(Worker.is_one_alive().label("lives"), Delivery.is_late(account_id).label("late")).subquery()
+    one = sa.select(
+        Worker.is_one_alive().label("lives"),
+        Delivery.is_late(account_id).label("late"),
+        refused_senders(account_id).label("refused"),
+    ).subquery()
     found = unreachable.c
     return (
-        sa.select(one.c.lives, one.c.late, found.total)
+        sa.select(one.c.lives, one.c.late, one.c.refused, found.total)
         .add_columns(*_reasons(found))
         .select_from(one)
         .outerjoin(unreachable, sa.true())
@@ -154,9 +160,9 @@ def _gather(rows: Iterable[tuple[Any, ...]]) -> dict[int, Unreachable]:
 def reach_of(account_id: int) -> Reach:
     """Return what has to be said before an alert does."""
     rows = run(_reach(), {"account_id": account_id})
-    lives, is_late, total = rows[0][:3]
-    named = _gather(row[3:] for row in rows)
-    return Reach(not lives, is_late, channels_off(), total or 0, list(named.values()))
+    lives, is_late, refused, total = rows[0][:4]
+    named = _gather(row[4:] for row in rows)
+    return Reach(not lives, is_late, channels_off(), total or 0, list(named.values()), read_senders(refused))
 
 
 def unreachable_members(account_id: int, group_id: int) -> dict[int, Unreachable]:

@@ -239,6 +239,8 @@ def test_of_what_comes_in_eight_times_at_once_one_alert_is_made(
 
 # Refused
 
+TOO_MANY = "More than 2 alerts came in within a minute. What else comes in that minute is refused as well."
+
 
 @pytest.mark.parametrize("token_sent", [None, "", " ", "guess", "é", "x" * 5000])
 def test_without_a_token_that_is_known_nothing_is_taken(team: Team, token: str, token_sent: str | None) -> None:
@@ -338,10 +340,9 @@ def test_a_body_of_unknown_length_is_refused_in_words_for_a_sender(team: Team, t
 def test_too_many_alerts_a_minute_have_to_wait(team: Team, token: str, settings: dict[str, str]) -> None:
     with another(settings, ALERTS_PER_MINUTE="2") as app:
         assert [post(app, token, {"title": f"{n}"}).status_code for n in range(2)] == [202, 202]
-        assert post(app, token, b"").status_code == 400
-        for body in (DISK, {"title": "0"}):
+        for body in (b"", DISK, {"title": "0"}):
             answer = post(app, token, body)
-            assert error_of(answer, 429) == "More than 2 alerts came in within a minute."
+            assert error_of(answer, 429) == TOO_MANY
             assert 1 <= int(answer.headers["Retry-After"]) <= 60
         assert len(alerts_of(team)) == 2
         query = "UPDATE integrations SET window_began_at = now() - make_interval(secs => %s) WHERE account_id = %s"
