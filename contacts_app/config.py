@@ -51,6 +51,7 @@ class Settings:
     ca_bundle: Path | None
     smtp: "Smtp | None"
     sms: "Aliyun | Twilio | None"
+    sms_links: bool
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Aliyun:
     access_key_secret: str = field(repr=False)
     sign_name: str
     template_code: str
+    content_length: int
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,9 @@ def load(environ: Mapping[str, str]) -> Settings:
         if provider == "aliyun":
             endpoint = web_address("SMS_ENDPOINT", "https://dysmsapi.aliyuncs.com")
             names = ["ALIYUN_ACCESS_KEY_ID", "ALIYUN_ACCESS_KEY_SECRET", "ALIYUN_SIGN_NAME", "ALIYUN_TEMPLATE_CODE"]
-            return Aliyun(endpoint, *all_of(names, because))
+            key_id, secret, sign_name, template = all_of(names, because)
+            length = number("ALIYUN_CONTENT_LENGTH", 35, 20, 134)
+            return Aliyun(endpoint, key_id, secret, sign_name, template, length)
         if provider == "twilio":
             endpoint = web_address("SMS_ENDPOINT", "https://api.twilio.com")
             return Twilio(endpoint, *all_of(["TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN", "TWILIO_FROM"], because))
@@ -215,6 +219,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         ca_bundle=ca_bundle,
         smtp=smtp(),
         sms=sms(),
+        sms_links=switch("SMS_LINKS"),
     )
 
 

@@ -166,7 +166,7 @@ def test_a_mail_server_is_taken_whole() -> None:
 
 def test_a_provider_of_text_messages_is_taken_whole() -> None:
     assert loaded().sms is None
-    assert loaded(**ALIYUN).sms == Aliyun("https://dysmsapi.aliyuncs.com", "id", "s3cret", "Ops", "SMS_1")
+    assert loaded(**ALIYUN).sms == Aliyun("https://dysmsapi.aliyuncs.com", "id", "s3cret", "Ops", "SMS_1", 35)
     twilio = loaded(**TWILIO, SMS_ENDPOINT="https://sms.example.com/").sms
     assert twilio == Twilio("https://sms.example.com", "AC1", "s3cret", "+12025550123")
 

@@ -174,6 +174,8 @@ BAD_ALERT_ROWS: list[tuple[str, str, dict[str, Any]]] = [
     ("deliveries", "stopped_delivery_does_not_wait", {"cancelled_by": "ann@example.com"}),
     ("deliveries", "delivery_attempts_are_counted", ENDED | {"attempts": 0}),
     ("deliveries", "delivery_attempts_are_counted", {"attempts": -1}),
+    ("deliveries", "delivery_of_a_headline_is_sent", ENDED | {"state": "failed", "headline_only": True}),
+    ("deliveries", "delivery_of_a_refused_text_has_failed", ENDED | {"text_refused": True}),
     ("robots", "robots_pkey", {}),
     ("robots", "robots_accounts_fkey", {"account_id": 9_000_000_000}),
     ("robots", "robot_is_hashed", {"url_hash": b"https://oapi"}),

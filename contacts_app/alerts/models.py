@@ -13,8 +13,10 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ..accounts.models import Account
+from ..config import current_settings
 from ..contacts.models import CLEAN_NAME
 from ..db import Base, db, show_all, show_only
+from . import sample
 
 CHANNELS = {"sms": "Mobile phone number", "email": "Mailbox", "dingtalk": "DingTalk robot"}
 STATES = ("queued", "sending", "sent", "failed", "cancelled", "overtaken")
@@ -229,14 +231,14 @@ class Alert(Base):
 
     @classmethod
     def test(cls, account_id: int, name: str, who: str, **values: Any) -> "Alert":
-        """Send a test to those of the account's contacts, by the way of every alert, and return it."""
+        """Send a test to those of the account's contacts, by the way of every alert and as hard as one can be."""
         alert = cls(
             account_id=account_id,
             kind="test",
             source="console",
             addressee=name,
-            title="This is a test",
-            text="Nothing is wrong: somebody tries out in the alert contacts console whether alerts reach you.",
+            title=sample.TITLE,
+            text=sample.text(current_settings().public_url),
             severity="",
             status="firing",
         )
@@ -290,6 +292,7 @@ class Alert(Base):
             "message": None,
             "ended_at": None,
             "cancelled_by": None,
+            "text_refused": False,
         }
         ids = db.session.scalars(again.values(fresh)).all()
         Robot.schedule(self.account_id, OF_CONTACTS, contact_ids=list(ids))
@@ -318,8 +321,12 @@ class Delivery(Base):
     ended_at: Mapped[datetime | None] = mapped_column(TIMESTAMP)
     # The e-mail of the user who stopped it. One that is being sent then is sent to its end, and not tried again.
     cancelled_by: Mapped[str | None]
+    headline_only: Mapped[bool] = mapped_column(server_default=sa.false())  # because the text was refused
+    text_refused: Mapped[bool] = mapped_column(server_default=sa.false())  # as well as its headline
 
     __table_args__ = (
+        sa.CheckConstraint("NOT headline_only OR state = 'sent'", name="delivery_of_a_headline_is_sent"),
+        sa.CheckConstraint("NOT text_refused OR state = 'failed'", name="delivery_of_a_refused_text_has_failed"),
         sa.ForeignKeyConstraint(["account_id", "alert_id"], ["alerts.account_id", "alerts.id"], ondelete="CASCADE"),
         sa.CheckConstraint(_one_of("channel", CHANNELS), name="delivery_channel_is_known"),
         sa.CheckConstraint(_one_of("state", STATES), name="delivery_state_is_known"),

@@ -24,12 +24,15 @@ _finish = sa.text("""
         message = result.message, attempts = greatest(attempts, 1),
         next_attempt_at = CASE WHEN result.state = 'queued' AND cancelled_by IS NULL
             THEN now() + make_interval(secs => result.wait) END,
-        ended_at = CASE WHEN result.state <> 'queued' OR cancelled_by IS NOT NULL THEN now() END
+        ended_at = CASE WHEN result.state <> 'queued' OR cancelled_by IS NOT NULL THEN now() END,
+        headline_only = result.headline_only, text_refused = result.text_refused
     FROM unnest(
         CAST(:account_ids AS bigint[]), CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[]),
         CAST(:leased_untils AS timestamptz[]), CAST(:states AS text[]), CAST(:answers AS text[]),
-        CAST(:waits AS float[]), CAST(:addresses AS text[]), CAST(:messages AS uuid[])
-    ) AS result (account_id, alert_id, contact_id, leased_until, state, answer, wait, address, message)
+        CAST(:waits AS float[]), CAST(:addresses AS text[]), CAST(:messages AS uuid[]),
+        CAST(:headlines AS boolean[]), CAST(:refusals AS boolean[])
+    ) AS result (account_id, alert_id, contact_id, leased_until, state, answer, wait, address, message,
+        headline_only, text_refused)
     WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, channel)
         = (result.account_id, result.alert_id, result.contact_id, :channel)
         AND (deliveries.ended_at IS NULL OR deliveries.state = 'cancelled')
@@ -128,7 +131,7 @@ def _record(results: Sequence[Result], robot: dict[str, Any] | None) -> None:
 def _finished(results: Sequence[Result]) -> dict[str, list[Any]]:
     """Return the columns of _finish."""
     found = columns([result.claimed for result in results], *KEY, "leased_until")
-    found |= {name: [] for name in ("states", "answers", "waits", "addresses", "messages")}
+    found |= {name: [] for name in ("states", "answers", "waits", "addresses", "messages", "headlines", "refusals")}
     waits: dict[int, float] = {}  # what went together is tried again together
     for result in results:
         outcome, claimed = result.outcome, result.claimed
@@ -142,12 +145,19 @@ def _finished(results: Sequence[Result]) -> dict[str, list[Any]]:
         found["waits"].append(wait)
         found["addresses"].append(result.address)
         found["messages"].append(result.message)
+        found["headlines"].append(outcome.content == "headline")
+        found["refusals"].append(state == "failed" and outcome.content == "refused")
     return found
 
 
 def _says_something(result: Result) -> bool:
-    """Tell whether the attempt says whether the channel works; the first of a passing fault does not."""
-    return result.used is not None and (result.outcome.state != "later" or result.claimed.attempts > 1)
+    """Tell whether the attempt says whether the channel works; the first of a passing fault does not.
+
+    That a text was refused says nothing about where it was sent.
+    """
+    if result.used is None or result.outcome.content == "refused":
+        return False
+    return result.outcome.state != "later" or result.claimed.attempts > 1
 
 
 def _states(results: Sequence[Result]) -> dict[str, list[Any]]:

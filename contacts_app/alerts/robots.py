@@ -66,7 +66,8 @@ _next_for_robot = sa.text("""
 _plan_robot = sa.text("UPDATE robots SET due_at = :due_at WHERE account_id = :account_id AND url_hash = :url_hash")
 _robot_has_sent = sa.text(f"""
     UPDATE robots SET
-        sent_at = (sent_at || clock_timestamp())[greatest(1, cardinality(sent_at) + 2 - {ROBOT_LIMIT}):],
+        sent_at = (sent_at || array_fill(clock_timestamp(), ARRAY[CAST(:posts AS integer)]))
+            [greatest(1, cardinality(sent_at) + :posts + 1 - {ROBOT_LIMIT}):],
         blocked_until = now() + make_interval(secs => CAST(:blocked AS float))
     WHERE account_id = :account_id AND url_hash = :url_hash
 """)  # nosec B608
@@ -81,6 +82,7 @@ class Bundle(NamedTuple):
     url: str | None
     secrets: Sequence[str | None]  # as each of the contacts has it
     keyword: str | None
+    room: int  # messages that the robot takes within this minute
 
 
 def claim(settings: Settings) -> Bundle | bool:
@@ -115,6 +117,7 @@ def claim(settings: Settings) -> Bundle | bool:
         url=next(filter(None, map(_url, chosen)), None),
         secrets=[_secret(row) for row in chosen],
         keyword=" ".join(dict.fromkeys(row.dingtalk_keyword for row in chosen if row.dingtalk_keyword)) or None,
+        room=ROBOT_LIMIT - len(recent),
     )
 
 
@@ -128,15 +131,21 @@ def send(bundle: Bundle, settings: Settings, senders: Senders) -> list[Result]:
     outcome = Outcome("later", UNREADABLE)
     for secret in (known or [None]) if bundle.url else ():
         send = partial(dingtalk.send, senders.session, settings, str(bundle.url), secret, bundle.keyword)
-        outcome = outcomes[secret] = guarded(partial(send, alerts, mobiles, str(bundle.message)))
-        if outcome.state != "failed":
+        may_repeat = bundle.room > sum(tried.posts for tried in outcomes.values()) + 1
+        outcome = outcomes[secret] = guarded(partial(send, alerts, mobiles, str(bundle.message), may_repeat))
+        if outcome.state != "failed" or outcome.content == "refused":
             break
+    if outcomes:  # the last one stands for all the messages that the robot was given
+        outcome = outcomes[secret] = outcome._replace(posts=sum(tried.posts for tried in outcomes.values()))
+    halves: dict[int, UUID] = {}
+    if outcome.state == "failed" and outcome.content == "refused" and len(alerts) > 1:
+        outcome, halves = outcome._replace(state="later", wait=1), _halves([told.id for told in alerts])
     # What was refused may go in another company the next time; what may have arrived goes again as it was.
     kept = bundle.message if outcome.is_uncertain else None
     results = []
     for one, its in zip(bundle.claimed, bundle.secrets, strict=True):
         own = outcomes.get(its, outcome)
-        said = own if outcome.state == "failed" else outcome
+        said = own if outcome.state == "failed" and outcome.content != "refused" else outcome
         # Of a secret that was refused, or not tried, it is not known that it works.
         is_known = bool(outcomes) and own is said and its in (None, *outcomes)
         results.append(
@@ -146,16 +155,17 @@ def send(bundle: Bundle, settings: Settings, senders: Senders) -> list[Result]:
                 outcome=said,
                 address=shown_robot(bundle.url) if bundle.url else None,
                 used=bundle.robot["url_hash"].hex() if is_known else None,
-                message=kept,
+                message=halves.get(one.alert_id, kept),
             )
         )
     return results
 
 
 def note_sent(robot: dict[str, Any], results: Sequence[Result]) -> None:
-    """Count a message against the robot's limit, look when it is due again, and commit."""
+    """Count what the robot was given against its limit, look when it is due again, and commit."""
+    posts = max(result.outcome.posts for result in results)
     blocked = next((result.outcome.wait for result in results if result.outcome.wait), None)
-    db.session.execute(_robot_has_sent, robot | {"blocked": blocked})
+    db.session.execute(_robot_has_sent, robot | {"blocked": blocked, "posts": posts})
     plan(robot, None)
 
 
@@ -176,6 +186,15 @@ def _choose(rows: Sequence[Any], budget: int) -> Sequence[Any]:
     # As few as may be in one message, as long as the robot's limit lets each have its own.
     chosen = set(alerts[:1] if len(alerts) <= budget else alerts[: dingtalk.MOST_ALERTS])
     return [row for row in rows if row.alert_id in chosen]
+
+
+def _halves(alert_ids: Sequence[int]) -> dict[int, UUID]:
+    """Return the message that each alert goes into next: of several, one had a text that was refused with its headline.
+
+    Sent in halves, and those in halves, it does not take the others along.
+    """
+    first, second, middle = uuid4(), uuid4(), len(alert_ids) // 2
+    return {identity: first if place < middle else second for place, identity in enumerate(alert_ids)}
 
 
 def _url(row: Any) -> str | None:

@@ -33,7 +33,7 @@ from .senders import Senders, attempt
 logger = logging.getLogger("contacts_app")
 # What was sent is written down together, which costs a third less; who dies before sends so much again.
 WRITE_SECONDS = 0.2
-SEND_SECONDS = 15  # that one message may take, with room to record it before the lease ends
+SEND_SECONDS = 25  # that a message and, if it is refused, its headline may take, with room to record it in the lease
 NICENESS = 10
 POLL_SECONDS, BEAT_SECONDS = 2, 5
 MOST_TURNS = 5  # accounts that are asked for one after the other when others claim at the same moment

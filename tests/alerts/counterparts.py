@@ -84,7 +84,8 @@ class Https:
     """A server that answers what `answer` returns, or misbehaves.
 
     `behaviour` is None, garbage, hang, drip, drip-headers, redirect, close, 500 or large. `replies` are answers that
-    are given first, as (HTTP status, JSON). The time of the server is off by `offset` seconds.
+    are given first, as (HTTP status, JSON). The time of the server is off by `offset` seconds. A text with one of
+    `words` is refused.
     """
 
     def __init__(self, authority: Authority, port: int = 0) -> None:
@@ -92,6 +93,7 @@ class Https:
         self.behaviour: str | None = None
         self.replies: deque[tuple[int, Any]] = deque()
         self.offset = 0.0
+        self.words: set[str] = set()
         self.requests = 0
         self.lock = threading.Lock()
         self.closed = threading.Event()
@@ -176,6 +178,8 @@ class DingTalk(Https):
             return 310000, "keywords not in content, more: [https://ding-doc.dingtalk.com/doc#/serverapi2/qf2nxq]"
         if robot.secret and (wrong := self._wrong_signature(robot.secret, query)):
             return 310000, f"{wrong}, more: [https://ding-doc.dingtalk.com/doc#/serverapi2/qf2nxq]"
+        if any(word in text + title for word in self.words):
+            return 430102, "the text contains something that is not appropriate"
         now = time.time()
         with self.lock:
             while robot.sent_at and robot.sent_at[0] <= now - self.window:
@@ -214,7 +218,9 @@ class TextMessage:
 
 
 class AliyunSms(Https):
-    """Alibaba Cloud SMS."""
+    """Alibaba Cloud SMS, whose template's variable takes `most` characters and no link."""
+
+    most = 35
 
     def answer(self, request: Request) -> tuple[int, Any]:
         """Take a text, or say what is wrong with it."""
@@ -224,6 +230,12 @@ class AliyunSms(Https):
             message = "该账号下找不到对应模板" if "TEMPLATE" in code else f"refused {form.get('PhoneNumbers')}"
             return 400, {"Code": code, "Message": message, "RequestId": "R"}
         text = json.loads(form["TemplateParam"])["content"]
+        if len(text) > self.most:
+            return 200, {"Code": "isv.PARAM_LENGTH_LIMIT", "Message": "变量长度受限", "RequestId": "R"}
+        if "://" in text:
+            return 200, {"Code": "isv.PARAM_NOT_SUPPORT_URL", "Message": "不支持url为变量", "RequestId": "R"}
+        if any(word in text for word in self.words):
+            return 200, {"Code": "isv.BLACK_KEY_CONTROL_LIMIT", "Message": "黑名单管控", "RequestId": "R"}
         self.messages.append(TextMessage(time.time(), form["PhoneNumbers"], text))
         return 200, {"Code": "OK", "Message": "OK", "BizId": "1", "RequestId": "R"}
 
@@ -262,6 +274,11 @@ class TwilioSms(Https):
         if not form.get("To", "").startswith("+"):
             message = f"The 'To' number {form.get('To')} is not a valid phone number."
             return 400, {"code": 21211, "message": message, "status": 400}
+        if len(form["Body"]) > 1600:
+            message = "The concatenated message body exceeds the 1600 character limit"
+            return 400, {"code": 21617, "message": message, "status": 400}
+        if any(word in form["Body"] for word in self.words):
+            return 400, {"code": 30007, "message": "Message filtered", "status": 400}
         self.messages.append(TextMessage(time.time(), form["To"], form["Body"]))
         return 201, {"sid": "SM0123456789abcdef", "status": "queued", "error_code": None}
 
@@ -279,7 +296,8 @@ class MailServer:
     """A mail server that speaks as `security` says (starttls, tls or none).
 
     It refuses the recipients in `unknown` (550) and in `busy` (451). `behaviour` is None, drop (the connection, when a
-    recipient is named) or drop-data (when the message has been sent).
+    recipient is named) or drop-data (when the message has been sent). A message with one of `words` is answered
+    `refusal`, one of more than `most_bytes` is too big.
     """
 
     def __init__(self, authority: Authority, security: str = "starttls", port: int = 0, smtputf8: bool = True) -> None:
@@ -287,6 +305,9 @@ class MailServer:
         self.unknown: set[str] = set()
         self.busy: set[str] = set()
         self.behaviour: str | None = None
+        self.words: set[str] = set()
+        self.refusal = "554 5.7.1 Message rejected because of its content"
+        self.most_bytes = 1_000_000
         self.security = security
         self.connections = 0
         self._options: dict[str, Any] = {"enable_SMTPUTF8": smtputf8, "hostname": "localhost", "loop": None}
@@ -321,9 +342,14 @@ class MailServer:
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         """Take a message."""
         content = envelope.content if isinstance(envelope.content, bytes) else str(envelope.content).encode()
+        message = message_from_bytes(content, policy=default)
+        assert isinstance(message, EmailMessage)
+        if len(content) > self.most_bytes:
+            return "552 5.3.4 Message size exceeds fixed limit"
+        said = [str(message["Subject"]), *(part.get_content() for part in message.iter_parts())]
+        if any(word in text for word in self.words for text in said):
+            return self.refusal
         for recipient in envelope.rcpt_tos:
-            message = message_from_bytes(content, policy=default)
-            assert isinstance(message, EmailMessage)
             self.messages.append(Mail(time.time(), recipient, message))
         if self.behaviour == "drop-data":
             _abort(server)

@@ -12,6 +12,7 @@ import pytest
 import requests
 
 from contacts_app import config
+from contacts_app.alerts import sample
 from contacts_app.alerts.channels import Outcome, Told, configured, dingtalk, headline, outgoing, quoted
 from contacts_app.alerts.channels.dingtalk import escaped, text_of
 from tests.alerts.counterparts import Authority, DingTalk, environment
@@ -47,7 +48,8 @@ def chat(server: DingTalk) -> DingTalk:
     server.robots.clear()
     server.messages.clear()
     server.replies.clear()
-    server.behaviour, server.offset = None, 0.0
+    server.behaviour, server.offset, server.requests = None, 0.0, 0
+    server.words = set()
     return server
 
 
@@ -73,9 +75,10 @@ def send(session: requests.Session, settings: config.Settings) -> Send:
         keyword: str | None = None,
         mobiles: Sequence[str] = (),
         uuid: str | None = None,
+        may_repeat: bool = True,
     ) -> Outcome:
         uuid = uuid or f"uuid-{next(_uuids)}"
-        outcome = dingtalk.send(session, settings, url, secret, keyword, alerts, mobiles, uuid)
+        outcome = dingtalk.send(session, settings, url, secret, keyword, alerts, mobiles, uuid, may_repeat)
         assert url.partition("=")[2] not in outcome.answer
         assert not secret or secret not in outcome.answer
         assert 0 < len(outcome.answer) <= 500
@@ -86,7 +89,7 @@ def send(session: requests.Session, settings: config.Settings) -> Send:
 
 def test_a_message_shows_the_alert(chat: DingTalk, send: Send) -> None:
     alert = told(text="97 % used\non db-1", url="https://console.example.com/notifications/1")
-    assert send(chat.add("robot-1"), [alert]) == ("sent", "The robot took the message.", None, False)
+    assert send(chat.add("robot-1"), [alert]) == ("sent", "The robot took the message.", None, False, "whole", 1)
     (message,) = chat.messages
     assert message.title == "[Firing] Disk full"
     assert message.text.splitlines() == [
@@ -216,9 +219,11 @@ def test_a_missing_keyword_is_explained(chat: DingTalk, send: Send) -> None:
         f"The robot wants a keyword in the text, and none is set. {advice} (310000)",
         None,
         False,
+        "whole",
+        1,
     )
     words = f"The robot wants a keyword in the text, and 'alert' is not one of its keywords. {advice} (310000)"
-    assert send(url, keyword="alert") == ("failed", words, None, False)
+    assert send(url, keyword="alert") == ("failed", words, None, False, "whole", 1)
 
 
 def test_a_missing_signature_is_explained(chat: DingTalk, send: Send) -> None:
@@ -284,13 +289,13 @@ def test_an_unknown_error_is_told_without_what_is_secret(chat: DingTalk, send: S
 @pytest.mark.parametrize(
     ("status", "said", "expected"),
     [
-        (200, {"errcode": -1, "errmsg": "系统繁忙"}, ("later", "DingTalk is busy. (-1)", None, False)),
-        (503, {}, ("later", "DingTalk is out of order (HTTP 503).", None, True)),
-        (429, {}, ("later", "DingTalk was sent more than it takes at once (HTTP 429).", None, False)),
-        (403, [], ("failed", "DingTalk refused the message (HTTP 403).", None, False)),
-        (200, [], ("later", "DingTalk answered something that cannot be read.", None, True)),
-        (200, {"errcode": None}, ("later", "DingTalk answered something that cannot be read.", None, True)),
-        (200, {"errcode": "0"}, ("sent", "The robot took the message.", None, False)),
+        (200, {"errcode": -1, "errmsg": "系统繁忙"}, ("later", "DingTalk is busy. (-1)", None, False, "whole", 1)),
+        (503, {}, ("later", "DingTalk is out of order (HTTP 503).", None, True, "whole", 1)),
+        (429, {}, ("later", "DingTalk was sent more than it takes at once (HTTP 429).", None, False, "whole", 1)),
+        (403, [], ("failed", "DingTalk refused the message (HTTP 403).", None, False, "whole", 1)),
+        (200, [], ("later", "DingTalk answered something that cannot be read.", None, True, "whole", 1)),
+        (200, {"errcode": None}, ("later", "DingTalk answered something that cannot be read.", None, True, "whole", 1)),
+        (200, {"errcode": "0"}, ("sent", "The robot took the message.", None, False, "whole", 1)),
     ],
 )
 def test_what_is_passing_is_tried_again(
@@ -326,6 +331,19 @@ def test_what_a_server_says_is_shortened() -> None:
         (400013, "dissolved"),
         (400102, "switched off"),
         (400106, "not in its group chat any more"),
+    ],
+)
+def test_a_code_is_explained_and_shown(chat: DingTalk, send: Send, code: int, words: str) -> None:
+    chat.replies.append((200, {"errcode": code, "errmsg": "x"}))
+    outcome = send(chat.add("robot-1"))
+    assert (outcome.state, outcome.content, chat.requests) == ("failed", "whole", 1)
+    assert words in outcome.answer
+    assert outcome.answer.endswith(f" ({code})")
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
         (430101, "a link"),
         (430102, "a word"),
         (430103, "a picture"),
@@ -333,12 +351,33 @@ def test_what_a_server_says_is_shortened() -> None:
         (460101, "longer"),
     ],
 )
-def test_a_code_is_explained_and_shown(chat: DingTalk, send: Send, code: int, words: str) -> None:
+def test_of_a_text_that_is_refused_the_headline_is_sent(chat: DingTalk, send: Send, code: int, words: str) -> None:
     chat.replies.append((200, {"errcode": code, "errmsg": "x"}))
-    outcome = send(chat.add("robot-1"))
-    assert outcome.state == "failed"
+    alert = told("See https://evil.example/x", "the text", url="https://c.io/1", integration="the sender")
+    outcome = send(chat.add("robot-1", keywords=["报警"]), [alert], keyword="报警", mobiles=["+8613800000000"])
+    assert (outcome.state, outcome.content, outcome.posts) == ("sent", "headline", 2)
+    assert outcome.answer.startswith("Only the headline was sent. The text ")
     assert words in outcome.answer
     assert outcome.answer.endswith(f" ({code})")
+    (message,) = chat.messages
+    assert message.text.startswith("#### \\[Firing\\] See (link)\n\nTime: ")
+    assert message.text.endswith("\n\n报警\n\n@13800000000")
+
+
+def test_a_headline_that_is_refused_as_well_is_not_the_robot_s_fault(chat: DingTalk, send: Send) -> None:
+    chat.words = {"Disk"}
+    url = chat.add("robot-1")
+    outcome = send(url)
+    words = "The text holds a word that DingTalk does not send. (430102)"
+    assert outcome == ("failed", words, None, False, "refused", 2)
+    # Where the robot takes no further message just now, the headline waits.
+    assert send(url, may_repeat=False) == ("later", words, None, False, "refused", 1)
+
+
+def test_a_robot_takes_the_hardest_alert(chat: DingTalk, send: Send) -> None:
+    alert = told(sample.TITLE, sample.text("https://contacts.example.com"), kind="test")
+    assert send(chat.add("robot-1"), [alert]).content == "whole"
+    assert len(chat.messages[0].text) > 4000
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contacts_app import config
+from contacts_app.alerts import sample
 from contacts_app.alerts.channels import Outcome, mail, outgoing
 from contacts_app.alerts.channels.mail import Mailer
 from contacts_app.fields import clean_email
@@ -140,10 +141,53 @@ def test_a_server_is_spoken_to_as_the_settings_say(
     assert len(server.messages) == 1
 
 
+@pytest.mark.parametrize(
+    ("refusal", "content"),
+    [
+        ("554 5.7.1 Message rejected because of its content", "refused"),
+        ("554 5.7.1 Spam message rejected", "refused"),
+        ("552 5.7.0 This message was blocked because its content presents a potential security issue", "refused"),
+        ("550 5.6.0 Invalid header found", "refused"),
+        ("554 Contains a virus", "refused"),
+        # Refused again, it was for another reason: then the mailbox is not to be reached by this server.
+        ("554 5.7.1 Client host blocked using zen.spamhaus.org", "whole"),
+        ("550 5.7.26 Unauthenticated mail is not accepted due to the content of the DMARC policy", "whole"),
+        ("552 5.2.2 Mailbox full: no room for a body of this size", "whole"),
+        ("554 Transaction failed", "whole"),
+    ],
+)
+def test_of_a_message_that_is_refused_the_headline_is_sent(
+    server: MailServer, mailer: Mailer, refusal: str, content: str
+) -> None:
+    server.words, server.refusal = {"casino", "https:"}, refusal
+    # The mailbox was taken, so even what is not explained may be meant for this message alone.
+    alert = {"title": "Full, see https://casino.example/1", "text": "casino", "url": "https://c.io", "group": "casino"}
+    words = f"The mail server refused the message: {refusal}"
+    outcome = send(mailer, **alert)
+    assert outcome == ("sent", f"Only the headline was sent. {words}", None, False, "headline", 2)
+    (found,) = server.messages
+    assert found.message["Subject"] == "[Firing] Full, see (link)"
+    assert send(mailer, title="A casino") == ("failed", words, None, False, content, 2)
+    assert server.connections == 1
+
+
+def test_a_message_that_is_too_big_is_sent_as_its_headline(server: MailServer, mailer: Mailer) -> None:
+    server.most_bytes = 3000
+    assert send(mailer, text="x" * 2000).content == "headline"
+    server.most_bytes = 100
+    assert send(mailer)[4:] == ("refused", 2)
+
+
+def test_a_mail_server_takes_the_hardest_alert(server: MailServer, mailer: Mailer) -> None:
+    alert = {"title": sample.TITLE, "text": sample.text("https://contacts.example.com"), "kind": "test"}
+    assert send(mailer, **alert) == SENT
+    assert server.messages[0].message["Subject"] == f"[Test] {sample.TITLE}"
+
+
 def test_an_unknown_recipient_is_final(server: MailServer, mailer: Mailer) -> None:
     server.unknown.add("ann@example.com")
     words = "The mail server refused the mailbox: 550 5.1.1 <ann@example.com>: no such mailbox"
-    assert send(mailer) == ("failed", words, None, False)
+    assert send(mailer) == ("failed", words, None, False, "whole", 1)
     assert send(mailer, "bob@example.com") == SENT
     assert server.connections == 1
 
@@ -151,7 +195,7 @@ def test_an_unknown_recipient_is_final(server: MailServer, mailer: Mailer) -> No
 def test_a_busy_server_is_tried_again(server: MailServer, mailer: Mailer) -> None:
     server.busy.add("ann@example.com")
     words = "The mail server refused the mailbox: 451 4.3.0 Come back later"
-    assert send(mailer) == ("later", words, None, False)
+    assert send(mailer) == ("later", words, None, False, "whole", 1)
     server.busy.clear()
     assert send(mailer) == SENT
 
@@ -161,7 +205,7 @@ def test_a_lost_connection_is_uncertain_only_after_the_message(
     server: MailServer, mailer: Mailer, behaviour: str, is_uncertain: bool
 ) -> None:
     server.behaviour = behaviour
-    assert send(mailer) == ("later", "localhost closed the connection.", None, is_uncertain)
+    assert send(mailer) == ("later", "localhost closed the connection.", None, is_uncertain, "whole", 1)
     server.behaviour = None
     assert send(mailer) == SENT
 
@@ -182,26 +226,26 @@ def test_a_certificate_of_an_unknown_authority_is_not_trusted(
     environ = environment(authority.path, smtp=server)
     del environ["CA_BUNDLE"]
     words = "The certificate of localhost is not trusted. CA_BUNDLE can name its authority."
-    assert send(mailer_for(tmp_path, environ)) == ("later", words, None, False)
+    assert send(mailer_for(tmp_path, environ)) == ("later", words, None, False, "whole", 1)
 
 
 def test_no_password_is_sent_without_encryption(authority: Authority, start: Start, tmp_path: Path) -> None:
     environ = environment(authority.path, smtp=start(security="none")) | {"SMTP_SECURITY": "starttls"}
     words = "localhost does not offer STARTTLS. Check SMTP_SECURITY and SMTP_PORT."
-    assert send(mailer_for(tmp_path, environ)) == ("later", words, None, False)
+    assert send(mailer_for(tmp_path, environ)) == ("later", words, None, False, "whole", 1)
 
 
 def test_a_server_that_lets_nobody_log_on_is_told(authority: Authority, start: Start, tmp_path: Path) -> None:
     environ = environment(authority.path, smtp=start(security="none"))
     environ |= {"SMTP_USER": "console", "SMTP_PASSWORD": SMTP_PASSWORD}
     words = "localhost does not offer to log on. Check SMTP_SECURITY and SMTP_PORT."
-    assert send(mailer_for(tmp_path, environ)) == ("later", words, None, False)
+    assert send(mailer_for(tmp_path, environ)) == ("later", words, None, False, "whole", 1)
 
 
 def test_tls_on_a_port_without_it_is_told(authority: Authority, server: MailServer, tmp_path: Path) -> None:
     environ = environment(authority.path, smtp=server) | {"SMTP_SECURITY": "tls"}
     words = "localhost does not speak TLS as expected. Check SMTP_SECURITY and SMTP_PORT."
-    assert send(mailer_for(tmp_path, environ)) == ("later", words, None, False)
+    assert send(mailer_for(tmp_path, environ)) == ("later", words, None, False, "whole", 1)
 
 
 def test_a_server_that_is_down_is_tried_again(authority: Authority, start: Start, tmp_path: Path) -> None:
@@ -210,7 +254,7 @@ def test_a_server_that_is_down_is_tried_again(authority: Authority, start: Start
     assert send(mailer) == SENT
     port = server.port
     server.close()
-    assert send(mailer) == ("later", "localhost refused the connection.", None, False)
+    assert send(mailer) == ("later", "localhost refused the connection.", None, False, "whole", 1)
     start(port=port)
     assert send(mailer) == SENT
 
@@ -221,7 +265,7 @@ def test_a_server_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pyt
         port = str(listener.getsockname()[1])
         mailer = mailer_for(tmp_path, {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": port, "SMTP_FROM": SMTP_FROM})
         began = time.monotonic()
-        assert send(mailer) == ("later", "127.0.0.1 did not answer within 1 seconds.", None, False)
+        assert send(mailer) == ("later", "127.0.0.1 did not answer within 1 seconds.", None, False, "whole", 1)
         assert time.monotonic() - began < 3
 
 
@@ -241,7 +285,7 @@ def test_a_server_that_says_something_now_and_then_is_given_up(tmp_path: Path, m
         port = str(listener.getsockname()[1])
         mailer = mailer_for(tmp_path, {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": port, "SMTP_FROM": SMTP_FROM})
         began = time.monotonic()
-        assert send(mailer) == ("later", "127.0.0.1 did not answer within 1 seconds.", None, False)
+        assert send(mailer) == ("later", "127.0.0.1 did not answer within 1 seconds.", None, False, "whole", 1)
         assert time.monotonic() - began < 3
         gone.set()
         thread.join()
@@ -276,13 +320,13 @@ def test_a_server_that_is_full_is_tried_again(tmp_path: Path) -> None:
         port = str(listener.getsockname()[1])
         mailer = mailer_for(tmp_path, {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": port, "SMTP_FROM": SMTP_FROM})
         words = "The mail server refused the connection: 554 5.3.2 Too many connections"
-        assert send(mailer) == ("later", words, None, False)
+        assert send(mailer) == ("later", words, None, False, "whole", 1)
         thread.join()
 
 
 def test_a_server_that_does_not_exist_is_told(tmp_path: Path) -> None:
     mailer = mailer_for(tmp_path, {"SMTP_HOST": "mail.invalid", "SMTP_FROM": SMTP_FROM})
-    assert send(mailer) == ("later", "mail.invalid cannot be found.", None, False)
+    assert send(mailer) == ("later", "mail.invalid cannot be found.", None, False, "whole", 1)
 
 
 def test_a_domain_of_other_letters_is_written_as_servers_know_it(server: MailServer, mailer: Mailer) -> None:
@@ -300,7 +344,7 @@ def test_a_mailbox_of_other_letters_needs_a_server_that_knows_them(
     mailer.close()
     mailer = mailer_for(tmp_path, environment(authority.path, smtp=does_not))
     words = "localhost takes no mailbox with letters outside ASCII (SMTPUTF8)."
-    assert send(mailer, "用户@例子.example") == ("failed", words, None, False)
+    assert send(mailer, "用户@例子.example") == ("failed", words, None, False, "whole", 1)
     assert send(mailer) == SENT
     mailer.close()
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from contacts_app import config
-from contacts_app.alerts import intake
-from contacts_app.alerts.channels import Outcome, outgoing, sms
+from contacts_app.alerts import intake, sample
+from contacts_app.alerts.channels import Outcome, Told, headline, outgoing, sms
 from contacts_app.alerts.channels.aliyun import signature
 from contacts_app.alerts.channels.sms import GSM_BASIC, GSM_EXTENSION, text_of
+from contacts_app.alerts.intake import MOST_TEXT
 from tests.alerts.counterparts import (
     ALIYUN_SECRET,
     TWILIO_SID,
@@ -24,6 +25,7 @@ from tests.alerts.counterparts import (
 from tests.alerts.test_dingtalk import told
 
 Send = Callable[..., Outcome]
+ALERT = told(text="97 % used & 磁盘 + ~*")
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +51,16 @@ def twilio(authority: Authority) -> Iterator[TwilioSms]:
 def send(authority: Authority, tmp_path: Path) -> Send:
     """Return a function that sends over a provider; no answer quotes a secret or the number."""
 
-    def send(server: AliyunSms | TwilioSms, mobile: str = "+8613800000000", **environ: str) -> Outcome:
+    def send(
+        server: AliyunSms | TwilioSms,
+        mobile: str = "+8613800000000",
+        alert: Told = ALERT,
+        **environ: str,
+    ) -> Outcome:
         always = {"DATA_DIR": str(tmp_path)} | environment(authority.path, sms=server)
         settings = config.load(always | environ)
         with outgoing.session(settings) as session:
-            outcome = sms.send(session, settings, mobile, told(text="97 % used & 磁盘 + ~*"))
+            outcome = sms.send(session, settings, mobile, alert)
         for secret in (ALIYUN_SECRET, TWILIO_TOKEN, TWILIO_SID, mobile, mobile[3:]):
             assert secret not in outcome.answer
         assert 0 < len(outcome.answer) <= 500
@@ -153,7 +160,9 @@ def test_the_signature_is_the_documented_one() -> None:
 
 @pytest.mark.parametrize(("mobile", "known_as"), [("+8613800000000", "13800000000"), ("+12025550123", "12025550123")])
 def test_alibaba_cloud_takes_a_text(aliyun: AliyunSms, send: Send, mobile: str, known_as: str) -> None:
-    assert send(aliyun, mobile) == ("sent", "Alibaba Cloud took the text.", None, False)
+    aliyun.most = 40
+    outcome = send(aliyun, mobile, ALIYUN_CONTENT_LENGTH="40")
+    assert outcome == ("sent", "Alibaba Cloud took the text.", None, False, "whole", 1)
     (message,) = aliyun.messages
     assert (message.mobile, message.text) == (known_as, "[Firing] Disk full\n97 % used & 磁盘 + ~*")
 
@@ -183,7 +192,7 @@ def test_alibaba_cloud_takes_a_text(aliyun: AliyunSms, send: Send, mobile: str, 
 def test_a_wrong_setting_of_alibaba_cloud_is_explained(
     aliyun: AliyunSms, send: Send, environ: dict[str, str], words: str
 ) -> None:
-    assert send(aliyun, **environ) == ("failed", words, None, False)
+    assert send(aliyun, **environ) == ("failed", words, None, False, "whole", 1)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +236,7 @@ def test_an_answer_of_alibaba_cloud_is_explained(
         (
             "isv.TEMPLATE_PARAMS_ILLEGAL",
             "模板变量里包含非法关键字",
-            "failed",
+            "sent",
             "holds a word that Alibaba Cloud does not",
         ),
         ("isv.SMS_SIGNATURE_SCENE_ILLEGAL", "签名和模板类型不一致", "failed", "not for templates of this kind"),
@@ -249,8 +258,103 @@ def test_the_message_tells_two_meanings_of_a_code_apart_and_no_code_is_hidden(
     assert code in outcome.answer
 
 
+LINKED = told(text="See https://wiki.example.com/disk now.\nwww.example.com\nhttp://alerts:9093", url="https://c.io/1")
+
+
+def test_a_text_has_no_link_unless_a_setting_allows_it(aliyun: AliyunSms, twilio: TwilioSms, send: Send) -> None:
+    assert send(twilio, alert=LINKED).content == "whole"
+    assert twilio.messages[0].text == "[Firing] Disk full\nSee (link) now.\n(link)\n(link)"
+    assert send(twilio, alert=LINKED, SMS_LINKS="1").content == "whole"
+    assert twilio.messages[1].text == f"[Firing] Disk full\n{LINKED.text}"
+    assert send(aliyun, alert=LINKED).content == "whole"
+
+
+@pytest.mark.parametrize(
+    ("most", "words", "alert", "environ", "code"),
+    [
+        (20, set(), told("Disk full on the db", "97 %"), {}, "PARAM_LENGTH_LIMIT"),
+        (20, set(), told("磁盘满了" * 10, "97 %"), {}, "PARAM_LENGTH_LIMIT"),
+        (35, set(), told(text="https://a.io"), {"SMS_LINKS": "1"}, "PARAM_NOT_SUPPORT_URL"),
+        (35, {"casino"}, told(text="casino"), {}, "BLACK_KEY_CONTROL_LIMIT"),
+    ],
+)
+def test_of_a_text_that_is_refused_the_headline_is_sent(
+    aliyun: AliyunSms, send: Send, most: int, words: set[str], alert: Told, environ: dict[str, str], code: str
+) -> None:
+    aliyun.most, aliyun.words = most, words
+    outcome = send(aliyun, alert=alert, **environ)
+    assert (outcome.state, outcome.content, outcome.posts) == ("sent", "headline", 2)
+    assert outcome.answer.startswith("Only the headline was sent. The ")
+    assert outcome.answer.endswith(f"(isv.{code})")
+    (message,) = aliyun.messages
+    whole = headline(alert)
+    assert message.text == whole or (len(message.text) in (19, 20) and message.text.rstrip(".…") in whole)
+
+
+def test_a_code_that_may_mean_the_length_is_tried_with_the_headline(aliyun: AliyunSms, send: Send) -> None:
+    wrong = (200, {"Code": "isv.INVALID_PARAMETERS", "Message": "参数异常"})
+    aliyun.replies.append(wrong)
+    assert send(aliyun).content == "headline"
+    aliyun.replies.extend([wrong, wrong])
+    # Refused again: then it was not for the text.
+    expected = ("failed", "Alibaba Cloud refused the text: isv.INVALID_PARAMETERS 参数异常", None, False, "whole", 2)
+    assert send(aliyun) == expected
+
+
+@pytest.mark.parametrize("provider", [AliyunSms, TwilioSms])
+def test_a_headline_that_is_refused_as_well_is_not_the_number_s_fault(
+    authority: Authority, send: Send, provider: type[AliyunSms] | type[TwilioSms]
+) -> None:
+    server = provider(authority)
+    server.words = {"Disk"}
+    outcome = send(server)
+    server.close()
+    assert (outcome.state, outcome.content, outcome.posts, server.requests) == ("failed", "refused", 2, 2)
+    assert send_once_refused(send, authority, provider).posts == 1
+
+
+def send_once_refused(send: Send, authority: Authority, provider: type[AliyunSms] | type[TwilioSms]) -> Outcome:
+    """Return what becomes of an alert that is nothing but a short headline, which is not sent twice."""
+    server = provider(authority)
+    server.words = {"Disk"}
+    outcome = send(server, alert=told("Disk"))
+    server.close()
+    assert server.requests == 1
+    assert (outcome.state, outcome.content) == ("failed", "refused")
+    return outcome
+
+
+def test_a_variable_is_filled_up_to_its_length(aliyun: AliyunSms, send: Send) -> None:
+    aliyun.most = 134
+    for length, text in (("35", "x" * 400), ("134", "x" * 400), ("134", "很" * 400), ("100", "🔥" * 400)):
+        assert send(aliyun, alert=told(text=text), ALIYUN_CONTENT_LENGTH=length).content == "whole"
+        units = len(aliyun.messages[-1].text.encode("utf-16-le")) // 2
+        assert int(length) - 1 <= units <= int(length)
+
+
+@pytest.mark.parametrize("links", ["0", "1"])
+def test_a_test_is_as_hard_as_an_alert_can_be(twilio: TwilioSms, send: Send, links: str) -> None:
+    alert = told(sample.TITLE, sample.text("https://contacts.example.com"), kind="test")
+    assert MOST_TEXT - 100 < len(alert.text) <= MOST_TEXT
+    assert send(twilio, alert=alert, SMS_LINKS=links).content == "whole"
+    text = twilio.messages[0].text
+    assert parts(text) == 2
+    assert 130 < len(text.encode("utf-16-le")) // 2 <= 134
+    assert "测试" in text
+    assert "“" in text
+    assert ("https://contacts" in text) == (links == "1")
+
+
+def test_a_test_finds_out_that_links_are_refused(aliyun: AliyunSms, send: Send) -> None:
+    alert = told(sample.TITLE, sample.text(None), kind="test")
+    assert send(aliyun, alert=alert).content == "whole"
+    assert send(aliyun, alert=alert, SMS_LINKS="1").content == "headline"
+    aliyun.most = 34
+    assert send(aliyun, alert=alert).content == "headline"
+
+
 def test_twilio_takes_a_text(twilio: TwilioSms, send: Send) -> None:
-    assert send(twilio) == ("sent", "Twilio took the text.", None, False)
+    assert send(twilio) == ("sent", "Twilio took the text.", None, False, "whole", 1)
     (message,) = twilio.messages
     assert (message.mobile, message.text) == ("+8613800000000", "[Firing] Disk full\n97 % used & 磁盘 + ~*")
 
@@ -284,8 +388,8 @@ def test_a_wrong_setting_of_twilio_is_explained(
         (403, {"code": 20003, "message": "Permission denied"}, ("failed", "Twilio refused the text: 20003 Permission")),
         (401, {"code": 20005, "message": ""}, ("failed", "not active. (20005)")),
         (400, {"code": 21611, "message": ""}, ("later", "more than it takes at once. (21611)")),
-        (400, {"code": 30007, "message": ""}, ("failed", "filtered the text for what it says. (30007)")),
-        (400, {"code": 21617, "message": ""}, ("failed", "longer than Twilio takes. (21617)")),
+        (400, {"code": 30007, "message": ""}, ("sent", "filtered the text for what it says. (30007)")),
+        (400, {"code": 21617, "message": ""}, ("sent", "longer than Twilio takes. (21617)")),
         (400, {"code": 29999, "message": "The number +8613800000000"}, ("failed", "29999 The number …")),
         (404, [], ("failed", "HTTP 404")),
         (401, {}, ("failed", "TWILIO_AUTH_TOKEN")),
@@ -324,4 +428,4 @@ def test_a_console_without_provider_says_so(tmp_path: Path) -> None:
     settings = config.load({"DATA_DIR": str(tmp_path)})
     with outgoing.session(settings) as session:
         outcome = sms.send(session, settings, "+8613800000000", told())
-    assert outcome == ("failed", "Text messages are not set up: SMS_PROVIDER is not set.", None, False)
+    assert outcome == ("failed", "Text messages are not set up: SMS_PROVIDER is not set.", None, False, "whole", 1)

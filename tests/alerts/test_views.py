@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 import pytest
 from werkzeug.test import TestResponse
 
+from contacts_app.alerts import sample
 from tests.alerts.test_api import alerts_of, deliveries_of
 from tests.conftest import ROBOT, Team, watched_statements
 from tests.contacts.test_views import HOSTILE, as_page_and_htmx, refused_in_words
@@ -437,3 +438,23 @@ def test_no_page_takes_more_than_a_few_queries(team: Team) -> None:
         with watched_statements() as sent:
             assert team.get(path).status_code == 200
         assert 1 <= len(sent) <= most
+
+
+def test_a_message_tells_whether_more_than_its_headline_arrived(team: Team) -> None:
+    refused = {"state": "failed", "answer": "The text holds a link.", "text_refused": True}
+    identity = add_alert(team, "Disk", SENT | {"headline_only": True}, FAILED | refused, SENT, FAILED)
+    shown = stories(team.get(f"/notifications/{identity}"))
+    assert "Sent, only the headline 2" in shown[0]
+    assert "This text was refused 2" in shown[1]
+    assert "The text holds a link." in shown[1]
+    assert "Sent 2" in shown[2]
+    assert "Failed 2" in shown[3]
+    assert "only the headline" in team.get(f"/notifications/{identity}/result").text
+
+
+def test_a_test_says_how_hard_it_is(team: Team) -> None:
+    ann = team.add(name="Ann")
+    assert "as long as the longest alert" in words(team.get(f"/notifications/test?contact={ann}").text)
+    team.post("/notifications/test", {"contact": ann})
+    query = "SELECT title, text FROM alerts WHERE account_id = %s"
+    assert team.sql.execute(query, [team.account_id]).fetchone() == (sample.TITLE, sample.text(None))

@@ -104,6 +104,7 @@ def _texts(authority: Authority) -> Iterator[Texts]:
 
 def well_behaved(server: Robots | Texts) -> None:
     server.messages.clear()
+    server.words = set()
     server.replies.clear()
     server.behaviour, server.requests = None, 0
     server.reset()
@@ -123,6 +124,7 @@ def post(_smtp: MailServer) -> MailServer:
     """Return the mail server, well-behaved."""
     _smtp.messages.clear()
     _smtp.unknown.clear()
+    _smtp.words.clear()
     _smtp.busy.clear()
     _smtp.behaviour = None
     return _smtp
@@ -394,6 +396,64 @@ def test_an_address_that_was_changed_while_it_was_tried_is_not_judged_by_that(
     thread.join()
     assert (only(team)["state"], only(team)["address"]) == ("sent", "+86 138 0000 0001")
     assert channel_state(team, "sms") is None
+
+
+def test_who_got_only_the_headline_is_known_and_a_refused_text_is_no_fault_of_the_channel(
+    team: Team, courier: Courier, chat: Robots, post: MailServer, texts: Texts
+) -> None:
+    team.add(mobile=ANN, email="ann@example.com", dingtalk_url=chat.add("token-of-robot-1"))
+    for server in (chat, post, texts):
+        server.words = {"casino"}
+    half, none = tell(team, text="A casino"), tell(team, title="A casino")
+    courier.deliver()
+    rows = deliveries(team, half)
+    assert {(row["state"], row["headline_only"], row["text_refused"]) for row in rows} == {("sent", True, False)}
+    assert all(row["answer"].startswith("Only the headline was sent. ") for row in rows)
+    assert [channel_state(team, channel) for channel in CHANNELS] == ["works"] * 3
+    rows = deliveries(team, none)
+    assert {(row["state"], row["headline_only"], row["text_refused"]) for row in rows} == {("failed", False, True)}
+    assert [channel_state(team, channel) for channel in CHANNELS] == ["works"] * 3
+    for server in (chat, post, texts):
+        server.words = set()
+    with team.app.app_context():
+        assert db.session.get_one(Alert, (team.account_id, none)).send_again() == 3
+        db.session.commit()
+    make_due(team)
+    courier.deliver()
+    assert {(row["state"], row["text_refused"]) for row in deliveries(team, none)} == {("sent", False)}
+
+
+def test_one_text_that_is_refused_does_not_take_the_others_of_its_message_along(
+    team: Team, courier: Courier, chat: Robots
+) -> None:
+    team.add(dingtalk_url=chat.add("token-of-robot-1"))
+    chat.words = {"casino"}
+    alerts = [tell(team, title=f"Disk {number}" if number != 17 else "A casino") for number in range(30)]
+    for _ in range(10):  # a minute after the other, if need be
+        courier.deliver()
+        make_due(team)
+    states = {row["alert_id"]: (row["state"], row["text_refused"]) for row in deliveries(team)}
+    assert states == dict.fromkeys(alerts, ("sent", False)) | {alerts[17]: ("failed", True)}
+    for number in range(30):
+        assert sum(f"Disk {number}\n" in message.text for message in chat.messages) == (number != 17)
+    assert all(row["headline_only"] is False for row in deliveries(team))
+    assert channel_state(team, "dingtalk") == "works"
+    assert not any(robot.blocked_until for robot in chat.robots.values())
+
+
+def test_headlines_are_sent_together_where_one_of_the_texts_is_refused(
+    team: Team, courier: Courier, chat: Robots
+) -> None:
+    team.add(dingtalk_url=chat.add("token-of-robot-1"))
+    chat.words = {"casino"}
+    for number in range(30):
+        tell(team, title=f"Disk {number}", text="casino" if number == 17 else "full")
+    courier.deliver()
+    assert {(row["state"], row["headline_only"]) for row in deliveries(team)} == {("sent", True)}
+    (message,) = chat.messages
+    assert message.text.startswith("### 30 alerts")
+    # Both messages count for the robot's limit.
+    assert chat.requests == len(select(team, "SELECT unnest(sent_at) FROM robots")) == 2
 
 
 def test_a_robot_whose_key_is_missing_is_explained(team: Team, courier: Courier, chat: Robots) -> None:

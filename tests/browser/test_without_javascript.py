@@ -209,7 +209,7 @@ def test_a_test_is_sent_and_its_story_told(page: Page, world: World) -> None:
     row(page, "Ann").get_by_role("link", name="Send a test to Ann").click()
     expect(page.get_by_role("heading", name="Send a test to Ann?", level=1)).to_be_visible()
     page.get_by_role("button", name="Send test").click()
-    expect(page.get_by_role("heading", name="This is a test", level=1)).to_be_visible()
+    expect(page.get_by_role("heading", name="Only a test", level=1)).to_be_visible()
     wait_for(lambda: world.mails_to("ann@example.com"), what="the mail")
     reload_until(page, "1 sent")
     expect(page.get_by_role("main").get_by_role("listitem")).to_contain_text("Sent")
@@ -217,7 +217,7 @@ def test_a_test_is_sent_and_its_story_told(page: Page, world: World) -> None:
     expect(row(page, "Ann")).to_contain_text("Worked")
     control(page, "Bob", "Editing").click()
     page.get_by_role("button", name="Save and send test").click()
-    expect(page.get_by_role("heading", name="This is a test", level=1)).to_be_visible()
+    expect(page.get_by_role("heading", name="Only a test", level=1)).to_be_visible()
     wait_for(lambda: world.mails_to("bob@example.com"), what="the mail")
 
 

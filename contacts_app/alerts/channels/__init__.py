@@ -1,6 +1,7 @@
 """Say one thing over any channel: what is told, and what became of it."""
 
 import re
+from collections.abc import Callable
 from datetime import datetime
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ from ...config import Settings
 
 MOST_QUOTED = 200  # characters of what the other side said
 MOST_CODE = 60
+LINK = re.compile(r"\b(?:[a-z][a-z0-9+.-]{1,20}://|www\.)\S+", re.IGNORECASE)
 NAME = re.compile(r"[A-Z]+(?:_(?:[A-Z]+|[0-9]{1,3}))+|(?:[A-Z][a-z]+){2,}|[a-z]+(?:[_-][a-z]+)+")
 
 
@@ -30,13 +32,17 @@ class Outcome(NamedTuple):
     """What became of an attempt.
 
     `state` is sent, failed or later; `answer` are words without secrets, at most 500 characters; `wait` are the
-    seconds until it may be tried again, where the other side said so; `is_uncertain` if it may have arrived.
+    seconds until it may be tried again, where the other side said so; `is_uncertain` if it may have arrived. `content`
+    is whole, headline (nothing more was sent), refused (the text for what it says or its length, not the address) or
+    doubtful (failed, perhaps for the text). `posts` is how many messages the other side was given.
     """
 
     state: str
     answer: str
     wait: float | None = None
     is_uncertain: bool = False
+    content: str = "whole"
+    posts: int = 1
 
 
 def configured(settings: Settings, channel: str) -> str | None:
@@ -55,6 +61,28 @@ def headline(told: Told) -> str:
         return title
     word = "Test" if told.kind == "test" else told.status.capitalize()
     return f"[{word}] {title}"
+
+
+def bare(told: Told) -> Told:
+    """Return what is left of it when only its headline is to be sent, without what may have been refused."""
+    return told._replace(title=without_links(told.title), text="", severity="", group="", integration="", url=None)
+
+
+def without_links(text: str) -> str:
+    """Return the text with a word in place of each link."""
+    return LINK.sub("(link)", text)
+
+
+def or_headline(first: Outcome, send_headline: Callable[[], Outcome]) -> Outcome:
+    """Return what became of it, after another try with the headline alone if the text was refused."""
+    if first.state != "failed" or first.content not in ("refused", "doubtful"):
+        return first
+    second = send_headline()
+    posts = first.posts + second.posts
+    if second.state == "sent":
+        return second._replace(answer=f"Only the headline was sent. {first.answer}", content="headline", posts=posts)
+    content = "whole" if second.content == "doubtful" else second.content
+    return second._replace(content=content, posts=posts)
 
 
 def particulars(told: Told) -> list[tuple[str, str]]:

@@ -1,7 +1,8 @@
 """Send a text message with Alibaba Cloud SMS: SendSms of 2017-05-25, an RPC call that is signed with HMAC-SHA1.
 
 The template that ALIYUN_TEMPLATE_CODE names has to contain the variable ${content}, which takes the whole text.
-Alibaba Cloud limits what a variable may hold, by its type and the country: its length, and that it holds no link.
+Alibaba Cloud limits what a variable may hold: no link, and by its type and the country so many characters; since 2018
+one of a notification in China takes up to 35.
 """
 
 import base64
@@ -30,7 +31,7 @@ FAILED = {
     "isv.TEMPLATE_PARAMS_ILLEGAL": "The text holds a word that Alibaba Cloud does not send.",
     "isv.TEMPLATE_MISSING": MISFIT,
     "isv.INVALID_JSON_PARAM": MISFIT,
-    "isv.PARAM_LENGTH_LIMIT": "The text is longer than the template's variable ${content} may be.",
+    "isv.PARAM_LENGTH_LIMIT": "The template's variable ${content} is shorter than ALIYUN_CONTENT_LENGTH.",
     "isv.PARAM_NOT_SUPPORT_URL": "The text holds a link, or what looks like one, which ${content} may not.",
     "isv.BLACK_KEY_CONTROL_LIMIT": "The text holds a word that Alibaba Cloud does not send.",
     "isv.SMS_CONTENT_ILLEGAL": "The text holds a word that Alibaba Cloud does not send.",
@@ -54,6 +55,11 @@ FAILED = {
 # Codes of two meanings: the message says which.
 IS_MISFIT = re.compile("变量|参数|variable|param", re.IGNORECASE)
 IS_UNKNOWN = re.compile("不合法|找不到|不存在|拉黑|审核|illegal|not (exist|found)|unknown|approved", re.IGNORECASE)
+CONTENT = (
+    *("isv.PARAM_LENGTH_LIMIT", "isv.PARAM_NOT_SUPPORT_URL", "isv.BLACK_KEY_CONTROL_LIMIT"),
+    *("isv.TEMPLATE_PARAMS_ILLEGAL", "isv.SMS_CONTENT_ILLEGAL"),
+)
+PERHAPS_CONTENT = "isv.INVALID_PARAMETERS"  # also of a variable that is too long
 LIMITS = {"分钟|minute": "minute", "小时|hour": "hour", "天|日|day": "day"}
 
 
@@ -107,7 +113,7 @@ def _outcome(answer: outgoing.Answer, access: Aliyun) -> Outcome:
         return Outcome("sent", "Alibaba Cloud took the text.")
     shown = quoted_code(code, *secrets)
     if reason := _explained(code, message):
-        return Outcome("failed", f"{reason} ({shown})")
+        return Outcome("failed", f"{reason} ({shown})", content="refused" if code.startswith(CONTENT) else "whole")
     said = f"{shown} {quoted(message, *secrets)}".rstrip()
     if "BUSINESS_LIMIT" in code:
         span = next((span for words, span in LIMITS.items() if re.search(words, f"{code} {message}", re.I)), "")
@@ -115,7 +121,8 @@ def _outcome(answer: outgoing.Answer, access: Aliyun) -> Outcome:
         return Outcome("later", f"The number has been sent too many texts for {limits} at Alibaba Cloud. ({said})")
     if code.startswith(LATER):
         return Outcome("later", f"Alibaba Cloud cannot send at the moment: {said}")
-    return Outcome("failed", f"Alibaba Cloud refused the text: {said}")
+    content = "doubtful" if code == PERHAPS_CONTENT else "whole"
+    return Outcome("failed", f"Alibaba Cloud refused the text: {said}", content=content)
 
 
 def _explained(code: str, message: str) -> str | None:

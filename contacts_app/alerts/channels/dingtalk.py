@@ -12,13 +12,14 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 import phonenumbers
 import requests
 
 from ...config import Settings
-from . import Outcome, Told, headline, outgoing, particulars, quoted
+from . import Outcome, Told, bare, headline, or_headline, outgoing, particulars, quoted
 
 MOST_BYTES = 17_000  # of text as it stands in JSON; DingTalk takes 20,000 for the whole message
 MOST_MENTIONS = 100
@@ -43,6 +44,7 @@ FAILED = {
     430104: "The text holds something that DingTalk does not send.",
     460101: "The text is longer than DingTalk takes.",
 }
+CONTENT = (430101, 430102, 430103, 430104, 460101)
 
 
 def send(
@@ -54,18 +56,33 @@ def send(
     alerts: Sequence[Told],
     mobiles: Sequence[str],
     uuid: str,
+    may_repeat: bool = True,
 ) -> Outcome:
-    """Send one message about all `alerts` that mentions `mobiles` (E.164); `uuid` makes sending it again harmless."""
+    """Send one message about all `alerts` that mentions `mobiles` (E.164); `uuid` makes sending it again harmless.
+
+    Where the text is refused, the headlines alone are sent, later unless the robot `may_repeat`: take another message.
+    """
     parts = urlsplit(url)
     if parts.netloc.lower() not in settings.dingtalk_hosts:
         return Outcome("failed", "The robot's host is not one of DingTalk's. Enter the robot's address again.")
     numbers = [_mention(mobile) for mobile in mobiles[:MOST_MENTIONS]]
-    body = {
-        "msgtype": "markdown",
-        "markdown": {"title": _title(alerts), "text": text_of(alerts, keyword, numbers, len(mobiles))},
-        "at": {"atMobiles": numbers, "isAtAll": False},
-        "msgUuid": uuid,
-    }
+
+    def post(alerts: Sequence[Told], uuid: str) -> Outcome:
+        body = {
+            "msgtype": "markdown",
+            "markdown": {"title": _title(alerts), "text": text_of(alerts, keyword, numbers, len(mobiles))},
+            "at": {"atMobiles": numbers, "isAtAll": False},
+            "msgUuid": uuid,
+        }
+        return _post(session, url, secret, keyword, body)
+
+    outcome = post(alerts, uuid)
+    if outcome.content == "refused" and not may_repeat:
+        return outcome._replace(state="later")
+    return or_headline(outcome, lambda: post([bare(told) for told in alerts], f"{uuid}-headline"))
+
+
+def _post(session: requests.Session, url: str, secret: str | None, keyword: str | None, body: Any) -> Outcome:
     signed = url + (_signature(secret, time.time()) if secret else "")
     # In UTF-8: escaped to ASCII, Chinese would take twice the bytes.
     data = json.dumps(body, ensure_ascii=False).encode()
@@ -73,7 +90,7 @@ def send(
         answer = outgoing.post(session, signed, data=data, headers={"Content-Type": "application/json; charset=utf-8"})
     except outgoing.CannotReach as error:
         return Outcome("later", error.words, is_uncertain=error.is_uncertain)
-    token = parse_qs(parts.query).get("access_token", [""])[0]
+    token = parse_qs(urlsplit(url).query).get("access_token", [""])[0]
     return _outcome(answer, secret, keyword, (token, secret or ""))
 
 
@@ -192,7 +209,7 @@ def _outcome(answer: outgoing.Answer, secret: str | None, keyword: str | None, s
         return Outcome("later", f"DingTalk is busy. ({code})")
     reason = _reason(message, answer, secret, keyword) if code == REFUSED else FAILED.get(code)
     if reason:
-        return Outcome("failed", f"{reason} ({code})")
+        return Outcome("failed", f"{reason} ({code})", content="refused" if code in CONTENT else "whole")
     return Outcome("failed", f"DingTalk refused the message: {code} {quoted(message, *secrets)}".rstrip())
 
 

@@ -19,8 +19,19 @@ from html import escape
 import idna
 
 from ...config import Settings, Smtp
-from . import Outcome, Told, configured, headline, outgoing, particulars, quoted
+from . import Outcome, Told, bare, configured, headline, or_headline, outgoing, particulars, quoted
 
+TOO_LONG = ((2, 3), (3, 4))  # enhanced codes of a message that is too long
+UNCLEAR = ((0, 0), (3, 0), (5, 0), (7, 0), (7, 1))  # that may mean the content as well as the sender
+ABOUT_CONTENT = re.compile(
+    r"\b(content|spam|virus|malware|phishing|links?|urls?|words?|attachment|subject|body|size|too (large|big|long))\b",
+    re.I,
+)
+ABOUT_SENDER = re.compile(
+    r"\b(client host|ip|relay\w*|sender|reputation|(block|black) ?list\w*|[dr]n?s?bl|spf|dkim|dmarc|quota|mailbox)\b"
+    r"|authenti",
+    re.I,
+)
 COLOURS = {"firing": "#c62828", "resolved": "#2e7d32"}
 
 
@@ -41,7 +52,9 @@ class Mailer:
             return Outcome("failed", str(configured(self._settings, "email")))
         try:
             recipient = _as_known_to_servers(address)
-            message = message_of(access.sender, recipient, told, message_id, thread)
+            message, headline = (
+                message_of(access.sender, recipient, its, message_id, thread) for its in (told, bare(told))
+            )
         except ValueError:
             return Outcome("failed", "The mailbox cannot be written as mail servers know it. Enter it again.")
         self._way.begin()
@@ -55,6 +68,7 @@ class Mailer:
             if was_open and is_closed:
                 # Servers close a connection that is idle; that says nothing about the message.
                 outcome = self._attempt(access, recipient, message)
+            outcome = or_headline(outcome, lambda: self._attempt(access, recipient, headline))
         finally:
             guard.cancel()
         return outcome
@@ -101,7 +115,7 @@ class Mailer:
             return Outcome("sent", "The mail server took the message.")
         except _Refused as refusal:
             self._begin_anew()
-            return Outcome("later" if refusal.is_passing else "failed", refusal.words)
+            return Outcome("later" if refusal.is_passing else "failed", refusal.words, content=refusal.content)
         except outgoing.CannotReach as error:
             words = error.words
         except ssl.SSLCertVerificationError:
@@ -236,10 +250,11 @@ def _tls(connect: Connect) -> type[smtplib.SMTP_SSL]:
 
 
 class _Refused(Exception):
-    """The server said no to this message, for now if `is_passing`."""
+    """The server said no to this message, for now if `is_passing`; `content` as in Outcome."""
 
-    def __init__(self, words: str, is_passing: bool = False) -> None:
+    def __init__(self, words: str, is_passing: bool = False, content: str = "whole") -> None:
         super().__init__(words)
+        self.content = content
         self.words = words
         self.is_passing = is_passing
 
@@ -252,7 +267,21 @@ def _expect(access: Smtp, reply: tuple[int, bytes], what: str) -> None:
     if not 200 <= code < 400:
         # Final is what concerns this mailbox or this message; the server itself may be set up better within the hour.
         is_final = code >= 500 and what in ("the mailbox", "the message")
-        raise _Refused(_words(access, code, words, what), is_passing=not is_final)
+        content = _content(words.decode(errors="replace")) if is_final and what == "the message" else "whole"
+        raise _Refused(_words(access, code, words, what), is_passing=not is_final, content=content)
+
+
+def _content(words: str) -> str:
+    """Tell whether a message was refused for good for its content, by the enhanced code (RFC 3463) or else by words.
+
+    When a server has taken the mailbox, even what it does not explain may concern only this message.
+    """
+    code = re.search(r"\b5\.([0-9]{1,3})\.([0-9]{1,3})\b", words)
+    subject, detail = (int(code[1]), int(code[2])) if code else (0, 0)
+    if subject == 6 or (subject, detail) in TOO_LONG:
+        return "refused"
+    is_open = (subject, detail) in UNCLEAR and not ABOUT_SENDER.search(words)
+    return "refused" if is_open and ABOUT_CONTENT.search(words) else "doubtful"
 
 
 def _words(access: Smtp, code: int, words: bytes, what: str) -> str:

@@ -1,11 +1,12 @@
 """Tell an alert by text message, through the provider that is set up."""
 
 from collections.abc import Callable
+from functools import partial
 
 import requests
 
 from ...config import Aliyun, Settings, Twilio
-from . import Outcome, Told, aliyun, configured, headline, twilio
+from . import Outcome, Told, aliyun, bare, configured, headline, or_headline, twilio, without_links
 
 PARTS = 2  # a message may be charged as
 # The alphabet of 3GPP TS 23.038; what stands in the extension takes two septets.
@@ -31,38 +32,48 @@ SAME_IN_GSM = str.maketrans(
     | {chr(code + 0xFEE0): chr(code) for code in range(0x21, 0x7F)}  # the full-width forms of ASCII
 )
 SEPTETS, UCS2_UNITS = 153, 67  # of a part, beside the header that joins the parts
+MOST = SEPTETS * PARTS
+SHORTEST = 20  # characters that every variable of a template takes
 
 
 def send(session: requests.Session, settings: Settings, mobile: str, told: Told) -> Outcome:
-    """Send one text message to a number in E.164."""
+    """Send one text message to a number in E.164; the headline alone where the text is refused."""
+    send: Callable[[str], Outcome]
     match settings.sms:
         case Aliyun() as access:
-            return aliyun.send(session, access, mobile, text_of(told))
+            send, most, least = partial(aliyun.send, session, access, mobile), access.content_length, SHORTEST
         case Twilio() as access:
-            return twilio.send(session, access, mobile, text_of(told))
+            send, most, least = partial(twilio.send, session, access, mobile), MOST, MOST
         case None:
             return Outcome("failed", str(configured(settings, "sms")))
+    text, shorter = text_of(told, most, settings.sms_links), text_of(bare(told), least)
+    return or_headline(send(text), lambda: send(shorter)) if shorter != text else send(text)
 
 
-def text_of(told: Told) -> str:
-    """Return headline and text, cut so that they fit into two parts.
+def text_of(told: Told, most: int = MOST, has_links: bool = False) -> str:
+    """Return headline and text, cut so that they fit into two parts and into `most` characters.
 
     Where it can be written in the telephones' own alphabet, it is: that holds more than twice as much. A text that has
     other letters anyway keeps all of its own.
     """
     lines = [headline(told), *(" ".join(line.split()) for line in told.text.splitlines())]
     text = "\n".join(line for line in lines if line)
-    plain = _cut(text.translate(SAME_IN_GSM), _septets, SEPTETS, "...")
+    text = text if has_links else without_links(text)
+    plain = _cut(_in_parts(text.translate(SAME_IN_GSM), _septets, SEPTETS, "..."), _ucs2_units, most, "...")
     if set(plain) <= GSM_BASIC | GSM_EXTENSION:
         return plain
-    return _cut(text, _ucs2_units, UCS2_UNITS, "…")
+    return _cut(_in_parts(text, _ucs2_units, UCS2_UNITS, "…"), _ucs2_units, most, "…")
 
 
-def _cut(text: str, cost_of: Callable[[str], int], size: int, ellipsis: str) -> str:
+def _in_parts(text: str, cost_of: Callable[[str], int], size: int, ellipsis: str) -> str:
     """Return the text, cut to PARTS parts of `size` units."""
-    costs = [cost_of(character) for character in text]
     # A character that takes two units stands in one part as a whole, and may leave a unit of the first part empty.
-    room = size * PARTS - (PARTS - 1 if max(costs) > 1 else 0)
+    room = size * PARTS - (PARTS - 1 if any(cost_of(character) > 1 for character in text) else 0)
+    return _cut(text, cost_of, room, ellipsis)
+
+
+def _cut(text: str, cost_of: Callable[[str], int], room: int, ellipsis: str) -> str:
+    costs = [cost_of(character) for character in text]
     if sum(costs) <= room:
         return text
     room -= len(ellipsis)

@@ -36,6 +36,7 @@ FAILED = {
     30019: "The text is longer than the network takes.",
     30034: "The sender is not registered for texts to the United States. Register it at Twilio.",
 }
+CONTENT = (21605, 21617, 21658, 30007, 30019)
 
 
 def send(session: requests.Session, access: Twilio, mobile: str, text: str) -> Outcome:
@@ -67,6 +68,6 @@ def _outcome(answer: outgoing.Answer, access: Twilio) -> Outcome:
         code = code or LOG_ON
     # The same code says that the log-on is right but may not send.
     if code in FAILED and not (code == LOG_ON and answer.status != 401):
-        return Outcome("failed", f"{FAILED[code]} ({code})")
+        return Outcome("failed", f"{FAILED[code]} ({code})", content="refused" if code in CONTENT else "whole")
     said_words = quoted(message, access.auth_token, access.account_sid)
     return Outcome("failed", f"Twilio refused the text: {code or f'HTTP {answer.status}'} {said_words}".rstrip())
