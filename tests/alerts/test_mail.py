@@ -1,6 +1,7 @@
 """Show that mail arrives as it should look, and what becomes of it when the mail server does not take it."""
 
 import contextlib
+import re
 import socket
 import threading
 import time
@@ -372,7 +373,8 @@ def test_a_mailbox_that_is_saved_can_be_written_to(typed: str) -> None:
     assert (len(local.encode()) <= 64, len(domain) <= 253, len(recipient.encode()) <= 254) == (True,) * 3
     message = mail.message_of(SMTP_FROM, recipient, told(), "1", None)
     assert message["To"].addresses[0].addr_spec == recipient
-    assert b"\r\nTo: " in message.as_bytes()
+    # A long mailbox stands in the next line, as headers are folded.
+    assert re.search(rb"\r\nTo:(\r\n)? ", message.as_bytes())
 
 
 @pytest.mark.parametrize("address", ["ann", "ann@", "ann@\r\nexample.com", "ann@..例", "a b@example.com", "a@b@c", ""])
