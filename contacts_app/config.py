@@ -45,6 +45,8 @@ class Settings:
     public_url: str | None
     alerts_per_minute: int
     retention_days: int
+    texts_per_number: int
+    mails_per_mailbox: int
     delivery_threads: int
     delivery_lease: int
     outgoing_networks: tuple[Network, ...]
@@ -213,6 +215,8 @@ def load(environ: Mapping[str, str]) -> Settings:
         public_url=web_address("PUBLIC_URL") or None,
         alerts_per_minute=number("ALERTS_PER_MINUTE", 1000, 1, 1_000_000),
         retention_days=number("RETENTION_DAYS", 90, 1, 36_500),
+        texts_per_number=number("TEXTS_PER_NUMBER", 10, 1, 1000),
+        mails_per_mailbox=number("MAILS_PER_MAILBOX", 60, 1, 1000),
         delivery_threads=number("DELIVERY_THREADS", 4, 1, 64),
         delivery_lease=number("DELIVERY_LEASE", 60, 5, 3600),
         outgoing_networks=networks("OUTGOING_NETWORKS"),

@@ -110,7 +110,7 @@ NOT_BY_ACCOUNT = {
     "logon_attempts_at": "guesses are counted before anybody is known",
 }
 # Indexes of nothing but what waits.
-OF_WORKERS = {("worker: tidy up", "deliveries_for_robots"), ("worker: tidy up", "deliveries_waiting")}
+OF_WORKERS = {("worker: tidy up", "deliveries_of_contacts"), ("worker: tidy up", "deliveries_waiting")}
 MOST_ROWS = 1_000  # of a table that one account may have here; the server reads small tables whole, which is no harm
 OF_NO_ACCOUNT = {"workers", "encryption_keys", "alembic_version"}  # few rows, however many accounts there are
 

@@ -131,6 +131,7 @@ ALERT_ROWS: dict[str, dict[str, Any]] = {
     "deliveries": {"alert_id": MINE, "contact_id": MINE, "channel": "sms", "contact_name": "Ann"},
     "robots": {"url_hash": b"h" * 32},
     "channel_states": {"contact_id": MINE, "channel": "sms", "failing_since": "now", "answer": "No such number."},
+    "send_windows": {"contact_id": MINE, "kind": "sms"},
     "system_checks": {},
     "system_notices": {"kind": "quota"},
     "told_facts": {"kind": "failing", "subject": "1:sms"},
@@ -172,6 +173,8 @@ BAD_ALERT_ROWS: list[tuple[str, str, dict[str, Any]]] = [
     ("deliveries", "delivery_is_due_until_it_ends", ENDED | {"ended_at": None}),
     ("deliveries", "cancelled_delivery_says_by_whom", ENDED | {"state": "cancelled"}),
     ("deliveries", "stopped_delivery_does_not_wait", {"cancelled_by": "ann@example.com"}),
+    ("deliveries", "overtaken_delivery_says_by_what", ENDED | {"state": "overtaken"}),
+    ("deliveries", "overtaken_delivery_says_by_what", ENDED | {"state": "overtaken", "overtaken_by": 5}),
     ("deliveries", "delivery_attempts_are_counted", ENDED | {"attempts": 0}),
     ("deliveries", "delivery_attempts_are_counted", {"attempts": -1}),
     ("deliveries", "delivery_of_a_headline_is_sent", ENDED | {"state": "failed", "headline_only": True}),
@@ -179,6 +182,9 @@ BAD_ALERT_ROWS: list[tuple[str, str, dict[str, Any]]] = [
     ("robots", "robots_pkey", {}),
     ("robots", "robots_accounts_fkey", {"account_id": 9_000_000_000}),
     ("robots", "robot_is_hashed", {"url_hash": b"https://oapi"}),
+    ("send_windows", "send_windows_pkey", {}),
+    ("send_windows", "send_windows_contacts_fkey", {"contact_id": 5}),
+    ("send_windows", "send_window_is_of_a_known_kind", {"kind": "pigeon"}),
     ("channel_states", "channel_states_pkey", {}),
     ("channel_states", "channel_states_contacts_fkey", {"contact_id": 5}),
     ("channel_states", "channel_state_is_of_a_channel", {"channel": "pigeon"}),
@@ -381,7 +387,9 @@ def test_a_log_of_deliveries_outlives_contact_group_and_integration(team: Team) 
             for name in ALERT_ROWS
             if name != "workers"
         }
-        assert [name for name, rows in left.items() if not rows] == ["integrations", "refusals", "channel_states"]
+        assert [name for name, rows in left.items() if not rows] == [
+            *("integrations", "refusals", "channel_states", "send_windows"),
+        ]
         team.sql.execute("DELETE FROM alerts WHERE account_id = %s", [team.account_id])
         assert team.sql.execute(count.format("deliveries"), [team.account_id]).fetchone() == (0,)
 

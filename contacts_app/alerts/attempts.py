@@ -42,6 +42,10 @@ class Claimed(NamedTuple):
     mobile: str | None
     email: str | None
     exists: bool
+    words: str = ""  # of what it overtakes, which stand in its text
+    slot: datetime | None = None  # by which the window of the contact's channel knows it
+    message: UUID | None = None  # by which a digest is known when it goes again
+    others: tuple["Claimed", ...] = ()  # that go in the same message
 
 
 class Result(NamedTuple):

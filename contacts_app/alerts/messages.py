@@ -1,43 +1,65 @@
-"""Claim texts and mails, a few of one account at a time, and return what is not sent after all."""
+"""Claim texts and mails, a few of one account at a time, write down what became of them, and return the rest.
 
-from collections.abc import Sequence
-from typing import Any
+What is sent over a contact's channel next is decided by whoever has locked its window (limits.py): whether there is
+room for it, and what of the same key is newer (order.py).
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+from uuid import uuid4
 
 import sqlalchemy as sa
 
-from ..config import StartError
+from ..config import Settings, StartError
 from ..db import db
-from .attempts import GIVE_UP_AT, KEY, TOLD, Claimed, columns
+from . import limits, order
+from .attempts import GIVE_UP_AT, GONE, KEY, TOLD, Claimed, Result, claimed_from, columns
+from .limits import Room
+from .recording import keep
 
-BATCH = {"sms": 10, "email": 20}
+BATCH = {"sms": 10, "email": 20}  # messages
+LOOKED_AT = 100  # due deliveries, many of which may be for the same few contacts
 # One account's flood must not keep the others waiting: each claim is for one account, the next after the one that was
 # served last, and found by one look into the index, however many accounts wait.
 _DUE = "channel = :channel AND state IN ('queued', 'sending') AND next_attempt_at <= now() AND cancelled_by IS NULL"
-_claim = sa.text(f"""
+_next = sa.text(f"""
     WITH next AS (
         SELECT coalesce(
             (SELECT account_id FROM deliveries WHERE {_DUE} AND account_id > :turn ORDER BY account_id LIMIT 1),
             (SELECT account_id FROM deliveries WHERE {_DUE} ORDER BY account_id LIMIT 1)) AS turn
     ), due AS (
-        SELECT account_id, alert_id, contact_id, channel FROM deliveries
-        WHERE {_DUE} AND account_id = (SELECT turn FROM next)
-        ORDER BY next_attempt_at LIMIT :most
-        FOR UPDATE SKIP LOCKED
-    ), claimed AS (
-        UPDATE deliveries SET
-            state = 'sending', attempts = attempts + 1, next_attempt_at = now() + make_interval(secs => :lease),
-            give_up_at = {GIVE_UP_AT}
-        FROM due
-        WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, deliveries.channel)
-            = (due.account_id, due.alert_id, due.contact_id, due.channel)
-        RETURNING deliveries.*
+        SELECT contact_id, next_attempt_at FROM deliveries
+        WHERE {_DUE} AND account_id = (SELECT turn FROM next) ORDER BY next_attempt_at LIMIT {LOOKED_AT}
     )
-    SELECT turn, claimed.account_id, alert_id, contact_id, attempts, next_attempt_at AS leased_until,
-        extract(epoch FROM give_up_at - now())::float AS seconds_left, {TOLD}
-    FROM next LEFT JOIN claimed ON true
-    LEFT JOIN alerts ON (alerts.account_id, alerts.id) = (claimed.account_id, alert_id)
-    LEFT JOIN contacts ON (contacts.account_id, contacts.id) = (claimed.account_id, contact_id)
-    ORDER BY alert_id
+    SELECT turn, contact_id FROM next LEFT JOIN due ON true GROUP BY turn, contact_id ORDER BY min(next_attempt_at)
+""")  # nosec B608
+_end_gone = sa.text(f"""
+    UPDATE deliveries SET state = 'failed', next_attempt_at = NULL, ended_at = now(), answer = :gone
+    WHERE account_id = :account_id AND contact_id = ANY (CAST(:ids AS bigint[])) AND {_DUE}
+        AND NOT EXISTS (SELECT FROM contacts WHERE (contacts.account_id, contacts.id) = (:account_id, contact_id))
+    RETURNING 1
+""")  # nosec B608
+_waiting = sa.text(f"""
+    SELECT due.account_id, alert_id, contact_id, attempts, message, next_attempt_at, asked_at,
+        extract(epoch FROM {GIVE_UP_AT} - now())::float AS seconds_left, {TOLD}
+    FROM unnest(CAST(:ids AS bigint[])) AS wanted (id)
+    CROSS JOIN LATERAL (
+        SELECT * FROM deliveries WHERE account_id = :account_id AND contact_id = wanted.id AND {_DUE}
+        ORDER BY next_attempt_at, alert_id LIMIT {limits.MOST_ALERTS}
+        FOR UPDATE SKIP LOCKED
+    ) AS due
+    JOIN alerts ON (alerts.account_id, alerts.id) = (due.account_id, alert_id)
+    JOIN contacts ON (contacts.account_id, contacts.id) = (due.account_id, contact_id)
+""")  # nosec B608
+_claim = sa.text(f"""
+    UPDATE deliveries SET
+        state = 'sending', attempts = attempts + 1, message = chosen.message, is_held = false,
+        give_up_at = {GIVE_UP_AT}, next_attempt_at = now() + make_interval(secs => :lease)
+    FROM unnest(CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[]), CAST(:messages AS uuid[]))
+        AS chosen (alert_id, contact_id, message)
+    WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, channel)
+        = (:account_id, chosen.alert_id, chosen.contact_id, :channel)
 """)  # nosec B608
 _stopped = sa.text("""
     SELECT deliveries.alert_id, deliveries.contact_id FROM deliveries
@@ -62,30 +84,124 @@ _release = sa.text("""
 """)
 
 
-def claim(channel: str, turn: int, lease: int) -> Sequence[Any]:
+class Claims(NamedTuple):
+    """What was claimed of the account whose turn it was, and whether there was anything to do for it."""
+
+    turn: int | None
+    claimed: list[Claimed]
+    is_busy: bool
+
+
+def claim(channel: str, turn: int, settings: Settings) -> Claims:
     """Claim what is due for the account after `turn`, and commit.
 
-    There is always a row; its `turn` is the account whose turn it was, None if nobody's, and its `account_id` is None
-    where another worker claimed all of it at the same moment.
+    What has no room waits, what something newer overtakes has ended; `turn` is None if nothing is due.
     """
-    values = {"channel": channel, "most": BATCH[channel], "lease": lease, "turn": turn}
-    rows = db.session.execute(_claim, values).all()
+    candidates = db.session.execute(_next, {"channel": channel, "turn": turn}).all()
+    account_id = candidates[0].turn
+    if account_id is None:
+        db.session.commit()
+        return Claims(None, [], False)
+    ids = [row.contact_id for row in candidates if row.contact_id is not None]
+    mine = {"account_id": account_id, "channel": channel}
+    rooms = limits.take_rooms(account_id, channel, ids, limits.limit_of(channel, settings))
+    full = {id: room for id, room in rooms.items() if not room.messages}
+    if full:
+        limits.hold(account_id, channel, full)
+    ended: Sequence[Any] = ()
+    if others := [id for id in ids if id not in rooms]:
+        ended = db.session.execute(_end_gone, mine | {"ids": others, "gone": GONE}).all()
+    free = [id for id in ids if id in rooms and id not in full][: BATCH[channel]]
+    rows = db.session.execute(_waiting, mine | {"ids": free}).all() if free else []
+    sendable, words = order.settle(account_id, channel, rows)
+    claimed = _claimed(_choose(sendable, rooms, BATCH[channel]), words, channel, settings)
+    if claimed:
+        every = whole(claimed)
+        ids_of = columns(every, "alert_id", "contact_id", "message")
+        db.session.execute(_claim, mine | ids_of | {"lease": settings.delivery_lease})
+        counts: dict[int, int] = defaultdict(int)
+        for one in claimed:
+            counts[one.contact_id] += 1
+        limits.note_sent(account_id, channel, counts)
     db.session.commit()
-    return rows
+    return Claims(account_id, claimed, bool(full or ended or rows))
+
+
+def record(channel: str, results: Sequence[Result], patience: float) -> None:
+    """Write down what became of messages; while the database is away, try for `patience` seconds."""
+    keep([one for result in results for one in limits.of_digest(result)], patience)
+    lost = [one.claimed for one in results if one.outcome.state != "sent" and not one.outcome.is_uncertain]
+    limits.give_back(channel, lost)
 
 
 def stopped(channel: str, claims: Sequence[Claimed]) -> set[tuple[int, int]]:
-    """Return which of the claimed deliveries somebody has stopped meanwhile: the ids of alert and contact."""
+    """Return which of the claimed messages hold what somebody has stopped meanwhile: the ids of alert and contact."""
     try:
-        rows = db.session.execute(_stopped, {"channel": channel} | columns(claims, *KEY)).all()
+        rows = db.session.execute(_stopped, {"channel": channel} | columns(whole(claims), *KEY)).all()
         db.session.commit()
     except (sa.exc.SQLAlchemyError, StartError):
         db.session.rollback()
         return set()  # what cannot be asked now is sent
-    return {(row.alert_id, row.contact_id) for row in rows}
+    found = {(row.alert_id, row.contact_id) for row in rows}
+    return {
+        (one.alert_id, one.contact_id)
+        for one in claims
+        if any((part.alert_id, part.contact_id) in found for part in whole([one]))
+    }
 
 
 def release(channel: str, claims: Sequence[Claimed]) -> None:
-    """Return unsent claims to the queue, and commit."""
-    db.session.execute(_release, {"channel": channel} | columns(claims, *KEY, "leased_until"))
+    """Return claims that this worker does not come to."""
+    db.session.execute(_release, {"channel": channel} | columns(whole(claims), *KEY, "leased_until"))
     db.session.commit()
+    limits.give_back(channel, claims)
+
+
+def whole(claims: Sequence[Claimed]) -> list[Claimed]:
+    """Return each delivery of messages of which some hold several."""
+    return [part for one in claims for part in (one, *one.others)]
+
+
+def _choose(rows: Sequence[Any], rooms: Mapping[int, Room], most: int) -> list[list[Any]]:
+    """Return what goes into each of the next messages, what is due first before the others.
+
+    What may have arrived goes as it was; each alert has its own message as long as the limit lets it.
+    """
+    of_contact: dict[int, list[Any]] = defaultdict(list)
+    for row in rows:
+        of_contact[row.contact_id].append(row)
+    found: list[list[Any]] = []
+    for contact_id, waiting in of_contact.items():
+        room = rooms[contact_id].messages
+        again: dict[Any, list[Any]] = defaultdict(list)
+        for row in waiting:
+            again[row.message].append(row)
+        alone = again.pop(None, [])
+        messages = list(again.values())[:room]
+        room -= len(messages)
+        if alone and room:
+            messages += [[row] for row in alone] if len(alone) <= room else [alone]
+        found += messages
+    found.sort(key=lambda message: min(row.next_attempt_at for row in message))
+    return sorted(found[:most], key=lambda message: message[0].alert_id)
+
+
+def _claimed(
+    chosen: Sequence[list[Any]], words: Mapping[tuple[int, int], str], channel: str, settings: Settings
+) -> list[Claimed]:
+    """Return the messages as this worker sends them."""
+    found = []
+    for rows in chosen:
+        claims = [
+            claimed_from(row, settings, settings.delivery_lease)._replace(
+                words=words.get((row.alert_id, row.contact_id), ""), slot=row.now
+            )
+            for row in rows
+        ]
+        if len(claims) == 1:
+            found.append(claims[0]._replace(told=order.with_words(claims[0].told, claims[0].words)))
+            continue
+        message = rows[0].message or uuid4()
+        claims = [one._replace(message=message) for one in claims]
+        found.append(claims[0]._replace(told=limits.digest(claims, channel, settings), others=tuple(claims[1:])))
+    return found

@@ -17,6 +17,7 @@ from ..config import current_settings
 from ..contacts.models import CLEAN_NAME
 from ..db import Base, db, show_all, show_only
 from . import sample
+from .limits import LIMIT_OF_TESTS, admit_tests
 
 CHANNELS = {"sms": "Mobile phone number", "email": "Mailbox", "dingtalk": "DingTalk robot"}
 STATES = ("queued", "sending", "sent", "failed", "cancelled", "overtaken")
@@ -198,6 +199,11 @@ class Alert(Base):
             postgresql_where=sa.text("body_hash IS NOT NULL"),
         ),
         sa.Index("alerts_received_at", "received_at"),
+        sa.Index(
+            "alerts_account_id_key",
+            *("account_id", "integration_id", "key", "id"),
+            postgresql_where=sa.text("key IS NOT NULL"),
+        ),
     )
 
     @classmethod
@@ -231,7 +237,14 @@ class Alert(Base):
 
     @classmethod
     def test(cls, account_id: int, name: str, who: str, **values: Any) -> "Alert":
-        """Send a test to those of the account's contacts, by the way of every alert and as hard as one can be."""
+        """Send a test to those of the account's contacts, by the way of every alert and as hard as one can be.
+
+        Who has had too many within a minute is left out, which the test says; if that is everybody, TooManyRequests is
+        raised.
+        """
+        found = db.session.execute(_choosing(who), {"account_id": account_id} | values)
+        ids = list(found.scalars())
+        left_out = set(ids) - admit_tests(account_id, ids)
         alert = cls(
             account_id=account_id,
             kind="test",
@@ -242,7 +255,12 @@ class Alert(Base):
             severity="",
             status="firing",
         )
-        alert.tell(who, **values)
+        alert.tell(OF_CONTACTS, contact_ids=ids)
+        if left_out:
+            mine = (Delivery.account_id == account_id, Delivery.alert_id == alert.id)
+            ended = {"state": "cancelled", "cancelled_by": LIMIT_OF_TESTS, "next_attempt_at": None}
+            is_left_out = Delivery.contact_id.in_(left_out)
+            db.session.execute(sa.update(Delivery).where(*mine, is_left_out).values(**ended, ended_at=sa.func.now()))
         return alert
 
     @classmethod
@@ -293,6 +311,8 @@ class Alert(Base):
             "ended_at": None,
             "cancelled_by": None,
             "text_refused": False,
+            "is_held": False,
+            "asked_at": sa.func.now(),
         }
         ids = db.session.scalars(again.values(fresh)).all()
         Robot.schedule(self.account_id, OF_CONTACTS, contact_ids=list(ids))
@@ -323,6 +343,9 @@ class Delivery(Base):
     cancelled_by: Mapped[str | None]
     headline_only: Mapped[bool] = mapped_column(server_default=sa.false())  # because the text was refused
     text_refused: Mapped[bool] = mapped_column(server_default=sa.false())  # as well as its headline
+    is_held: Mapped[bool] = mapped_column(server_default=sa.false())  # waits for the limit of its number or mailbox
+    overtaken_by: Mapped[int | None] = mapped_column(sa.BigInteger)  # the newer alert of its key that was sent instead
+    asked_at: Mapped[datetime | None] = mapped_column(TIMESTAMP)  # when a person last had it sent again
 
     __table_args__ = (
         sa.CheckConstraint("NOT headline_only OR state = 'sent'", name="delivery_of_a_headline_is_sent"),
@@ -337,9 +360,13 @@ class Delivery(Base):
         sa.CheckConstraint("attempts >= 0 AND (state <> 'sent' OR attempts > 0)", name="delivery_attempts_are_counted"),
         sa.Index("deliveries_due", "channel", "account_id", "next_attempt_at", postgresql_where=sa.text(_IS_WAITING)),
         sa.Index(
-            "deliveries_for_robots",
-            *("account_id", "contact_id", "next_attempt_at"),
-            postgresql_where=sa.text(f"channel = 'dingtalk' AND {_IS_WAITING}"),
+            "deliveries_of_contacts",
+            *("account_id", "contact_id", "channel", "next_attempt_at"),
+            postgresql_where=sa.text(_IS_WAITING),
+        ),
+        sa.CheckConstraint(
+            "state <> 'overtaken' OR overtaken_by IS NOT NULL AND overtaken_by > alert_id",
+            name="overtaken_delivery_says_by_what",
         ),
         sa.CheckConstraint("state <> 'cancelled' OR cancelled_by IS NOT NULL", name="cancelled_delivery_says_by_whom"),
         sa.CheckConstraint("state <> 'queued' OR cancelled_by IS NULL", name="stopped_delivery_does_not_wait"),
@@ -399,6 +426,24 @@ class Robot(Base):
         One that is scheduled already is only locked: whoever works on it looks for more when it has the lock again.
         """
         db.session.execute(_scheduling(who), {"account_id": account_id} | values)
+
+
+class SendWindow(Base):
+    """When a contact was last sent something over a channel, or a test; limits.py says what that is for."""
+
+    __tablename__ = "send_windows"
+
+    account_id: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True)
+    contact_id: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True)
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    sent_at: Mapped[list[datetime]] = mapped_column(postgresql.ARRAY(TIMESTAMP), server_default="{}")
+
+    __table_args__ = (
+        sa.ForeignKeyConstraint(
+            ["account_id", "contact_id"], ["contacts.account_id", "contacts.id"], ondelete="CASCADE"
+        ),
+        sa.CheckConstraint(_one_of("kind", ("sms", "email", "test")), name="send_window_is_of_a_known_kind"),
+    )
 
 
 class ChannelState(Base):
@@ -578,6 +623,11 @@ def _queueing(who: str) -> sa.TextClause:
         )
         SELECT count(*) FROM queued
     """)  # nosec B608
+
+
+@cache
+def _choosing(who: str) -> sa.TextClause:
+    return sa.text(f"SELECT contacts.id FROM contacts WHERE account_id = :account_id AND {who}")  # nosec B608
 
 
 @cache

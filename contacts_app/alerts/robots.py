@@ -12,6 +12,7 @@ from ..config import Settings
 from ..contacts.addresses import shown_robot
 from ..contacts.models import decrypted
 from ..db import db
+from . import order
 from .attempts import GIVE_UP_AT, TOLD, Claimed, Result, claimed_from, columns
 from .channels import Outcome, dingtalk
 from .senders import Senders, guarded
@@ -31,7 +32,7 @@ _lock_robot = sa.text("SELECT 1 FROM robots WHERE account_id = :account_id AND u
 # LATERAL has each contact's part read by its index: from the statistics, which know of an empty queue, PostgreSQL would
 # rather read the whole queue for each of them. What went together once comes first, and whole.
 _waiting_for_robot = sa.text(f"""
-    SELECT deliveries.account_id, alert_id, contact_id, attempts, message,
+    SELECT deliveries.account_id, alert_id, contact_id, attempts, message, asked_at,
         extract(epoch FROM {GIVE_UP_AT} - now())::float AS seconds_left,
         dingtalk_url_encrypted, dingtalk_secret_encrypted, dingtalk_keyword, {TOLD}
     FROM contacts
@@ -101,7 +102,9 @@ def claim(settings: Settings) -> Bundle | bool:
         plan(robot, recent[-ROBOT_LIMIT] + ROBOT_WINDOW)
         return True
     rows = db.session.execute(_waiting_for_robot, robot | {"most": 2 * dingtalk.MOST_ALERTS}).all()
-    chosen = _choose(rows, ROBOT_LIMIT - len(recent))
+    sendable, words = order.settle(found.account_id, "dingtalk", rows)
+    kept = {(row.alert_id, row.contact_id) for row in sendable}
+    chosen = _choose([row for row in rows if (row.alert_id, row.contact_id) in kept], ROBOT_LIMIT - len(recent))
     if not chosen:
         db.session.execute(_lock_robot, robot)
         plan(robot, None)
@@ -110,10 +113,13 @@ def claim(settings: Settings) -> Bundle | bool:
     ids = columns(chosen, "alert_id", "contact_id")
     db.session.execute(_claim_for_robot, robot | ids | {"message": message, "lease": lease})
     db.session.commit()
+    claims = [claimed_from(row, settings, lease) for row in chosen]
     return Bundle(
         robot=robot,
         message=message,
-        claimed=[claimed_from(row, settings, lease) for row in chosen],
+        claimed=[
+            one._replace(told=order.with_words(one.told, words.get((one.alert_id, one.contact_id)))) for one in claims
+        ],
         url=next(filter(None, map(_url, chosen)), None),
         secrets=[_secret(row) for row in chosen],
         keyword=" ".join(dict.fromkeys(row.dingtalk_keyword for row in chosen if row.dingtalk_keyword)) or None,

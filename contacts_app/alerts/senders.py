@@ -25,6 +25,8 @@ class Senders:
         if channel == "sms":
             return sms.send(self.session, self.settings, address, claimed.told)
         message_id = f"alert-{claimed.account_id}-{claimed.alert_id}-{claimed.contact_id}"
+        if claimed.others:
+            return self.mailer.send(address, claimed.told, f"digest-{claimed.message}", None)
         thread = f"{claimed.account_id}-{claimed.integration_id}-{claimed.key}" if claimed.key else None
         return self.mailer.send(address, claimed.told, message_id, thread)
 

@@ -24,7 +24,7 @@ from flask import Flask
 from ..config import Settings, StartError, current_settings
 from ..db import db
 from . import messages, robots
-from .attempts import Claimed, Result, claimed_from
+from .attempts import Claimed, Result
 from .housekeeping import keep_house
 from .models import CHANNELS
 from .recording import keep, persist, reason
@@ -154,25 +154,25 @@ class Worker:
                 continue
             results.append(attempt(channel, claimed, self.settings, senders))
             if time.monotonic() > write_at:
-                keep(results, self.settings.delivery_lease)
+                messages.record(channel, results, self.settings.delivery_lease)
                 stopped = messages.stopped(channel, claims[index + 1 :])
                 results, write_at = [], time.monotonic() + WRITE_SECONDS
         if results:
-            keep(results, self.settings.delivery_lease)
+            messages.record(channel, results, self.settings.delivery_lease)
         if rest:
             persist(partial(messages.release, channel, rest), self.settings.delivery_lease)
         return bool(claims)
 
     def _claim(self, channel: str) -> Sequence[Claimed]:
         """Claim what is due for the account whose turn it is, a few at a time."""
-        for _ in range(MOST_TURNS):
-            rows = messages.claim(channel, self.turns[channel], self.settings.delivery_lease)
-            self.turns[channel] = rows[0].turn or 0
-            if rows[0].account_id is not None:
-                return [claimed_from(row, self.settings) for row in rows]
-            if rows[0].turn is None:
-                break
-            # Another one has claimed it at this moment: on to the next account.
+        turns = 0
+        while turns < MOST_TURNS and not self.stopping.is_set():
+            found = messages.claim(channel, self.turns[channel], self.settings)
+            self.turns[channel] = found.turn or 0
+            if found.claimed or found.turn is None:
+                return found.claimed
+            # Of an account of which all has to wait there may be more; else another one has claimed it at this moment.
+            turns += not found.is_busy
         return []
 
     def _step_robot(self, channel: str, senders: Senders) -> bool:

@@ -12,7 +12,7 @@ from flask import Blueprint, Flask, Response, abort, current_app, redirect, requ
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 from sqlalchemy.orm.exc import StaleDataError
-from werkzeug.exceptions import BadRequest
+from werkzeug.exceptions import BadRequest, TooManyRequests
 
 from .. import htmx
 from ..accounts.models import Account
@@ -97,7 +97,11 @@ def _edit(contact: Contact) -> ResponseReturnValue:
             db.session.add(contact)
             name = contact.name  # read before the commit: somebody may delete the contact right after it
             db.session.flush()
-            test = surroundings.send_test(account_id, contact.id, name) if wants_test else None
+            test, refusal = None, ""
+            try:
+                test = surroundings.send_test(account_id, contact.id, name) if wants_test else None
+            except TooManyRequests as error:
+                refusal = f" {error.description}"  # the contact is saved all the same
             db.session.commit()
             break
         except sa.exc.IntegrityError as error:
@@ -110,7 +114,7 @@ def _edit(contact: Contact) -> ResponseReturnValue:
     told = f"{name} has been {'saved' if contact_id else 'created'}."
     if form.kept:
         told += f" What somebody else has changed meanwhile stays as they saved it: {', '.join(form.kept)}."
-    return changed(told, test=test)
+    return changed(told + refusal, test=test)
 
 
 @blueprint.route("/contacts/delete", methods=["GET", "POST"])

@@ -950,7 +950,7 @@ def test_several_workers_send_each_delivery_once(
 
 def test_an_alert_is_picked_up_as_it_comes(team: Team, start: Callable[..., Process], texts: Texts) -> None:
     team.add(mobile=ANN)
-    start()
+    start(TEXTS_PER_NUMBER="100")
     wait_for(lambda: listeners(team) == 1, 60)
 
     def tell_and_wait() -> None:
@@ -1058,8 +1058,7 @@ def test_what_became_of_a_message_is_written_by_its_key_however_many_wait(team: 
     for _ in range(10):
         tell(team)
     with team.app.app_context():
-        row = messages.claim("sms", 0, 60)[0]
-        claimed = attempts.claimed_from(row, config.current_settings())
+        claimed = messages.claim("sms", 0, config.current_settings()).claimed[0]
         result = attempts.Result(
             claimed=claimed, channel="sms", outcome=Outcome("sent", "Taken."), address=None, used=None
         )

@@ -1,0 +1,45 @@
+"""Limit what a number and a mailbox is sent, and send nothing older after something newer of the same key.
+
+`send_windows` holds when each contact was sent something over a channel, or a test; who has locked a row decides what
+is sent next. `is_held` is a message that waits for that limit, `overtaken_by` the alert that was sent in the place of
+an overtaken one, `asked_at` when a person last had one sent again.
+"""
+
+from alembic import op
+
+revision = "0011"
+down_revision = "0010"
+
+
+def upgrade() -> None:
+    op.execute("""
+        CREATE TABLE send_windows (
+            account_id bigint NOT NULL,
+            contact_id bigint NOT NULL,
+            kind text NOT NULL,
+            sent_at timestamptz[] NOT NULL DEFAULT '{}',
+            CONSTRAINT send_windows_pkey PRIMARY KEY (account_id, contact_id, kind),
+            CONSTRAINT send_windows_contacts_fkey FOREIGN KEY (account_id, contact_id)
+                REFERENCES contacts (account_id, id) ON DELETE CASCADE,
+            CONSTRAINT send_window_is_of_a_known_kind CHECK (kind IN ('sms', 'email', 'test'))
+        );
+        ALTER TABLE send_windows ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+        CREATE POLICY rows_of_the_account ON send_windows USING (
+            account_id = (SELECT nullif(nullif(current_setting('console.account_id', true), ''), 'all')::bigint)
+            OR (SELECT current_setting('console.account_id', true) = 'all'));
+
+        ALTER TABLE deliveries
+            ADD COLUMN is_held boolean NOT NULL DEFAULT false,
+            ADD COLUMN overtaken_by bigint,
+            ADD COLUMN asked_at timestamptz,
+            ADD CONSTRAINT overtaken_delivery_says_by_what
+                CHECK (state <> 'overtaken' OR overtaken_by IS NOT NULL AND overtaken_by > alert_id);
+
+        -- What waits for a contact over any channel, not only for robots.
+        CREATE INDEX deliveries_of_contacts ON deliveries (account_id, contact_id, channel, next_attempt_at)
+            WHERE state IN ('queued', 'sending');
+        DROP INDEX deliveries_for_robots;
+
+        -- All news of one key, newest first.
+        CREATE INDEX alerts_account_id_key ON alerts (account_id, integration_id, key, id) WHERE key IS NOT NULL;
+    """)

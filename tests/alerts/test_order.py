@@ -1,0 +1,238 @@
+"""Show that of one key nothing older arrives after something newer, and that the last news always does."""
+
+import random
+import re
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from contacts_app.alerts.models import CHANNELS
+from tests.alerts import test_worker as workers
+from tests.alerts.test_stopping import come_in, sending_begins, states
+from tests.alerts.test_worker import ANN, Courier, MailServer, Robots, Texts, deliveries, make_due, tell
+from tests.conftest import Team, wait_for
+
+authority, database_url, settings, app = workers.authority, workers.database_url, workers.settings, workers.app
+_dingtalk, _smtp, _texts = workers._dingtalk, workers._smtp, workers._texts
+chat, post, texts, team = workers.chat, workers.post, workers.texts, workers.team
+new_courier, courier = workers.new_courier, workers.courier
+INTEGRATION, KEY = 77, "disk-of-db1"
+
+
+def fire(team: Team, status: str = "firing", key: str | None = KEY, title: str = "Disk full", **columns: Any) -> int:
+    return come_in(team, INTEGRATION, key=key, status=status, title=title, **columns)
+
+
+def move_back(team: Team, alert: int, minutes: int) -> None:
+    """Have an alert come in some minutes ago, at a time within today."""
+    query = "UPDATE alerts SET received_at = date_trunc('day', now()) + '12 hours' - %s * interval '1 minute'"
+    team.sql.execute(f"{query} WHERE id = %s", [minutes, alert])
+
+
+@pytest.mark.parametrize("channel", ["sms", "email", "dingtalk"])
+def test_what_is_tried_again_goes_into_the_news_that_overtakes_it(
+    team: Team, courier: Courier, chat: Robots, post: MailServer, texts: Texts, channel: str
+) -> None:
+    columns = {"sms": {"mobile": ANN}, "email": {"email": "ann@example.com"}}
+    team.add(**columns.get(channel) or {"dingtalk_url": chat.add("token-of-robot-1")})
+    post.behaviour, texts.behaviour, chat.behaviour = "drop", "close", "500"
+    firing = fire(team)
+    courier.deliver()
+    assert states(team) == {"queued": 1}
+    post.behaviour = texts.behaviour = chat.behaviour = None
+    resolved = fire(team, "resolved")
+    move_back(team, firing, 4)
+    move_back(team, resolved, 0)
+    courier.deliver()
+    make_due(team)
+    courier.deliver()
+    assert [(row["state"], row["overtaken_by"]) for row in deliveries(team)] == [
+        ("overtaken", resolved),
+        ("sent", None),
+    ]
+    told = [text.text for text in texts.messages] + [message.text for message in chat.messages]
+    told += [str(mail.message.get_body(("plain",))) for mail in post.messages]
+    (only,) = told
+    assert "Resolved" in only
+    assert "Was firing from 11:56 UTC to 12:00 UTC." in only
+    page = team.get(f"/notifications/{firing}").text
+    assert f'Overtaken</span> by <a href="/notifications/{resolved}">' in page
+    assert "1 overtaken" in page
+    assert "failed" not in re.sub(r"<a [^>]*>Failed</a>", "", page)
+
+
+def test_several_that_were_overtaken_one_after_the_other_are_named(team: Team, courier: Courier, texts: Texts) -> None:
+    team.add(mobile=ANN)
+    texts.behaviour = "close"
+    alerts = []
+    for minutes, status in ((9, "firing"), (7, "resolved"), (5, "firing")):
+        alerts.append(fire(team, status))
+        move_back(team, alerts[-1], minutes)
+        courier.deliver()
+    texts.behaviour = None
+    make_due(team)
+    courier.deliver()
+    assert [row["state"] for row in deliveries(team)] == ["overtaken", "overtaken", "sent"]
+    (text,) = texts.messages
+    assert text.text.splitlines()[:2] == ["[Firing] Disk full", "Before: firing 11:51 UTC, resolved 11:53 UTC."]
+
+
+def test_the_newer_waits_for_the_older_that_is_being_sent(
+    team: Team, courier: Courier, new_courier: Callable[..., Courier], texts: Texts
+) -> None:
+    team.add(mobile=ANN)
+    fire(team)
+    thread = sending_begins(courier, texts)
+    resolved = fire(team, "resolved")
+    new_courier().step("sms")
+    (row,) = deliveries(team, resolved)
+    assert (row["state"], row["attempts"]) == ("queued", 0)
+    assert 0 < row["wait"] <= 1
+    texts.gate.set()
+    thread.join()
+    make_due(team)
+    courier.deliver()
+    assert states(team) == {"sent": 2}
+    assert [text.text.splitlines()[0] for text in texts.messages] == ["[Firing] Disk full", "[Resolved] Disk full"]
+
+
+def test_what_a_dead_worker_was_sending_is_overtaken_when_its_lease_is_over(
+    team: Team, courier: Courier, texts: Texts
+) -> None:
+    team.add(mobile=ANN)
+    firing = fire(team)
+    team.sql.execute("UPDATE deliveries SET state = 'sending', attempts = 1, next_attempt_at = now() + interval '40 s'")
+    resolved = fire(team, "resolved")
+    courier.deliver()
+    assert texts.messages == []
+    make_due(team)
+    courier.deliver()
+    assert [text.text.splitlines()[0] for text in texts.messages] == ["[Resolved] Disk full"]
+    assert states(team, firing) == {"overtaken": 1}
+    assert states(team, resolved) == {"sent": 1}
+
+
+def test_an_old_one_that_a_person_sends_again_says_what_has_come_since(
+    team: Team, courier: Courier, post: MailServer
+) -> None:
+    team.add(email="ann@example.com")
+    post.unknown.add("ann@example.com")
+    firing = fire(team)
+    courier.deliver()
+    post.unknown.clear()
+    resolved = fire(team, "resolved")
+    move_back(team, resolved, 0)
+    courier.deliver()
+    team.post(f"/notifications/{firing}/again", {})
+    courier.deliver()
+    assert states(team) == {"sent": 2}
+    assert [mail.message["Subject"] for mail in post.messages] == ["[Resolved] Disk full", "[Firing] Disk full"]
+    body = post.messages[-1].message.get_body(("plain",))
+    assert body is not None
+    assert "Sent again because somebody asked. Since then: resolved 12:00 UTC." in " ".join(body.get_content().split())
+    # What comes in after that overtakes it like all others.
+    team.sql.execute(
+        "UPDATE deliveries SET state = 'queued', next_attempt_at = now(), ended_at = NULL WHERE alert_id = %s", [firing]
+    )
+    latest = fire(team)
+    courier.deliver()
+    assert [row["state"] for row in deliveries(team, firing)] == ["overtaken"]
+    assert states(team, latest) == {"sent": 1}
+
+
+def test_only_news_of_the_same_key_integration_contact_and_channel_overtakes(
+    team: Team, courier: Courier, post: MailServer, texts: Texts
+) -> None:
+    team.add(name="Ann", mobile=ANN, email="ann@example.com")
+    for columns in ({"key": "a"}, {"key": "b"}, {"key": None}, {"key": None}):
+        fire(team, **columns)
+    tell(team, key="a", integration_id=INTEGRATION + 1)
+    tell(team, key="a", kind="test")
+    courier.deliver()
+    assert states(team) == {"sent": 12}
+    bob = team.add(name="Bob", mobile="+8613800000002")
+    post.behaviour = "drop"
+    first = fire(team)
+    courier.deliver()
+    tell(team, bob, key=KEY, integration_id=INTEGRATION)
+    post.behaviour = None
+    make_due(team)
+    courier.deliver()
+    assert states(team, first) == {"sent": 3}
+
+
+def numbers(text: str) -> dict[str, int]:
+    """Return the number of the news of each key that a message tells."""
+    return {key: int(number) for key, number in re.findall(r"(key-\d) no\.? ?(\d+)", text)}
+
+
+@pytest.mark.parametrize("limit", ["1000", "3"])
+@pytest.mark.parametrize("seed", [1, 2, *(pytest.param(seed, marks=pytest.mark.chaos) for seed in range(3, 40))])
+def test_whatever_fails_and_whoever_works_news_stay_in_order_and_the_last_arrive(
+    team: Team,
+    new_courier: Callable[..., Courier],
+    chat: Robots,
+    post: MailServer,
+    texts: Texts,
+    seed: int,
+    limit: str,
+) -> None:
+    chance = random.Random(seed)
+    couriers = [new_courier(TEXTS_PER_NUMBER=limit, MAILS_PER_MAILBOX=limit) for _ in range(2)]
+    team.add(mobile=ANN, email="ann@example.com", dingtalk_url=chat.add("token-of-robot-1"))
+    last: dict[str, int] = {}
+
+    def let_time_pass() -> None:
+        make_due(team)
+        team.sql.execute("UPDATE send_windows SET sent_at = '{}'")
+        chat.robots["token-of-robot-1"].sent_at.clear()
+
+    def work() -> None:
+        channel = chance.choice(list(CHANNELS))
+        threads = [threading.Thread(target=one.step, args=(channel,)) for one in couriers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    for number in range(1, 61):
+        act = chance.random()
+        if act < 0.4:
+            key = f"key-{chance.randint(1, 3)}"
+            last[key] = number
+            fire(team, chance.choice(["firing", "resolved"]), key=key, title=f"{key} no {number}", text="")
+        elif act < 0.55:
+            texts.behaviour = chance.choice([None, None, "close", "500"])
+            post.behaviour = chance.choice([None, None, "drop", "drop-data"])
+            chat.behaviour = chance.choice([None, None, "500"])
+            chat.loses_answers = chance.random() < 0.2
+        elif act < 0.7:
+            let_time_pass()
+        else:
+            work()
+    texts.behaviour = post.behaviour = chat.behaviour = None
+    chat.loses_answers = False
+
+    def is_over() -> bool:
+        let_time_pass()
+        couriers[0].deliver()
+        return not any(row["next_attempt_at"] for row in deliveries(team))
+
+    wait_for(is_over)
+    received = {
+        "sms": [text.text for text in texts.messages],
+        "email": [f"{mail.message['Subject']}\n{mail.message.get_body(('plain',))}" for mail in post.messages],
+        "dingtalk": [message.text for message in chat.messages],
+    }
+    for channel, messages in received.items():
+        heard: dict[str, list[int]] = defaultdict(list)
+        for message in messages:
+            for key, number in numbers(message).items():
+                heard[key].append(number)
+        for key, found in heard.items():
+            assert found == sorted(found), (channel, key, found)
+        assert {key: found[-1] for key, found in heard.items()} == last, channel
+    assert set(states(team)) <= {"sent", "overtaken"}
