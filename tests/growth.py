@@ -225,6 +225,7 @@ PEOPLE = (
     Act("search by e-mail", _page("/contacts?field=email&q=contact5")),
     Act("in no group", _page("/contacts?show=ungrouped")),
     Act("cannot be reached", _page("/contacts?show=unreachable")),
+    Act("never tried", _page("/contacts?show=untried")),
     Act("with a channel that fails", _page("/contacts?show=failing")),
     Act("edit: the form", _page("/contacts/{contact}/edit")),
     Act(
@@ -240,6 +241,10 @@ PEOPLE = (
     Act(
         "delete 100: the question",
         lambda team: team.get("/contacts/delete?" + "&".join(f"id={id}" for id in _ids(100)(team)), **HTMX),
+    ),
+    Act(
+        "test 100: the question",
+        lambda team: team.get("/notifications/test?" + "&".join(f"id={id}" for id in _ids(100)(team)), **HTMX),
     ),
     Act("delete 100", lambda team: team.post("/contacts/delete", 200, id=_ids(100)(team))),
     Act("groups", _page("/groups")),

@@ -11,14 +11,12 @@ from werkzeug.exceptions import BadRequest
 from .. import htmx
 from ..accounts.views import visitor
 from ..contacts.forms import read_ids, read_page, read_text
-from ..contacts.models import Contact
-from ..contacts.views import GONE as CONTACT_GONE
+from ..contacts.views import NAMES_SHOWN
 from ..db import db
-from ..groups.models import Group
-from ..groups.views import GONE as GROUP_GONE
-from .models import CHANNELS, DELIVERY_STATES, OF_CONTACT, OF_GROUP, SENT_AGAIN, SHOWS, Alert, Worker
+from .models import CHANNELS, DELIVERY_STATES, SENT_AGAIN, SHOWS, Alert, Worker
 from .reach import NO_WORKER
 from .stopping import stop_alerts, stop_integrations, stopped_words, waiting_of
+from .trials import Trial
 
 blueprint = Blueprint("notifications", __name__)
 GONE = "This notification does not exist, or it is older than notifications are kept."
@@ -91,23 +89,13 @@ def stop(id: int) -> ResponseReturnValue:
 
 @blueprint.route("/notifications/test", methods=["GET", "POST"])
 def test() -> ResponseReturnValue:
-    """Ask whether to send a test to a contact or a group, or send it."""
-    account_id = visitor().account_id
-    kind = "group" if "group" in request.values else "contact"
-    identity = read_ids(request.values.getlist(kind))[0]
-    if kind == "group":
-        found = Group.names(account_id, [identity]) or abort(404, GROUP_GONE)
-        count = len(group.members()) if (group := Group.of(account_id, identity)) else 0
-    else:
-        found, count = Contact.names(account_id, [identity]) or abort(404, CONTACT_GONE), 1
-    name = found[0][1]
+    """Ask whether to send a test to contacts or a group, and say what it costs; or send it."""
+    trial = Trial.read(visitor().account_id, request.values)
     if request.method != "POST":
-        context = {"kind": kind, "identity": identity, "name": name, "count": count}
+        contacts, costs = trial.costs()
+        context = {"trial": trial, "contacts": contacts, "costs": costs, "names_shown": NAMES_SHOWN}
         return htmx.render("notifications/test.html", "notifications/_test.html", **context)
-    if kind == "group":
-        alert = Alert.test(account_id, name, OF_GROUP, group_id=identity)
-    else:
-        alert = Alert.test(account_id, name, OF_CONTACT, contact_id=identity)
+    alert = trial.send()
     db.session.commit()
     if not htmx.wants_fragment():
         return htmx.leave_for(url_for(".show", id=alert.id))

@@ -289,6 +289,35 @@ def test_no_list_takes_more_than_a_few_queries(full_team: Team) -> None:
         assert 1 <= len(sent) <= 5
 
 
+@as_page_and_htmx
+def test_the_list_counts_who_was_never_tried_and_who_is_in_no_group(
+    full_team: Team, other_team: Team, htmx: bool
+) -> None:
+    ids = [full_team.add(name) for name in ("Ann", "Bob", "Cid")]
+    other_team.add("Not of this team")
+
+    def counted(query: str = "") -> list[str]:
+        usage = re.search(r'<p class="usage">.*?</p>', full_team.get(f"/contacts{query}", htmx).text, re.DOTALL)
+        assert usage
+        return [
+            words(link) for link in re.findall(r'<a href="/contacts\?show=(?:untried|ungrouped)">.*?</a>', usage[0])
+        ]
+
+    assert counted() == ["3 never tried", "3 in no group"]
+    add_group(full_team, "Ops", *ids[:2])
+    add_group(full_team, "Day", ids[0])
+    for channel in ("sms", "email"):
+        note(full_team, ids[0], channel)
+    note(full_team, ids[2], "email", "Refused.")
+    assert counted() == counted("?q=nobody") == ["1 never tried", "1 in no group"]
+    listed = {name: full_team.get(f"/contacts?show={name}", htmx).text for name in ("untried", "ungrouped")}
+    shown = {name: re.findall(r'aria-label="Editing (\w+)"', text) for name, text in listed.items()}
+    assert shown == {"untried": ["Bob"], "ungrouped": ["Cid"]}
+    note(full_team, ids[1], "email")
+    add_group(full_team, "Night", ids[2])
+    assert counted() == []
+
+
 # Save and send test
 
 

@@ -458,3 +458,47 @@ def test_a_test_says_how_hard_it_is(team: Team) -> None:
     team.post("/notifications/test", {"contact": ann})
     query = "SELECT title, text FROM alerts WHERE account_id = %s"
     assert team.sql.execute(query, [team.account_id]).fetchone() == (sample.TITLE, sample.text(None))
+
+
+# A test of those who are selected
+
+
+@as_page_and_htmx
+def test_a_test_of_selected_contacts_says_what_it_costs_and_is_one_notification(full_team: Team, htmx: bool) -> None:
+    robot = {"dingtalk_url": f"{ROBOT}shared"}
+    ids = [
+        full_team.add("Ann", mobile="+8613800138001", email="ann@example.com", **robot),
+        full_team.add("Bob", mobile="+8613800138002", **robot),
+        full_team.add("Cid", email="cid@example.com", dingtalk_url=f"{ROBOT}own"),
+    ]
+    other = full_team.add("Not selected", mobile="+8613800138009")
+    question = full_team.get("/notifications/test?" + "&".join(f"id={id}" for id in ids), htmx)
+    assert "Send a test to 3 contacts?" in words(question.text)
+    # Who shares a robot is told in one message.
+    assert "6 messages are sent: 2 text messages, 2 e-mails, 2 DingTalk messages." in words(question.text)
+    assert [name for name in ("Ann", "Bob", "Cid", "Not selected") if f"<bdi>{name}</bdi>" in question.text] == [
+        *("Ann", "Bob", "Cid")
+    ]
+    full_team.sql.execute("DELETE FROM contacts WHERE id = %s", [ids.pop()])  # somebody deletes one meanwhile
+    answer = full_team.post("/notifications/test", {"id": [*ids, other + 10**6]}, htmx)
+    (written,) = alerts_of(full_team)
+    assert (written["kind"], written["addressee"]) == ("test", "2 contacts")
+    told = {(name, channel) for _, name, channel, _ in deliveries_of(full_team)}
+    assert told == {("Ann", "sms"), ("Ann", "email"), ("Ann", "dingtalk"), ("Bob", "sms"), ("Bob", "dingtalk")}
+    if htmx:
+        assert (polls(answer), "Test of 2 contacts" in words(answer.text)) == (True, True)
+    else:
+        assert (answer.status_code, answer.location) == (303, f"/notifications/{written['id']}")
+
+
+@as_page_and_htmx
+def test_a_test_that_is_asked_for_badly_sends_nothing(team: Team, other_team: Team, htmx: bool) -> None:
+    foreign, mine = other_team.add("Foreign"), team.add("Mine")
+    asked = {f"id={foreign}": 404, "id=x": 400, "": 400, "&".join(["id=1"] + [f"id={n}" for n in range(2, 102)]): 400}
+    for query, status in asked.items():
+        assert team.get(f"/notifications/test?{query}", htmx).status_code == status
+    assert team.post("/notifications/test", {"id": foreign}, htmx).status_code == 404
+    assert "1 message is sent: 1 e-mail (not set up: it fails)." in words(
+        team.get(f"/notifications/test?id={mine}&id={foreign}", htmx).text
+    )
+    assert deliveries_of(team) == deliveries_of(other_team) == []

@@ -342,6 +342,14 @@ def show_test(page: Page, team: Team) -> None:
     expect(dialog(page, "Send a test to Ann?")).to_be_visible()
 
 
+def show_test_of_selected(page: Page, team: Team) -> None:
+    show_list(page, team)
+    expect(page.get_by_role("link", name="3 in no group")).to_be_visible()
+    page.get_by_role("checkbox", name="Select all contacts").check()
+    page.get_by_role("button", name="Test", exact=True).click()
+    expect(dialog(page, "Send a test to 3 contacts?")).to_contain_text("5 messages are sent")
+
+
 def show_test_of_nobody(page: Page, team: Team) -> None:
     add_groups(team)
     page.goto("/groups")
@@ -494,6 +502,7 @@ SHOWN: dict[str, Callable[[Page, Team], None]] = {
     "test": show_test,
     "test page": show_page("/notifications/test?contact={id}", "Send a test to Ann?"),
     "test of nobody": show_test_of_nobody,
+    "test of selected": show_test_of_selected,
     "result": show_result,
     "integrations": show_integrations,
     "integration": show_integration,
