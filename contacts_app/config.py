@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import phonenumbers
 import psycopg
@@ -54,6 +55,7 @@ class Settings:
     smtp: "Smtp | None"
     sms: "Aliyun | Twilio | None"
     sms_links: bool
+    timezone: ZoneInfo
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,15 @@ def load(environ: Mapping[str, str]) -> Settings:
         smtp=smtp(),
         sms=sms(),
         sms_links=switch("SMS_LINKS"),
+        timezone=_timezone(text("TIMEZONE", "UTC")),
     )
+
+
+def _timezone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise StartError(f"TIMEZONE must be the name of a time zone, such as Asia/Shanghai, not {name!r}.") from None
 
 
 def _is_host(value: str) -> bool:

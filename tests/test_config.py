@@ -164,6 +164,17 @@ def test_a_mail_server_is_taken_whole() -> None:
     assert loaded(**given).smtp == Smtp("mail.example.com", 465, "tls", "ann", "s3cret", "alerts@example.com")
 
 
+def test_a_time_zone_is_known_by_its_name() -> None:
+    assert loaded().timezone.key == "UTC"
+    assert loaded(TIMEZONE="Asia/Shanghai").timezone.key == "Asia/Shanghai"
+
+
+@pytest.mark.parametrize("name", ["Asia/Nowhere", "Asia", "../etc/passwd", "/etc/passwd", "UTC+8", "a\x00b", "很"])
+def test_a_time_zone_that_is_none_is_refused_by_name(name: str) -> None:
+    with pytest.raises(StartError, match="TIMEZONE must be the name of a time zone, such as Asia/Shanghai, not "):
+        loaded(TIMEZONE=name)
+
+
 def test_a_provider_of_text_messages_is_taken_whole() -> None:
     assert loaded().sms is None
     assert loaded(**ALIYUN).sms == Aliyun("https://dysmsapi.aliyuncs.com", "id", "s3cret", "Ops", "SMS_1", 35)

@@ -42,7 +42,7 @@ def alerts() -> ResponseReturnValue:
     if not request.is_json:
         abort(415, "Send JSON, with the header Content-Type: application/json.")
     try:
-        incoming = read(body)
+        incoming = read(body, current_settings().timezone)
         idempotency_key = _idempotency_key()
     except Refused as refusal:
         abort(400, str(refusal))

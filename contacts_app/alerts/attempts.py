@@ -90,7 +90,7 @@ def _told(row: Any, settings: Settings) -> Told:
         severity=row.severity,
         status=row.status,
         group=row.addressee,
-        received_at=row.received_at,
+        received_at=row.received_at.astimezone(settings.timezone),
         url=f"{settings.public_url}/notifications/{row.alert_id}" if settings.public_url else None,
         kind=row.kind,
         integration=row.integration_name or "",

@@ -5,9 +5,11 @@ import re
 import shlex
 import unicodedata
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from hashlib import sha256
 from typing import Any, NamedTuple, NoReturn
+
+from ..times import shown
 
 STATUSES = ("firing", "resolved")
 PLAIN_FIELDS = ("title", "text", "severity", "status", "key")
@@ -56,11 +58,11 @@ class _Alert(NamedTuple):
     ends_at: str
 
 
-def read(body: bytes) -> Incoming:
-    """Return what `body` tells; raise Refused for anything that is none of the three shapes."""
+def read(body: bytes, zone: tzinfo = UTC) -> Incoming:
+    """Return what `body` tells, with times in `zone`; raise Refused for anything that is none of the three shapes."""
     data = _object(_json(body))
     if "alerts" in data or "groupKey" in data:
-        return _read_group(data)
+        return _read_group(data, zone)
     if any(name in data for name in PLAIN_FIELDS):
         return _read_plain(data)
     raise Refused(
@@ -168,7 +170,7 @@ def _read_plain(data: Mapping[str, Any]) -> Incoming:
     )
 
 
-def _read_group(data: Mapping[str, Any]) -> Incoming:
+def _read_group(data: Mapping[str, Any], zone: tzinfo) -> Incoming:
     """Read the shape of Alertmanager's webhook, which Grafana sends with fields of its own."""
     is_grafana = any(name in data for name in ("orgId", "title", "message"))
     if not is_grafana and _text(data, "version") != "4":
@@ -176,7 +178,7 @@ def _read_group(data: Mapping[str, Any]) -> Incoming:
             'The field "version" must be "4": that is the only version of Alertmanager\'s webhook known here.'
         )
     status = _status(data)
-    alerts = _alerts(data)
+    alerts = _alerts(data, zone)
     common = _texts(data, "commonLabels")
     title, text = _group_title(data, common, alerts), _group_text(data, common, status, alerts)
     if is_grafana:
@@ -196,7 +198,7 @@ def _read_group(data: Mapping[str, Any]) -> Incoming:
     )
 
 
-def _alerts(data: Mapping[str, Any]) -> list[_Alert]:
+def _alerts(data: Mapping[str, Any], zone: tzinfo) -> list[_Alert]:
     found = data.get("alerts")
     if found is None:
         raise Refused('The field "alerts" is missing.')
@@ -213,8 +215,8 @@ def _alerts(data: Mapping[str, Any]) -> list[_Alert]:
                 status=_status(alert, f"{where}."),
                 labels=_texts(alert, "labels", f"{where}."),
                 annotations=_texts(alert, "annotations", f"{where}."),
-                starts_at=_time(_text(alert, "startsAt", f"{where}.")),
-                ends_at=_time(_text(alert, "endsAt", f"{where}.")),
+                starts_at=_time(_text(alert, "startsAt", f"{where}."), zone),
+                ends_at=_time(_text(alert, "endsAt", f"{where}."), zone),
             )
         )
     return alerts
@@ -271,14 +273,14 @@ def _worst_severity(status: str, alerts: list[_Alert]) -> str:
     return max(filter(None, found), key=lambda severity: ranks.get(severity.lower(), -1), default="")
 
 
-def _time(value: str) -> str:
-    """Return a time in RFC 3339 as people read it, in UTC; nothing for Go's zero time and for what is no time."""
+def _time(value: str, zone: tzinfo) -> str:
+    """Return a time in RFC 3339 as people read it in `zone`; nothing for Go's zero time and for what is no time."""
     try:
         time = datetime.fromisoformat(value)
-        time = time.astimezone(UTC) if time.tzinfo else time
+        time = (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(zone)
     except (ValueError, OverflowError):
         return ""
-    return f"{time:%Y-%m-%d %H:%M:%S} UTC" if time.year > 1970 else ""
+    return shown(time) if time.year > 1970 else ""
 
 
 def _object(value: Any, where: str = "") -> dict[str, Any]:

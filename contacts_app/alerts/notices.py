@@ -11,9 +11,11 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from ..accounts.models import Account
+from ..config import current_settings
 from ..contacts.models import Contact
 from ..db import db
 from ..groups.models import Group, Membership
+from ..times import shown
 from .models import CHANNELS, OF_SYSTEM, Alert, ChannelState, SystemNotice, ToldFact
 from .reach import is_reachable
 
@@ -137,11 +139,11 @@ def _states(account_id: int, condition: sa.ColumnElement[bool]) -> Sequence[Fact
         .where(Contact.account_id == account_id, condition)
         .order_by(Contact.name_key, Contact.id, ChannelState.channel)
     )
-    facts = []
+    facts, zone = [], current_settings().timezone
     for identity, name, channel, since, answer in db.session.execute(found):
         words = f"{name}: {CHANNELS[channel]}"
         if since:
-            words += f", since {since:%Y-%m-%d %H:%M} UTC: {answer}"
+            words += f", since {shown(since.astimezone(zone), '%Y-%m-%d %H:%M')}: {answer}"
         facts.append(Fact(f"{identity}:{channel}", words))
     return facts
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 import requests
@@ -197,6 +198,19 @@ def test_a_keyword_that_stands_in_the_text_is_not_repeated() -> None:
 
 def test_a_keyword_that_is_escaped_in_the_text_is_put_in(chat: DingTalk, send: Send) -> None:
     assert send(chat.add("robot-1", keywords=["[Firing]"]), keyword="[Firing]").state == "sent"
+
+
+def test_a_time_is_told_with_its_zone(
+    chat: DingTalk, session: requests.Session, authority: Authority, tmp_path: Path
+) -> None:
+    zone = ZoneInfo("Asia/Shanghai")
+    alert = told(received_at=datetime(2026, 3, 1, 20, 30, tzinfo=zone))
+    assert "Time: 2026-03-01 20:30:00 UTC+08:00" in text_of([alert], None, [], 0)
+    chat.replies.append((200, {"errcode": 130101, "errmsg": ""}))
+    environ = {"DATA_DIR": str(tmp_path), "TIMEZONE": "Asia/Shanghai"} | environment(authority.path, chat)
+    outcome = dingtalk.send(session, config.load(environ), chat.add("robot-1"), None, None, [alert], [], "u")
+    times = {f"{datetime.now(zone) + timedelta(seconds=seconds):%H:%M}" for seconds in (590, 600)}
+    assert any(f"blocked until {at} UTC+08:00," in outcome.answer for at in times)
 
 
 def test_a_signature_is_right(chat: DingTalk, send: Send) -> None:

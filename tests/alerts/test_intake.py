@@ -4,6 +4,7 @@ import json
 import random
 import unicodedata
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -382,3 +383,11 @@ def test_of_a_field_that_is_given_twice_the_last_counts() -> None:
 )
 def test_four_megabytes_are_read(body: bytes) -> None:
     assert_can_be_kept(read(body))
+
+
+def test_times_are_told_in_the_zone_of_the_settings() -> None:
+    alert = {"status": "resolved", "labels": {"alertname": "Disk"}}
+    alert |= {"startsAt": "2026-03-01T12:00:00Z", "endsAt": "2026-03-01T23:00:00.5+09:00"}
+    body = json.dumps({"version": "4", "status": "resolved", "alerts": [alert]}).encode()
+    expected = "from 2026-03-01 20:00:00 UTC+08:00 to 2026-03-01 22:00:00 UTC+08:00"
+    assert read(body, ZoneInfo("Asia/Shanghai")).text == expected

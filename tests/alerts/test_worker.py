@@ -295,6 +295,19 @@ def test_alibaba_cloud_is_another_way_for_texts(
     assert (only(team)["state"], only(team)["answer"]) == ("sent", "Alibaba Cloud took the text.")
 
 
+def test_times_are_told_in_the_zone_of_the_settings_and_a_mail_is_dated_when_the_alert_came_in(
+    team: Team, new_courier: Callable[..., Courier], chat: Robots, post: MailServer
+) -> None:
+    team.add(email="ann@example.com", dingtalk_url=chat.add("token-of-robot-1"))
+    alert = tell(team)
+    team.sql.execute("UPDATE alerts SET received_at = '2026-03-01 23:30:00+00' WHERE id = %s", [alert])
+    new_courier(TIMEZONE="Asia/Shanghai").deliver()
+    words = "Time: 2026-03-02 07:30:00 UTC+08:00"
+    assert words in chat.messages[0].text
+    assert words in post.messages[0].message.get_body(("plain",)).get_content()
+    assert post.messages[0].message["Date"] == "Mon, 02 Mar 2026 07:30:00 +0800"
+
+
 def test_only_whom_the_alert_is_for_is_told(team: Team, courier: Courier, post: MailServer, new_team: Any) -> None:
     ann, _ = team.add(email="ann@example.com"), team.add(email="bob@example.com")
     new_team().add(email="ann@example.com")

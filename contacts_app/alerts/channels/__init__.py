@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from ...config import Settings
+from ...times import shown
 
 MOST_QUOTED = 200  # characters of what the other side said
 MOST_CODE = 60
@@ -14,7 +15,10 @@ NAME = re.compile(r"[A-Z]+(?:_(?:[A-Z]+|[0-9]{1,3}))+|(?:[A-Z][a-z]+){2,}|[a-z]+
 
 
 class Told(NamedTuple):
-    """What a contact is told: `status` is firing or resolved, `kind` is alert, test or system."""
+    """What a contact is told: `status` is firing or resolved, `kind` is alert, test or system.
+
+    `received_at` is in the time zone of whoever is told.
+    """
 
     id: int
     title: str
@@ -91,7 +95,7 @@ def particulars(told: Told) -> list[tuple[str, str]]:
         ("Severity", " ".join(told.severity.split())),
         ("Group", " ".join(told.group.split()) if told.kind == "alert" else ""),
         ("From", " ".join(told.integration.split())),
-        ("Time", f"{told.received_at:%Y-%m-%d %H:%M:%S} UTC"),
+        ("Time", shown(told.received_at)),
     ]
     return [(name, value) for name, value in found if value]
 

@@ -10,7 +10,7 @@ import json
 import re
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
@@ -19,6 +19,7 @@ import phonenumbers
 import requests
 
 from ...config import Settings
+from ...times import shown
 from . import Outcome, Told, bare, headline, or_headline, outgoing, particulars, quoted
 
 MOST_BYTES = 17_000  # of text as it stands in JSON; DingTalk takes 20,000 for the whole message
@@ -74,7 +75,7 @@ def send(
             "at": {"atMobiles": numbers, "isAtAll": False},
             "msgUuid": uuid,
         }
-        return _post(session, url, secret, keyword, body)
+        return _post(session, settings, url, secret, keyword, body)
 
     outcome = post(alerts, uuid)
     if outcome.content == "refused" and not may_repeat:
@@ -82,7 +83,9 @@ def send(
     return or_headline(outcome, lambda: post([bare(told) for told in alerts], f"{uuid}-headline"))
 
 
-def _post(session: requests.Session, url: str, secret: str | None, keyword: str | None, body: Any) -> Outcome:
+def _post(
+    session: requests.Session, settings: Settings, url: str, secret: str | None, keyword: str | None, body: Any
+) -> Outcome:
     signed = url + (_signature(secret, time.time()) if secret else "")
     # In UTF-8: escaped to ASCII, Chinese would take twice the bytes.
     data = json.dumps(body, ensure_ascii=False).encode()
@@ -91,7 +94,7 @@ def _post(session: requests.Session, url: str, secret: str | None, keyword: str 
     except outgoing.CannotReach as error:
         return Outcome("later", error.words, is_uncertain=error.is_uncertain)
     token = parse_qs(urlsplit(url).query).get("access_token", [""])[0]
-    return _outcome(answer, secret, keyword, (token, secret or ""))
+    return _outcome(answer, settings, secret, keyword, (token, secret or ""))
 
 
 def text_of(alerts: Sequence[Told], keyword: str | None, numbers: Sequence[str], count: int) -> str:
@@ -186,7 +189,9 @@ def _signature(secret: str, now: float) -> str:
     return f"&timestamp={timestamp}&sign={quote(base64.b64encode(digest), safe='')}"
 
 
-def _outcome(answer: outgoing.Answer, secret: str | None, keyword: str | None, secrets: tuple[str, ...]) -> Outcome:
+def _outcome(
+    answer: outgoing.Answer, settings: Settings, secret: str | None, keyword: str | None, secrets: tuple[str, ...]
+) -> Outcome:
     """Say what the robot's answer means."""
     if answer.status == 429:
         return Outcome("later", "DingTalk was sent more than it takes at once (HTTP 429).")
@@ -202,8 +207,8 @@ def _outcome(answer: outgoing.Answer, secret: str | None, keyword: str | None, s
     if code == 0:
         return Outcome("sent", "The robot took the message.")
     if code in TOO_FAST:
-        until = datetime.now(UTC) + timedelta(seconds=BLOCKED_SECONDS)
-        words = f"The robot is blocked until {until:%H:%M} UTC, because it was sent more than 20 messages in a minute."
+        until = shown(datetime.now(settings.timezone) + timedelta(seconds=BLOCKED_SECONDS), "%H:%M")
+        words = f"The robot is blocked until {until}, because it was sent more than 20 messages in a minute."
         return Outcome("later", f"{words} ({code})", wait=BLOCKED_SECONDS)
     if code == BUSY:
         return Outcome("later", f"DingTalk is busy. ({code})")

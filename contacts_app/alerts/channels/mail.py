@@ -9,7 +9,6 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP, SMTPUTF8
@@ -211,7 +210,7 @@ def message_of(sender: str, recipient: str, told: Told, message_id: str, thread:
     message["To"] = Address(username=local, domain=at)
     # A word that looks encoded would be decoded, and whatever is in it become a part of the header.
     message["Subject"] = headline(told).replace("=?", "=\u200b?")
-    message["Date"] = format_datetime(datetime.now(UTC))
+    message["Date"] = format_datetime(told.received_at)  # so that mailboxes sort by what happened, not by what arrived
     message["Message-ID"] = f"<{message_id}@{domain}>"
     if thread is not None:
         first = f"<thread-{hashlib.sha256(thread.encode()).hexdigest()[:32]}@{domain}>"
