@@ -192,6 +192,25 @@ def test_a_keyword_that_is_missing_is_put_in(chat: DingTalk, send: Send) -> None
     assert chat.messages[0].text.endswith("\n\n报警")
 
 
+@pytest.mark.parametrize(
+    ("keyword", "shown"),
+    [
+        ("[x](http://evil.example)", "\\[x](http://evil.example)"),
+        ("# Alert", "\\# Alert"),
+        ("> Alert", "\\> Alert"),
+        ("*alert*", "\\*alert*"),
+        ("<b>", "\\<b>"),
+        ("@all", "@all"),  # mentions nobody: isAtAll is not set
+        ("报警", "报警"),
+    ],
+)
+def test_a_keyword_is_no_markup_as_far_as_it_stands_literally(
+    chat: DingTalk, send: Send, keyword: str, shown: str
+) -> None:
+    assert send(chat.add("robot-1", keywords=[keyword]), keyword=keyword).state == "sent"
+    assert chat.messages[0].text.endswith(f"\n\n{shown}")
+
+
 def test_a_keyword_that_stands_in_the_text_is_not_repeated() -> None:
     assert text_of([told()], "Disk", [], 0).count("Disk") == 1
 

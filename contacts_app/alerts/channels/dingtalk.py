@@ -29,6 +29,7 @@ SHORT_TITLE = 80
 FIRST_LINES, FIRST_CHARACTERS = 3, 300  # of each of several alerts
 BLOCKED_SECONDS = 600
 NEWLINE = "  \n"  # two spaces, or markdown joins the lines
+MARKUP = "\\`*_[]<~|"
 PLAIN_URL = r"https?://[A-Za-z0-9./_?=&%#:+-]+"
 BUSY, TOO_FAST, REFUSED = -1, (130101, 410100), 310000
 UNKNOWN = "DingTalk does not know the token. Copy the robot's address from its settings again."
@@ -103,18 +104,28 @@ def text_of(alerts: Sequence[Told], keyword: str | None, numbers: Sequence[str],
     if count > len(numbers):
         mentions += f" and {count - len(numbers)} more"
     # What must stand in the text is set aside first, whatever the alerts take.
-    room = MOST_BYTES - _size(mentions) - _size(keyword or "") - 100
+    mark = _keyword(keyword) if keyword else ""
+    room = MOST_BYTES - _size(mentions) - _size(mark) - 100
     text = _alert(alerts[0], alerts[0].text, room) if len(alerts) == 1 else _alerts(alerts, room)
     if keyword and keyword not in text:
-        text += f"\n\n{keyword}"
+        text += f"\n\n{mark}"
     return f"{text}\n\n{mentions}" if mentions else text
+
+
+def _keyword(keyword: str) -> str:
+    """Return the keyword as no markup, as far as it then still stands literally, which the robot asks for."""
+    plain = escaped(keyword)
+    if keyword in plain:
+        return plain
+    # What begins with markup is none after a backslash, which may stand before the keyword but not in it.
+    return f"\\{keyword}" if keyword[0] in MARKUP else keyword
 
 
 def escaped(words: str) -> str:
     """Return `words` so that they are no markup: no link, no picture, no mention, no heading."""
     # An address is left as it is: DingTalk makes a link of it that shows where it leads.
     words = re.sub(
-        rf"({PLAIN_URL})|[\\`*_\[\]<~|]|^\s*[-+=#>]", lambda found: found[1] or f"\\{found[0].strip()}", words
+        rf"({PLAIN_URL})|[{re.escape(MARKUP)}]|^\s*[-+=#>]", lambda found: found[1] or f"\\{found[0].strip()}", words
     )
     return words.replace("@", "@\u200b")
 
