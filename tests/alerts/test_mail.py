@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from html import escape, unescape
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,40 @@ def test_a_message_shows_the_alert_in_both_forms(server: MailServer, mailer: Mai
     assert f'<a href="{url}">' in html
     assert "<style" not in html
     assert "background" not in html
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("See https://a.io/x?a=1&b=2.", 'See <a href="https://a.io/x?a=1&amp;b=2">https://a.io/x?a=1&amp;b=2</a>.'),
+        ("(http://a.io/b_(c))", '(<a href="http://a.io/b_(c)">http://a.io/b_(c)</a>)'),
+        ("[x](http://a.io)!", '[x](<a href="http://a.io">http://a.io</a>)!'),
+        (
+            '<https://a.io>"https://b.io"',
+            '&lt;<a href="https://a.io">https://a.io</a>&gt;&quot;<a href="https://b.io">',
+        ),
+        ("见https://a.io/x，磁盘", '见<a href="https://a.io/x">https://a.io/x</a>，磁盘'),
+        ("https://[2001:db8::1]:9093/#/a", '<a href="https://[2001:db8::1]:9093/#/a">'),
+        ("HTTPS://A.io/", '<a href="HTTPS://A.io/">HTTPS://A.io/</a>'),
+        ("javascript:alert(1) ftp://a.io data:text/html,x file:///etc http:// https://)", "<a"),
+        ("https://a.io/'onclick='x", '<a href="https://a.io/&#x27;onclick=&#x27;x">'),
+    ],
+)
+def test_a_web_address_is_a_link_and_nothing_else_is(text: str, expected: str) -> None:
+    html = mail.linked(text)
+    if expected == "<a":
+        assert html == escape(text)
+    else:
+        assert expected in html
+    assert unescape(re.sub("<[^>]*>", "", html)) == text
+
+
+def test_a_link_stands_in_both_forms(server: MailServer, mailer: Mailer) -> None:
+    assert send(mailer, title="Full: http://a.io", text="See https://wiki.example.com/run?a=1&b=2") == SENT
+    plain, html = (part.get_content() for part in server.messages[0].message.iter_parts())
+    assert "See https://wiki.example.com/run?a=1&b=2" in plain
+    for url in ("http://a.io", "https://wiki.example.com/run?a=1&amp;b=2"):
+        assert f'<a href="{url}">{url}</a>' in html
 
 
 def test_what_belongs_together_stands_together(server: MailServer, mailer: Mailer) -> None:

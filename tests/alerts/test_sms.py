@@ -258,12 +258,12 @@ def test_the_message_tells_two_meanings_of_a_code_apart_and_no_code_is_hidden(
     assert code in outcome.answer
 
 
-LINKED = told(text="See https://wiki.example.com/disk now.\nwww.example.com\nhttp://alerts:9093", url="https://c.io/1")
+LINKED = told(text="See https://wiki.example.com/disk now.\nwww.example.com\n见http://a:9093，满", url="https://c.io/1")
 
 
 def test_a_text_has_no_link_unless_a_setting_allows_it(aliyun: AliyunSms, twilio: TwilioSms, send: Send) -> None:
     assert send(twilio, alert=LINKED).content == "whole"
-    assert twilio.messages[0].text == "[Firing] Disk full\nSee (link) now.\n(link)\n(link)"
+    assert twilio.messages[0].text == "[Firing] Disk full\nSee (link) now.\n(link)\n见(link)，满"
     assert send(twilio, alert=LINKED, SMS_LINKS="1").content == "whole"
     assert twilio.messages[1].text == f"[Firing] Disk full\n{LINKED.text}"
     assert send(aliyun, alert=LINKED).content == "whole"

@@ -10,7 +10,8 @@ from ...times import shown
 
 MOST_QUOTED = 200  # characters of what the other side said
 MOST_CODE = 60
-LINK = re.compile(r"\b(?:[a-z][a-z0-9+.-]{1,20}://|www\.)\S+", re.IGNORECASE)
+# In a text without spaces, as in Chinese, what follows a link is none of it.
+LINK = re.compile(r"(?<![a-z0-9])(?:[a-z][a-z0-9+.-]{1,20}://|www\.)[!#-;=?-_a-~]*", re.IGNORECASE)
 NAME = re.compile(r"[A-Z]+(?:_(?:[A-Z]+|[0-9]{1,3}))+|(?:[A-Z][a-z]+){2,}|[a-z]+(?:[_-][a-z]+)+")
 
 

@@ -31,6 +31,9 @@ ABOUT_SENDER = re.compile(
     r"|authenti",
     re.I,
 )
+URL = re.compile(r"(?<![a-z0-9])https?://[a-z0-9\[][!#-;=?-_a-~]*", re.IGNORECASE)
+# A long word is broken, in whatever words the mailbox knows for it.
+WRAPPED = "overflow-wrap:anywhere;word-wrap:break-word;word-break:break-word"
 COLOURS = {"firing": "#c62828", "resolved": "#2e7d32"}
 
 
@@ -309,16 +312,30 @@ def _plain(told: Told) -> str:
 
 def _html(told: Told) -> str:
     """Return simple HTML that sets no colour of text or ground, so that a dark mailbox can choose both."""
-    paragraphs = [f'<h1 style="font-size:18px;margin:0 0 12px">{escape(headline(told))}</h1>']
+    title = headline(told)
+    paragraphs = [f'<h1 style="font-size:18px;margin:0 0 12px">{linked(title)}</h1>']
     if told.text.strip():
-        paragraphs.append(f'<p style="white-space:pre-wrap;margin:0 0 12px">{escape(told.text.strip())}</p>')
-    facts = "<br>".join(f"{name}: {escape(value)}" for name, value in particulars(told))
+        paragraphs.append(f'<p style="white-space:pre-wrap;margin:0 0 12px">{linked(told.text.strip())}</p>')
+    facts = "<br>".join(f"{name}: {linked(value)}" for name, value in particulars(told))
     paragraphs.append(f'<p style="font-size:13px;margin:0 0 12px">{facts}</p>')
     if told.url:
         paragraphs.append(f'<p style="margin:0"><a href="{escape(told.url)}">Open in the console</a></p>')
     border = f"border-left:4px solid {COLOURS[told.status]};padding:4px 0 4px 16px"
-    body = f'<div style="{border};font-family:sans-serif;font-size:15px;line-height:1.5">{"".join(paragraphs)}</div>'
+    style = f"{border};font-family:sans-serif;font-size:15px;line-height:1.5;{WRAPPED}"
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
-        f"</head><body>{body}</body></html>\n"
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">'
+        f'<title>{escape(title)}</title></head><body><div style="{style}">{"".join(paragraphs)}</div></body></html>\n'
     )
+
+
+def linked(text: str) -> str:
+    """Return the text as HTML in which web addresses are links that show where they lead."""
+    parts, end = [], 0
+    for found in URL.finditer(text):
+        url = found[0].rstrip(".,;:!?'*_~")
+        while url[-1] in ")]}" and url.count("([{"[")]}".index(url[-1])]) < url.count(url[-1]):
+            url = url[:-1].rstrip(".,;:!?'*_~")
+        parts += [escape(text[end : found.start()]), f'<a href="{escape(url)}">{escape(url)}</a>']
+        end = found.start() + len(url)
+    return "".join(parts) + escape(text[end:])
