@@ -1,6 +1,8 @@
 """Show what the console tells by itself: to whom, once for each fact, and of each kind at most once a day."""
 
+from dataclasses import replace
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
@@ -109,6 +111,16 @@ def test_a_channel_that_fails_is_told_with_its_reason(team: Team) -> None:
     columns = "source, addressee, severity, status"
     found = one(team, f"SELECT {columns} FROM alerts WHERE account_id = %s", team.account_id)
     assert found == ("console", "System notifications", "warning", "firing")
+
+
+def test_a_time_is_told_in_the_zone_of_the_settings(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = replace(team.app.extensions["settings"], timezone=ZoneInfo("Asia/Shanghai"))
+    monkeypatch.setitem(team.app.extensions, "settings", settings)
+    bob = team.add(name="Bob", email="bob@example.com")
+    set_state(team, bob, fails=True)
+    as_shown = "to_char(failing_since AT TIME ZONE 'Asia/Shanghai', 'YYYY-MM-DD HH24:MI')"
+    (since,) = one(team, f"SELECT {as_shown} FROM channel_states WHERE contact_id = %s", bob)
+    assert told(team)[0][1] == f"Bob: Mailbox, since {since} UTC+08:00: {REFUSED}"
 
 
 def test_only_those_with_the_switch_are_told_over_each_of_their_channels(team: Team, other_team: Team) -> None:
