@@ -10,7 +10,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ..config import current_settings
 from ..db import db
+from ..times import shown
 from .attempts import columns
 from .channels import Told
 
@@ -147,4 +149,6 @@ def _words(row: Any, older: Sequence[Any], newer: Sequence[Any]) -> str:
 
 def _time(at: datetime, row: Any) -> str:
     """Return a time as short as it is clear beside the message's own."""
-    return f"{at:%H:%M} UTC" if at.date() == row.received_at.date() else f"{at:%Y-%m-%d %H:%M} UTC"
+    zone = current_settings().timezone
+    at, beside = at.astimezone(zone), row.received_at.astimezone(zone)
+    return shown(at, "%H:%M" if at.date() == beside.date() else "%Y-%m-%d %H:%M")

@@ -199,7 +199,7 @@ def _halves(alert_ids: Sequence[int]) -> dict[int, UUID]:
 
     Sent in halves, and those in halves, it does not take the others along.
     """
-    first, second, middle = uuid4(), uuid4(), len(alert_ids) // 2
+    (first, second), middle = sorted((uuid4(), uuid4())), len(alert_ids) // 2  # older news goes first
     return {identity: first if place < middle else second for place, identity in enumerate(alert_ids)}
 
 

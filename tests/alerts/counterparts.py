@@ -295,15 +295,16 @@ class Mail:
 class MailServer:
     """A mail server that speaks as `security` says (starttls, tls or none).
 
-    It refuses the recipients in `unknown` (550) and in `busy` (451). `behaviour` is None, drop (the connection, when a
-    recipient is named) or drop-data (when the message has been sent). A message with one of `words` is answered
-    `refusal`, one of more than `most_bytes` is too big.
+    It refuses the recipients in `unknown` (550), in `busy` (451) and in `foreign` (for which it does not relay).
+    `behaviour` is None, drop (the connection, when a recipient is named) or drop-data (when the message has been sent).
+    A message with one of `words` is answered `refusal`, one of more than `most_bytes` is too big.
     """
 
     def __init__(self, authority: Authority, security: str = "starttls", port: int = 0, smtputf8: bool = True) -> None:
         self.messages: list[Mail] = []
         self.unknown: set[str] = set()
         self.busy: set[str] = set()
+        self.foreign: set[str] = set()
         self.behaviour: str | None = None
         self.words: set[str] = set()
         self.refusal = "554 5.7.1 Message rejected because of its content"
@@ -332,6 +333,8 @@ class MailServer:
         """Take a recipient or not."""
         if self.behaviour == "drop":
             _abort(server)
+        if address in self.foreign:
+            return f"554 5.7.1 <{address}>: Relay access denied"
         if address in self.unknown:
             return f"550 5.1.1 <{address}>: no such mailbox"
         if address in self.busy:

@@ -226,6 +226,14 @@ def test_an_unknown_recipient_is_final(server: MailServer, mailer: Mailer) -> No
     assert server.connections == 1
 
 
+def test_a_server_that_does_not_relay_may_be_set_up_better_within_the_hour(server: MailServer, mailer: Mailer) -> None:
+    server.foreign.add("ann@example.com")
+    outcome = send(mailer)
+    assert (outcome.state, outcome.content) == ("later", "whole")
+    words = "The mail server refused to send for this console; check SMTP_USER and SMTP_PASSWORD: 554 5.7.1 <ann@"
+    assert outcome.answer.startswith(words)
+
+
 def test_a_busy_server_is_tried_again(server: MailServer, mailer: Mailer) -> None:
     server.busy.add("ann@example.com")
     words = "The mail server refused the mailbox: 451 4.3.0 Come back later"

@@ -20,6 +20,7 @@ import idna
 from ...config import Settings, Smtp
 from . import Outcome, Told, bare, configured, headline, or_headline, outgoing, particulars, quoted
 
+RELAYING = re.compile(r"\brelay", re.IGNORECASE)  # which a server refuses whatever the mailbox
 TOO_LONG = ((2, 3), (3, 4))  # enhanced codes of a message that is too long
 UNCLEAR = ((0, 0), (3, 0), (5, 0), (7, 0), (7, 1))  # that may mean the content as well as the sender
 ABOUT_CONTENT = re.compile(
@@ -54,9 +55,7 @@ class Mailer:
             return Outcome("failed", str(configured(self._settings, "email")))
         try:
             recipient = _as_known_to_servers(address)
-            message, headline = (
-                message_of(access.sender, recipient, its, message_id, thread) for its in (told, bare(told))
-            )
+            message = message_of(access.sender, recipient, told, message_id, thread)
         except ValueError:
             return Outcome("failed", "The mailbox cannot be written as mail servers know it. Enter it again.")
         self._way.begin()
@@ -70,7 +69,12 @@ class Mailer:
             if was_open and is_closed:
                 # Servers close a connection that is idle; that says nothing about the message.
                 outcome = self._attempt(access, recipient, message)
-            outcome = or_headline(outcome, lambda: self._attempt(access, recipient, headline))
+            outcome = or_headline(
+                outcome,
+                lambda: self._attempt(
+                    access, recipient, message_of(access.sender, recipient, bare(told), message_id, thread)
+                ),
+            )
         finally:
             guard.cancel()
         return outcome
@@ -267,6 +271,8 @@ def _expect(access: Smtp, reply: tuple[int, bytes], what: str) -> None:
     if code in (-1, 421):
         raise smtplib.SMTPServerDisconnected
     if not 200 <= code < 400:
+        if what == "the mailbox" and RELAYING.search(words.decode(errors="replace")):
+            what = "to send for this console; check SMTP_USER and SMTP_PASSWORD"
         # Final is what concerns this mailbox or this message; the server itself may be set up better within the hour.
         is_final = code >= 500 and what in ("the mailbox", "the message")
         content = _content(words.decode(errors="replace")) if is_final and what == "the message" else "whole"
