@@ -1,10 +1,13 @@
 """Offer the commands under `flask --app wsgi`."""
 
+import fcntl
+import glob
 import os
 import random
 import secrets
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import wraps
 from hashlib import sha256
 from pathlib import Path
@@ -219,8 +222,10 @@ def backup(path: Path) -> None:
     data_dir = _embedded_folder()
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        _remove_left_drafts(path)
         # In place when complete: the backup that was there before is better than half a new one.
         with open(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "w+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # while it lasts, nobody removes it
             embedded.dump(data_dir, file)
             file.write(_seal(file, file.seek(0, os.SEEK_END)))
             file.flush()
@@ -235,6 +240,15 @@ def backup(path: Path) -> None:
         "Keep the encryption key as well, in another place: ENCRYPTION_KEYS, or without it the file"
         f" {data_dir / 'encryption_key'}. The robots' addresses in the backup cannot be read without it."
     )
+
+
+def _remove_left_drafts(path: Path) -> None:
+    """Remove what backups that were killed have left beside `path`."""
+    for draft in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        if draft.suffix[1:].isdecimal():
+            with draft.open("rb") as file, suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                draft.unlink(missing_ok=True)
 
 
 @click.command()

@@ -28,16 +28,18 @@ from typing import IO, NamedTuple
 
 import psutil
 import psycopg
-from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from .config import StartError
+from . import locks
+from .config import StartError, make_private
 
 SYSTEM_USER = "alert-contacts"
 SOCKET_NAME = ".s.PGSQL.5432"
 SOCKET_PATH_LIMIT = 107  # bytes, sockaddr_un.sun_path on Linux less its closing NUL
 USER_PATIENCE = 5  # seconds in which another program lets go of the password file
+STOP_LIMIT = 20  # seconds that a server may take to end that nobody needs any more, or its backends without it
 RECOVERY_LIMIT = 300  # seconds that a start may take, replaying the log after a crash included
+DRAFT, OLD = "contacts_draft", "contacts_old"  # databases that only `restore` makes and removes
 SERVER_SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
@@ -67,14 +69,23 @@ def ensure(data_dir: Path) -> None:
             for name in [name for name in os.environ if name.startswith("PG")]:
                 del os.environ[name]
             # Before the start, so that one that fails half-way leaves no server behind.
-            _lock = (data_dir / "postgres.users.lock").open("ab")
-            fcntl.flock(_lock, fcntl.LOCK_SH)
+            _lock = locks.open_private(data_dir / "postgres.users.lock")
+            locks.hold(_lock, fcntl.LOCK_SH)
             atexit.register(_leave, data_dir, os.getpid())
-        is_started = not _listens(data_dir)
-        if is_started:
-            _start(data_dir)
-        if is_first or is_started:
-            _create_database(data_dir)
+        deadline = time.monotonic() + STOP_LIMIT
+        while True:
+            is_started = not _listens(data_dir)
+            if is_started:
+                _start(data_dir)
+            if not is_first and not is_started:
+                return
+            try:
+                _create_database(data_dir)
+                return
+            except StartError:
+                # One that was about to stop when its last user was killed still listens, and lets nobody in.
+                if _listens(data_dir) or time.monotonic() > deadline:
+                    raise
 
 
 def _forget() -> None:
@@ -95,7 +106,7 @@ def _leave(data_dir: Path, owner: int) -> None:
     with _starting(data_dir):
         _lock.close()
         _lock = None
-        with (data_dir / "postgres.users.lock").open("ab") as lock:
+        with locks.open_private(data_dir / "postgres.users.lock") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -109,11 +120,11 @@ def _leave(data_dir: Path, owner: int) -> None:
 
 @contextmanager
 def _starting(data_dir: Path) -> Iterator[None]:
-    """Keep starts and stops of the server apart."""
+    """Keep starts and stops of the server apart, and new connections from what replaces the database."""
+    make_private(data_dir)
     try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with (data_dir / "postgres.start.lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locks.open_private(data_dir / "postgres.start.lock") as lock:
+            locks.hold(lock)
             yield
     except OSError as error:
         raise StartError(f"DATA_DIR {data_dir} cannot be used: {error.strerror or error}.") from None
@@ -151,12 +162,12 @@ def _start(data_dir: Path) -> None:
         _initialise(data_dir)
     if _socket_dir(data_dir) != pgdata:
         _own(_socket_dir(data_dir))
-    log.touch(mode=0o600)
+    locks.open_private(log).close()
     if user := _server_user():
         os.chown(log, user.pw_uid, user.pw_gid)
     options = " ".join(f"-c {name}='{value}'" for name, value in SERVER_SETTINGS.items())
     options += f" -k {_socket_dir(data_dir)}"
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + STOP_LIMIT
     while True:
         _disown_stale_pid_files(data_dir)
         written = log.stat().st_size
@@ -170,8 +181,8 @@ def _start(data_dir: Path) -> None:
         if result.returncode == 0:
             return
         reason = log.read_bytes()[written:].decode(errors="replace")
-        # Backends of a postmaster that was killed need a moment to notice it and go.
-        if "shared memory" in reason and time.monotonic() < deadline:
+        # Backends of a postmaster that was killed need a moment to notice it and go, and one that stops to end.
+        if re.search('shared memory|lock file ".*" already exists', reason) and time.monotonic() < deadline:
             time.sleep(0.2)
             continue
         lines = [line for line in reason.splitlines() if "FATAL" in line or "PANIC" in line]
@@ -195,13 +206,17 @@ def _initialise(data_dir: Path) -> None:
 
 
 def _create_database(data_dir: Path) -> None:
-    admin = make_conninfo(host=str(_socket_dir(data_dir)), user="postgres", dbname="postgres")
-    with _connect_when_ready(admin) as connection:
+    with _connect_to(data_dir, "postgres") as connection:
         for found, create in (
             ("SELECT 1 FROM pg_roles WHERE rolname = 'console'", "CREATE ROLE console LOGIN"),
             (
                 "SELECT 1 FROM pg_database WHERE datname = 'contacts'",
                 "CREATE DATABASE contacts OWNER console",
+            ),
+            # As a `restore` of an earlier version left it that was killed.
+            (
+                "SELECT 1 FROM pg_database WHERE datname = 'contacts' AND datconnlimit = -1",
+                "ALTER DATABASE contacts CONNECTION LIMIT -1",
             ),
         ):
             if not connection.execute(found).fetchone():
@@ -216,43 +231,73 @@ def dump(data_dir: Path, sink: IO[bytes]) -> None:
 def restore(data_dir: Path, source: IO[bytes], check: Callable[[psycopg.Connection], None]) -> None:
     """Put what `dump` wrote in place of the console's database; raise StartError if there are accounts in that.
 
-    It is made beside its place and moved there whole. `check` sees it before, and may raise StartError as well.
+    It is made beside its place and moved there whole, in one transaction: whenever this is killed, there is a database
+    to go on with. `check` sees it before, and may raise StartError as well.
     """
-    draft, old = "contacts_draft", "contacts_old"
-    admin = make_conninfo(host=str(_socket_dir(data_dir)), user="postgres", dbname="postgres")
-    with _starting(data_dir), _connect_when_ready(admin) as server, _removing(server, draft, old):
-        server.execute(f"CREATE DATABASE {draft} OWNER console TEMPLATE template0")
-        options = ("--exit-on-error", "--single-transaction", "--dbname", draft)
-        _run("pg_restore", *_as_administrator(data_dir), *options, source=source)
-        with _connect_when_ready(make_conninfo(admin, dbname=draft)) as connection:
-            check(connection)
+    with locks.open_private(data_dir / "restore.lock") as lock, _connect_to(data_dir, "postgres") as server:
+        locks.hold(lock, patience=0)
         try:
-            # From here on nobody can come and create an account.
-            server.execute("ALTER DATABASE contacts CONNECTION LIMIT 0")
-            server.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = 'contacts'")
-            with _connect_when_ready(make_conninfo(admin, dbname="contacts")) as connection:
-                if connection.execute("SELECT FROM accounts LIMIT 1").rowcount:
-                    raise StartError(f"DATA_DIR {data_dir} has accounts already; restore into an empty one.")
-            with server.transaction():
-                server.execute(f"ALTER DATABASE contacts RENAME TO {old}")
-                server.execute(f"ALTER DATABASE {draft} RENAME TO contacts")
-        finally:
-            server.execute("ALTER DATABASE contacts CONNECTION LIMIT -1")
+            _check_old(server, data_dir)
+            server.execute(f"DROP DATABASE IF EXISTS {DRAFT} WITH (FORCE)")
+            server.execute(f"CREATE DATABASE {DRAFT} OWNER console TEMPLATE template0")
+            try:
+                options = ("--exit-on-error", "--single-transaction", "--dbname", DRAFT)
+                _run("pg_restore", *_as_administrator(data_dir), *options, source=source)
+                with _connect_to(data_dir, DRAFT) as connection:
+                    check(connection)
+                _check_empty(data_dir, "contacts")
+                _swap(server, data_dir)
+            finally:
+                server.execute(f"DROP DATABASE IF EXISTS {DRAFT} WITH (FORCE)")
+            server.execute(f"DROP DATABASE {OLD} WITH (FORCE)")
+        except psycopg.Error as error:
+            raise StartError(f"the backup cannot be restored: {str(error).splitlines()[0]}.") from None
 
 
-@contextmanager
-def _removing(server: psycopg.Connection, *databases: str) -> Iterator[None]:
-    """Remove the databases, which one that was killed may have left, before and after."""
+def _swap(server: psycopg.Connection, data_dir: Path) -> None:
+    """Put the draft in place of the console's database."""
+    # Nobody connects meanwhile: whoever wants to makes sure first that the server runs, and waits there.
+    with _starting(data_dir):
+        server.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = 'contacts'")
+        with server.transaction():
+            server.execute(f"ALTER DATABASE contacts RENAME TO {OLD}")
+            server.execute(f"ALTER DATABASE {DRAFT} RENAME TO contacts")
+        try:
+            _check_empty(data_dir, OLD)  # an account that was made at the last moment
+        except StartError:
+            _swap_back(server)
+            raise
 
-    def remove() -> None:
-        for name in databases:
-            server.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
-    remove()
+def _swap_back(server: psycopg.Connection) -> None:
+    with server.transaction():
+        server.execute(f"ALTER DATABASE contacts RENAME TO {DRAFT}")
+        server.execute(f"ALTER DATABASE {OLD} RENAME TO contacts")
+
+
+def _check_old(server: psycopg.Connection, data_dir: Path) -> None:
+    """Remove the database that a `restore` has put aside which was killed then, or put it back if it is in use."""
+    if not server.execute("SELECT FROM pg_database WHERE datname = %s", [OLD]).rowcount:
+        return
     try:
-        yield
-    finally:
-        remove()
+        _check_empty(data_dir, OLD)
+    except StartError:
+        with _starting(data_dir):
+            server.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = 'contacts'")
+            server.execute(f"DROP DATABASE IF EXISTS {DRAFT} WITH (FORCE)")
+            _swap_back(server)
+        raise
+    server.execute(f"DROP DATABASE {OLD} WITH (FORCE)")
+
+
+def _check_empty(data_dir: Path, database: str) -> None:
+    with _connect_to(data_dir, database) as connection:
+        if connection.execute("SELECT FROM accounts LIMIT 1").rowcount:
+            raise StartError(f"DATA_DIR {data_dir} has accounts already; restore into an empty one.")
+
+
+def _connect_to(data_dir: Path, database: str) -> psycopg.Connection:
+    return _connect_when_ready(make_conninfo(host=str(_socket_dir(data_dir)), user="postgres", dbname=database))
 
 
 def _as_administrator(data_dir: Path) -> tuple[str, ...]:
@@ -282,12 +327,25 @@ def _disown_stale_pid_files(data_dir: Path) -> None:
     pgdata = _pgdata(data_dir)
     for path in (pgdata / "postmaster.pid", _socket_dir(data_dir) / f"{SOCKET_NAME}.lock"):
         try:
+            if not path.read_text():
+                time.sleep(0.2)  # of a server that starts just now it would not stay empty
+                if not path.read_text():
+                    path.unlink()  # the disk was full, or the machine lost power
             pid, *rest = path.read_text().splitlines(keepends=True)
             process = psutil.Process(int(pid))
             if process.name() != "postgres" or not os.path.samefile(process.cwd(), pgdata):
-                path.write_text("".join([f"{_run('postgres', '--version').pid}\n", *rest]))
+                _replace(path, "".join([f"{_run('postgres', '--version').pid}\n", *rest]))
         except (FileNotFoundError, ValueError, psutil.NoSuchProcess, psutil.AccessDenied):
             continue
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file anew as a whole, whose owner and mode stay."""
+    draft, found = path.with_name(f"{path.name}.new"), path.stat()
+    draft.write_text(text)
+    draft.chmod(stat.S_IMODE(found.st_mode))
+    os.chown(draft, found.st_uid, found.st_gid)
+    draft.replace(path)
 
 
 class _Ended(NamedTuple):
@@ -357,10 +415,10 @@ def _make_server_user() -> pwd.struct_passwd:
     command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER]
     deadline = time.monotonic() + USER_PATIENCE
     refused = None
-    etc = os.open("/etc", os.O_RDONLY)
-    try:
-        # Of two useradd at once both may succeed, and the later one gives the user another number.
-        fcntl.flock(etc, fcntl.LOCK_EX)
+    # Of two useradd at once both may succeed, and the later one gives the user another number. Only root can lock this
+    # file, in another way than useradd does.
+    with locks.open_private(Path("/etc/.pwd.lock")) as lock:
+        locks.hold(lock)
         while True:
             with suppress(KeyError):
                 return pwd.getpwnam(SYSTEM_USER)
@@ -376,8 +434,6 @@ def _make_server_user() -> pwd.struct_passwd:
                 refused = subprocess.run(command, capture_output=True, text=True, env=path).stderr  # nosec B603
             except OSError as error:
                 refused = str(error)
-    finally:
-        os.close(etc)
 
 
 def _own(folder: Path) -> None:

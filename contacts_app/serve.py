@@ -1,7 +1,6 @@
 """Run the whole console in the foreground: database, migrations and web server."""
 
 import ctypes
-import fcntl
 import os
 import signal
 import socket
@@ -18,9 +17,10 @@ import click
 from . import embedded, migrations
 from .accounts.models import Account
 from .accounts.views import setup_token
-from .config import PROJECT, Settings, StartError, current_settings
+from .config import PROJECT, Settings, StartError, current_settings, make_private
 from .db import connect, db
 from .encryption import note_key
+from .locks import hold, open_private
 from .postgres import UNPROTECTED, is_protected
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -100,17 +100,17 @@ def _alone(data_dir: Path | None) -> Iterator[None]:
     if data_dir is None:
         yield
         return
+    make_private(data_dir)
     try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = (data_dir / "serve.lock").open("ab")
+        lock = open_private(data_dir / "serve.lock")
     except OSError as error:
         raise StartError(f"DATA_DIR must be a folder this user can write to; {data_dir}: {error.strerror}.") from None
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            hold(lock, patience=0)
+        except StartError as error:
             raise StartError(
-                f"DATA_DIR {data_dir} is in use by another console; stop that one or set another DATA_DIR."
+                f"DATA_DIR {data_dir} is in use by another console; stop that one or set another DATA_DIR. {error}"
             ) from None
         yield
 
@@ -148,9 +148,13 @@ class Child:
         self._start()
 
     def _start(self) -> None:
+        parent = os.getpid()
+
         def end_with_parent() -> None:
             # The console can be killed without a chance to say goodbye; the server must not keep the port then.
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != parent:  # just before
+                os._exit(1)
 
         self.started = time.monotonic()
         self.process = subprocess.Popen(  # nosec B603
