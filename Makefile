@@ -18,7 +18,7 @@ test: .venv/installed-tests
 # What takes too long for each change: kills, faults, crowds and clocks, and every case of what make test takes a share of.
 chaos: .venv/installed-tests
 	@tests/browser/get-chromium
-	@$(PYTEST) --chaos -n 0 -s tests/chaos tests/test_attacks.py tests/test_model.py tests/alerts/test_api.py tests/browser/test_accessibility.py \
+	@$(PYTEST) --chaos -n 0 -s tests/chaos tests/test_attacks.py tests/test_costs.py tests/test_model.py tests/alerts/test_api.py tests/browser/test_accessibility.py \
 		tests/alerts/test_faults.py tests/test_serve.py::test_what_was_confirmed_survives_kill_9
 
 # Bandit's stderr only lists the parts of a statement that a nosec was not needed for; what it finds goes to stdout.

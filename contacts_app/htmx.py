@@ -5,6 +5,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 from flask import Response, flash, make_response, redirect, render_template, request
 
+LONGEST_ADDRESS = 8000  # gunicorn joins headers of one name to one
+
 
 def wants_fragment() -> bool:
     """Tell whether htmx asks, to put the answer into a page that is already there."""
@@ -68,7 +70,8 @@ def address_shown() -> str:
         # Not full_path, which fails for bytes that no browser sends.
         return f"{request.path}?{request.query_string.decode(errors='replace')}".rstrip("?")
     try:
-        parts = urlsplit(request.headers.get("HX-Current-URL" if wants_fragment() else "Referer", ""))
+        address = request.headers.get("HX-Current-URL" if wants_fragment() else "Referer", "")
+        parts = urlsplit(address if len(address) <= LONGEST_ADDRESS else "/")
     except ValueError:
         return "/"
     return f"{parts.path}?{parts.query}".rstrip("?") or "/"

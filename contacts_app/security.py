@@ -1,5 +1,6 @@
 """Send the headers that keep a browser from doing what the console never asks for."""
 
+import re
 from urllib.parse import unquote_to_bytes
 
 from flask import Flask, Response, abort, request
@@ -31,6 +32,10 @@ HEADERS = {
 }
 
 
+MOST_ENCODED = 22_000  # bytes: a form of 64 KB that is nothing else
+MOST_FIELDS = 30_000  # a group's form has one for each member
+
+
 def init_app(app: Flask) -> None:
     """Send the headers on every answer of `app`."""
     app.before_request(_take_forms_only)
@@ -44,6 +49,11 @@ def _take_forms_only() -> None:
     is_form = request.mimetype == "application/x-www-form-urlencoded" and request.blueprint != "api"
     # Read before anything is parsed: afterwards there is nothing left to read.
     body = request.get_data() if is_form else b""
+    # No browser sends such a sign, and each costs what a hundred letters cost; neither do forms have so many fields.
+    if re.search(rb"%(?![0-9A-Fa-f]{2})", body):
+        abort(400)
+    if body.count(b"%") > MOST_ENCODED or body.count(b"&") > MOST_FIELDS:
+        abort(413)
     if request.method == "POST" and request.blueprint != "api" and (request.is_json or request.files):
         abort(415)
     try:

@@ -22,6 +22,7 @@ from .models import LOGON_WINDOW, Account, LogonAttempt, Session, User, Visitor
 
 blueprint = Blueprint("accounts", __name__)
 TOKEN = "token"  # nosec B105
+LONGEST_COOKIES = 16_000  # in two headers: gunicorn takes a hundred, and joins them to one
 WRONG = "There is no user with this e-mail and this password."
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -34,6 +35,8 @@ class SessionCookie(SecureCookieSessionInterface):
 
     def open_session(self, app: Flask, request: Request) -> SecureCookieSession:
         """Return what the cookie holds, nothing if the console has not signed it."""
+        if len(request.headers.get("Cookie", "")) > LONGEST_COOKIES:
+            request.environ["HTTP_COOKIE"] = ""
         serializer: Any = self.get_signing_serializer(app)
         try:
             return self.session_class(serializer.loads(request.cookies.get(self.get_cookie_name(app), "")))
