@@ -19,6 +19,7 @@ from .senders import Senders, guarded
 
 ROBOT_LIMIT, ROBOT_WINDOW = 20, timedelta(minutes=1)
 UNREADABLE = "The robot's address cannot be read, because ENCRYPTION_KEYS of this worker lacks its key."
+MANY_SECRETS = "So many contacts have a wrong secret for this robot that its limit is reached. Enter the right one."
 _claim_robot = sa.text("""
     UPDATE robots SET due_at = now() + make_interval(secs => :lease)
     FROM (
@@ -135,14 +136,17 @@ def send(bundle: Bundle, settings: Settings, senders: Senders) -> list[Result]:
     known: list[str | None] = [*dict.fromkeys(filter(None, bundle.secrets))]
     outcomes: dict[str | None, Outcome] = {}
     outcome = Outcome("later", UNREADABLE)
+    posts, untried = 0, None
     for secret in (known or [None]) if bundle.url else ():
+        if posts >= bundle.room:  # what is refused for its secret counts against the limit, too
+            untried = Outcome("later", MANY_SECRETS)
+            break
         send = partial(dingtalk.send, senders.session, settings, str(bundle.url), secret, bundle.keyword)
-        may_repeat = bundle.room > sum(tried.posts for tried in outcomes.values()) + 1
-        outcome = outcomes[secret] = guarded(partial(send, alerts, mobiles, str(bundle.message), may_repeat))
+        tried = guarded(partial(send, alerts, mobiles, str(bundle.message), bundle.room > posts + 1))
+        posts += tried.posts
+        outcome = outcomes[secret] = tried._replace(posts=posts)  # the last one stands for all
         if outcome.state != "failed" or outcome.content == "refused":
             break
-    if outcomes:  # the last one stands for all the messages that the robot was given
-        outcome = outcomes[secret] = outcome._replace(posts=sum(tried.posts for tried in outcomes.values()))
     halves: dict[int, UUID] = {}
     if outcome.state == "failed" and outcome.content == "refused" and len(alerts) > 1:
         outcome, halves = outcome._replace(state="later", wait=1), _halves([told.id for told in alerts])
@@ -150,7 +154,7 @@ def send(bundle: Bundle, settings: Settings, senders: Senders) -> list[Result]:
     kept = bundle.message if outcome.is_uncertain else None
     results = []
     for one, its in zip(bundle.claimed, bundle.secrets, strict=True):
-        own = outcomes.get(its, outcome)
+        own = outcomes.get(its, untried or outcome)
         said = own if outcome.state == "failed" and outcome.content != "refused" else outcome
         # Of a secret that was refused, or not tried, it is not known that it works.
         is_known = bool(outcomes) and own is said and its in (None, *outcomes)

@@ -5,7 +5,9 @@ import re
 import threading
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -236,3 +238,21 @@ def test_whatever_fails_and_whoever_works_news_stay_in_order_and_the_last_arrive
             assert found == sorted(found), (channel, key, found)
         assert {key: found[-1] for key, found in heard.items()} == last, channel
     assert set(states(team)) <= {"sent", "overtaken"}
+
+
+def test_what_was_overtaken_is_told_in_the_zone_of_the_settings(
+    team: Team, courier: Courier, texts: Texts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(team.app.extensions["settings"], timezone=ZoneInfo("Asia/Shanghai"))
+    monkeypatch.setitem(team.app.extensions, "settings", settings)
+    team.add(mobile=ANN)
+    texts.behaviour = "close"
+    firing = fire(team)
+    courier.deliver()
+    texts.behaviour = None
+    resolved = fire(team, "resolved")
+    move_back(team, firing, 4)
+    move_back(team, resolved, 0)
+    make_due(team)
+    courier.deliver()
+    assert "Was firing from 19:56 UTC+08:00 to 20:00 UTC+08:00." in texts.messages[-1].text

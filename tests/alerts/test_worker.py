@@ -411,6 +411,23 @@ def test_an_address_that_was_changed_while_it_was_tried_is_not_judged_by_that(
     assert channel_state(team, "sms") is None
 
 
+def test_secrets_that_are_refused_count_against_the_limit_of_a_robot(
+    team: Team, courier: Courier, chat: Robots
+) -> None:
+    url = chat.add("token-of-robot-1", SECRET)
+    for number in range(25):
+        team.add(dingtalk_url=url, dingtalk_secret=f"SEC{number:032}")
+    team.add(dingtalk_url=url, dingtalk_secret=SECRET)
+    tell(team)
+    courier.deliver()
+    assert chat.requests == ROBOT_LIMIT == len(select(team, "SELECT unnest(sent_at) FROM robots"))
+    assert Counter(row["state"] for row in deliveries(team)) == {"failed": ROBOT_LIMIT, "queued": 6}
+    make_due(team)
+    courier.deliver()
+    assert Counter(row["state"] for row in deliveries(team)) == {"failed": ROBOT_LIMIT, "sent": 6}
+    assert len(chat.messages) == 1
+
+
 def test_who_got_only_the_headline_is_known_and_a_refused_text_is_no_fault_of_the_channel(
     team: Team, courier: Courier, chat: Robots, post: MailServer, texts: Texts
 ) -> None:
