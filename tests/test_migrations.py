@@ -846,6 +846,24 @@ def test_a_database_that_takes_no_tables_is_refused(
     assert "cannot be" in reason(url, settings)
 
 
+@pytest.mark.parametrize(
+    "statement", [f"SELECT pg_advisory_xact_lock({migrations.LOCK})", "LOCK TABLE accounts"], ids=["migration", "table"]
+)
+def test_a_lock_that_somebody_keeps_ends_a_migration_with_who_has_it(
+    new_database: Callable[[], str], settings: dict[str, str], monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    url = new_database()
+    upgrade(url, settings, "0001")
+    monkeypatch.setattr(migrations, "PATIENCE", "100ms")
+    monkeypatch.setattr(migrations, "TABLE_PATIENCE", "100ms")
+    with psycopg.connect(url) as connection:
+        connection.execute(statement)
+        assert f"on the server the process {connection.info.backend_pid} held a lock." in reason(url, settings)
+    assert revision(url) == "0001"
+    upgrade(url, settings)
+    assert revision(url) == migrations.newest()
+
+
 def test_a_database_of_a_later_version_is_refused(new_database: Callable[[], str], settings: dict[str, str]) -> None:
     url = new_database()
     upgrade(url, settings)

@@ -3,6 +3,7 @@
 Alembic is imported where it is used: it would be a seventh of the start of every process, most of which never use it.
 """
 
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 
@@ -10,9 +11,18 @@ import psycopg
 import sqlalchemy as sa
 
 from ..config import StartError
-from ..db import check_server, db
+from ..db import check_server, connect, db
 
 LOCK = 0x616C657274  # an advisory lock of our own: two consoles that start at once migrate one after the other
+
+PATIENCE, TABLE_PATIENCE = "10min", "90s"
+_HOLDERS = """
+    SELECT DISTINCT pid FROM pg_locks JOIN pg_database ON pg_database.oid = database
+    WHERE granted AND pid <> pg_backend_pid() AND datname = current_database()
+        AND (locktype = 'relation' AND relation >= 16384  -- the first that is not the system's
+            OR locktype = 'advisory' AND classid::bigint << 32 | objid::bigint = %(lock)s)
+    ORDER BY pid
+"""
 
 
 def upgrade(revision: str = "head") -> None:
@@ -28,16 +38,32 @@ def upgrade(revision: str = "head") -> None:
         with db.engine.connect() as connection:
             # A migration of a big table, or waiting for somebody else's, may take its time.
             connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
-            connection.execute(sa.text("SET LOCAL lock_timeout = 0"))
+            connection.execute(sa.text(f"SET LOCAL lock_timeout = '{PATIENCE}'"))
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+            # Longer than a transaction of the console lasts: while this waits for a table, so do all that need it.
+            connection.execute(sa.text(f"SET LOCAL lock_timeout = '{TABLE_PATIENCE}'"))
             config.attributes["connection"] = connection
             alembic.command.upgrade(config, revision)
             connection.commit()
     except alembic.util.CommandError as error:
         raise StartError(f"DATABASE_URL: the database belongs to a later version of the console: {error}.") from None
     except (sa.exc.DBAPIError, psycopg.Error) as error:
+        if isinstance(getattr(error, "orig", error), psycopg.errors.LockNotAvailable):
+            raise StartError(
+                f"DATABASE_URL: the schema cannot be brought up to date, because {_holders()} a lock. If it is"
+                " another migrate, wait for its end; else end what holds it, then try again."
+            ) from None
         reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
         raise StartError(f"DATABASE_URL: the database cannot be reached or used: {reason}") from None
+
+
+def _holders() -> str:
+    """Return who has locks on the console's tables, or on their migration."""
+    with closing(connect()) as connection:
+        pids = [str(pid) for (pid,) in connection.execute(_HOLDERS, {"lock": LOCK})]
+    if not pids:
+        return "something on the server had"
+    return f"on the server the {'process' if len(pids) == 1 else 'processes'} {', '.join(pids)} held"
 
 
 @cache
