@@ -135,6 +135,8 @@ ALERT_ROWS: dict[str, dict[str, Any]] = {
     "system_checks": {},
     "system_notices": {"kind": "quota"},
     "told_facts": {"kind": "failing", "subject": "1:sms"},
+    "sent_deliveries": {"alert_id": MINE, "contact_id": MINE, "channel": "sms", "answer": "Taken."},
+    "channel_news": {"id": MINE, "contact_id": MINE, "channel": "sms", "works": True, "used": "+8613800138000"},
     "workers": {"id": "00000000-0000-0000-0000-000000000001", "host": "here"},
 }
 ENDED = {"state": "sent", "attempts": 1, "next_attempt_at": None, "ended_at": "now"}
@@ -197,6 +199,10 @@ BAD_ALERT_ROWS: list[tuple[str, str, dict[str, Any]]] = [
     ("system_notices", "system_notices_accounts_fkey", {"account_id": 9_000_000_000}),
     ("told_facts", "told_facts_pkey", {}),
     ("told_facts", "told_facts_accounts_fkey", {"account_id": 9_000_000_000}),
+    ("sent_deliveries", "sent_deliveries_pkey", {}),
+    ("channel_news", "channel_news_pkey", {}),
+    ("channel_news", "channel_news_has_a_reason", {"id": 5, "answer": "No such number."}),
+    ("channel_news", "channel_news_has_a_reason", {"id": 5, "works": False}),
     ("workers", "workers_pkey", {}),
 ]
 TESTED_ELSEWHERE_HERE = {"logon_attempts_pkey", "alembic_version_pkc"}

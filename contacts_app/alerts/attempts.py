@@ -6,7 +6,10 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import sqlalchemy as sa
+
 from ..config import Settings
+from ..db import db
 from .channels import Outcome, Told
 
 LONGEST_PAUSE = 750  # seconds between two attempts
@@ -17,6 +20,8 @@ NO_ADDRESS = {
     "email": "The contact has no mailbox any more.",
     "dingtalk": "The contact has no DingTalk robot any more.",
 }
+LOCK_MILLISECONDS = 200  # for which what is not urgent waits for a lock
+_limit_lock_waits = sa.text(f"SET LOCAL lock_timeout = {LOCK_MILLISECONDS}")
 # The hour begins with the first attempt, however long the queue was.
 GIVE_UP_AT = "CASE WHEN attempts = 0 THEN now() + interval '1 hour' ELSE give_up_at END"
 # What a statement that claims selects of the alert and of the contact.
@@ -25,6 +30,10 @@ TOLD = """
     alerts.integration_id, alerts.integration_name, alerts.key, contacts.mobile, contacts.email,
     contacts.id IS NOT NULL AS exists, now() AS now
 """
+# What was sent while its row was locked is ended when the lock is gone, and not sent again before.
+NOT_SENT = """NOT EXISTS (
+    SELECT FROM sent_deliveries AS sent WHERE (sent.account_id, sent.alert_id, sent.contact_id, sent.channel)
+        = (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, deliveries.channel))"""
 
 
 class Claimed(NamedTuple):
@@ -105,3 +114,8 @@ def pause(attempts: int) -> float:
 def columns(rows: Sequence[Any], *names: str) -> dict[str, list[Any]]:
     """Turn rows into one list a column, which a statement takes as arrays."""
     return {f"{name}s": [getattr(row, name) for row in rows] for name in names}
+
+
+def limit_lock_waits() -> None:
+    """Have this transaction fail soon when it waits for a lock, which somebody may hold for hours."""
+    db.session.execute(_limit_lock_waits)

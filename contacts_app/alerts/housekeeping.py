@@ -12,7 +12,7 @@ from ..config import current_settings
 from ..db import db
 from . import notices, refusals
 from .attempts import GONE, LONGEST_PAUSE, NO_ADDRESS
-from .recording import reason
+from .recording import reason, write_what_waited
 
 logger = logging.getLogger("contacts_app")
 TIDY_SECONDS = 60
@@ -78,6 +78,7 @@ def keep_house(stopping: threading.Event, retention_days: int) -> None:
         until = time.monotonic() + TIDY_SECONDS
         while not stopping.is_set() and time.monotonic() < until and _try(notices.check_next):
             pass
+        _try(write_what_waited)
         stopping.wait(1)
 
 

@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import uuid4
 
+import psycopg
 import sqlalchemy as sa
 
 from ..config import Settings, StartError
 from ..db import db
 from . import limits, order
-from .attempts import GIVE_UP_AT, GONE, KEY, TOLD, Claimed, Result, claimed_from, columns
+from .attempts import GIVE_UP_AT, GONE, KEY, NOT_SENT, TOLD, Claimed, Result, claimed_from, columns, limit_lock_waits
 from .limits import Room
 from .recording import keep
 
@@ -45,7 +46,8 @@ _waiting = sa.text(f"""
         extract(epoch FROM {GIVE_UP_AT} - now())::float AS seconds_left, {TOLD}
     FROM unnest(CAST(:ids AS bigint[])) AS wanted (id)
     CROSS JOIN LATERAL (
-        SELECT * FROM deliveries WHERE account_id = :account_id AND contact_id = wanted.id AND {_DUE}
+        SELECT * FROM deliveries
+        WHERE account_id = :account_id AND contact_id = wanted.id AND {_DUE} AND {NOT_SENT}
         ORDER BY next_attempt_at, alert_id LIMIT {limits.MOST_ALERTS}
         FOR UPDATE SKIP LOCKED
     ) AS due
@@ -95,14 +97,27 @@ class Claims(NamedTuple):
 def claim(channel: str, turn: int, settings: Settings) -> Claims:
     """Claim what is due for the account after `turn`, and commit.
 
-    What has no room waits, what something newer overtakes has ended; `turn` is None if nothing is due.
+    What has no room waits, what something newer overtakes has ended; `turn` is None if nothing is due. Where somebody
+    holds a lock that this needs, the account is passed over.
     """
+    limit_lock_waits()
     candidates = db.session.execute(_next, {"channel": channel, "turn": turn}).all()
     account_id = candidates[0].turn
     if account_id is None:
         db.session.commit()
         return Claims(None, [], False)
     ids = [row.contact_id for row in candidates if row.contact_id is not None]
+    try:
+        return _claim_of(account_id, ids, channel, settings)
+    except sa.exc.OperationalError as error:
+        db.session.rollback()
+        if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
+            raise
+        return Claims(account_id, [], False)
+
+
+def _claim_of(account_id: int, ids: Sequence[int], channel: str, settings: Settings) -> Claims:
+    """Claim what is due for contacts of an account, and commit."""
     mine = {"account_id": account_id, "channel": channel}
     rooms = limits.take_rooms(account_id, channel, ids, limits.limit_of(channel, settings))
     full = {id: room for id, room in rooms.items() if not room.messages}

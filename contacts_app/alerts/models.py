@@ -468,6 +468,41 @@ class ChannelState(Base):
     )
 
 
+class SentDelivery(Base):
+    """A delivery that was sent while its own row was locked; a worker ends that row when the lock is gone.
+
+    Without a foreign key, whose check would wait for the same lock; so is ChannelNews.
+    """
+
+    __tablename__ = "sent_deliveries"
+
+    account_id: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True)
+    alert_id: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True)
+    contact_id: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True)
+    channel: Mapped[str] = mapped_column(primary_key=True)
+    address: Mapped[str | None]
+    answer: Mapped[str]
+    headline_only: Mapped[bool] = mapped_column(server_default=sa.false())
+    sent_at: Mapped[datetime] = mapped_column(TIMESTAMP, server_default=sa.func.now())
+
+
+class ChannelNews(Base):
+    """What an attempt showed of the address `used`, and channel_states does not say yet."""
+
+    __tablename__ = "channel_news"
+
+    account_id: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True)
+    id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(), primary_key=True)
+    contact_id: Mapped[int] = mapped_column(sa.BigInteger)
+    channel: Mapped[str]
+    works: Mapped[bool]
+    used: Mapped[str]
+    answer: Mapped[str | None]
+    noted_at: Mapped[datetime] = mapped_column(TIMESTAMP, server_default=sa.func.now())
+
+    __table_args__ = (sa.CheckConstraint("works = (answer IS NULL)", name="channel_news_has_a_reason"),)
+
+
 class SystemCheck(Base):
     """An account that is to be looked at, because something changed that the console itself may have to tell."""
 

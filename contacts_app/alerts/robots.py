@@ -13,11 +13,12 @@ from ..contacts.addresses import shown_robot
 from ..contacts.models import decrypted
 from ..db import db
 from . import order
-from .attempts import GIVE_UP_AT, TOLD, Claimed, Result, claimed_from, columns
+from .attempts import GIVE_UP_AT, NOT_SENT, TOLD, Claimed, Result, claimed_from, columns, limit_lock_waits
 from .channels import Outcome, dingtalk
 from .senders import Senders, guarded
 
 ROBOT_LIMIT, ROBOT_WINDOW = 20, timedelta(minutes=1)
+LOCKED_PAUSE = timedelta(seconds=0.5)
 UNREADABLE = "The robot's address cannot be read, because ENCRYPTION_KEYS of this worker lacks its key."
 MANY_SECRETS = "So many contacts have a wrong secret for this robot that its limit is reached. Enter the right one."
 _claim_robot = sa.text("""
@@ -41,8 +42,9 @@ _waiting_for_robot = sa.text(f"""
         SELECT * FROM deliveries
         WHERE deliveries.account_id = contacts.account_id AND contact_id = contacts.id AND channel = 'dingtalk'
             AND state IN ('queued', 'sending') AND next_attempt_at <= now() AND cancelled_by IS NULL
+            AND {NOT_SENT}
         ORDER BY message, next_attempt_at, alert_id LIMIT :most
-        FOR UPDATE
+        FOR UPDATE SKIP LOCKED
     ) AS deliveries
     JOIN alerts ON (alerts.account_id, alerts.id) = (deliveries.account_id, alert_id)
     WHERE contacts.account_id = :account_id AND dingtalk_url_hash = :url_hash
@@ -107,8 +109,10 @@ def claim(settings: Settings) -> Bundle | bool:
     kept = {(row.alert_id, row.contact_id) for row in sendable}
     chosen = _choose([row for row in rows if (row.alert_id, row.contact_id) in kept], ROBOT_LIMIT - len(recent))
     if not chosen:
+        limit_lock_waits()
         db.session.execute(_lock_robot, robot)
-        plan(robot, None)
+        # What is due and was not chosen, somebody holds a lock on.
+        plan(robot, None, not_before=found.now + LOCKED_PAUSE)
         return True
     message = chosen[0].message or uuid4()
     ids = columns(chosen, "alert_id", "contact_id")
@@ -174,16 +178,19 @@ def send(bundle: Bundle, settings: Settings, senders: Senders) -> list[Result]:
 def note_sent(robot: dict[str, Any], results: Sequence[Result]) -> None:
     """Count what the robot was given against its limit, look when it is due again, and commit."""
     posts = max(result.outcome.posts for result in results)
+    limit_lock_waits()
     blocked = next((result.outcome.wait for result in results if result.outcome.wait), None)
     db.session.execute(_robot_has_sent, robot | {"blocked": blocked, "posts": posts})
     plan(robot, None)
 
 
-def plan(robot: dict[str, Any], due_at: datetime | None) -> None:
+def plan(robot: dict[str, Any], due_at: datetime | None, not_before: datetime | None = None) -> None:
     """Have the robot looked at again at `due_at`, by default when something is due for it, and commit."""
     if due_at is None:
         # A statement of its own: what was committed while the lock was waited for is seen.
         due_at = db.session.execute(_next_for_robot, robot).scalar_one()
+        if due_at and not_before:
+            due_at = max(due_at, not_before)
     db.session.execute(_plan_robot, robot | {"due_at": due_at})
     db.session.commit()
 

@@ -86,6 +86,9 @@ class Https:
     `behaviour` is None, garbage, hang, drip, drip-headers, redirect, close, 500 or large. `replies` are answers that
     are given first, as (HTTP status, JSON). The time of the server is off by `offset` seconds. A text with one of
     `words` is refused.
+
+    What is sent to one of `hanging`, a number or a robot's token, is answered when `release` is called; `hung` counts
+    it.
     """
 
     def __init__(self, authority: Authority, port: int = 0) -> None:
@@ -95,6 +98,9 @@ class Https:
         self.offset = 0.0
         self.words: set[str] = set()
         self.requests = 0
+        self.hanging: set[str] = set()
+        self.hung = 0
+        self._released = threading.Event()
         self.lock = threading.Lock()
         self.closed = threading.Event()
         self._server = _Server(self, authority.context(), port)
@@ -110,9 +116,24 @@ class Https:
         """Return status and JSON."""
         raise NotImplementedError
 
+    def hang(self, receiver: str) -> None:
+        """Wait if the receiver is one of those that hang."""
+        released = self._released
+        if receiver in self.hanging:
+            with self.lock:
+                self.hung += 1
+            released.wait(120)
+
+    def release(self) -> None:
+        """Have nobody hang any more."""
+        self.hanging.clear()
+        self._released.set()
+        self._released, self.hung = threading.Event(), 0
+
     def close(self) -> None:
         """Stop, and cut the connections that are open."""
         self.closed.set()
+        self.release()
         self._server.shutdown()
         self._server.server_close()
         self._server.cut()
@@ -161,6 +182,7 @@ class DingTalk(Https):
         """Take a message, or say what is wrong with it."""
         if request.path != "/robot/send":
             return 404, {}
+        self.hang(request.query.get("access_token", ""))
         code, message = 460101, "message too long"
         if len(request.body) <= 20_000:
             code, message = self._take(request.query, json.loads(request.body))
@@ -229,6 +251,7 @@ class AliyunSms(Https):
         if code:
             message = "该账号下找不到对应模板" if "TEMPLATE" in code else f"refused {form.get('PhoneNumbers')}"
             return 400, {"Code": code, "Message": message, "RequestId": "R"}
+        self.hang(form["PhoneNumbers"])
         text = json.loads(form["TemplateParam"])["content"]
         if len(text) > self.most:
             return 200, {"Code": "isv.PARAM_LENGTH_LIMIT", "Message": "变量长度受限", "RequestId": "R"}
@@ -279,6 +302,7 @@ class TwilioSms(Https):
             return 400, {"code": 21617, "message": message, "status": 400}
         if any(word in form["Body"] for word in self.words):
             return 400, {"code": 30007, "message": "Message filtered", "status": 400}
+        self.hang(form["To"])
         self.messages.append(TextMessage(time.time(), form["To"], form["Body"]))
         return 201, {"sid": "SM0123456789abcdef", "status": "queued", "error_code": None}
 
@@ -298,6 +322,7 @@ class MailServer:
     It refuses the recipients in `unknown` (550), in `busy` (451) and in `foreign` (for which it does not relay).
     `behaviour` is None, drop (the connection, when a recipient is named) or drop-data (when the message has been sent).
     A message with one of `words` is answered `refusal`, one of more than `most_bytes` is too big.
+    A recipient in `hanging` is answered when `release` is called; `hung` counts them.
     """
 
     def __init__(self, authority: Authority, security: str = "starttls", port: int = 0, smtputf8: bool = True) -> None:
@@ -305,6 +330,9 @@ class MailServer:
         self.unknown: set[str] = set()
         self.busy: set[str] = set()
         self.foreign: set[str] = set()
+        self.hanging: set[str] = set()
+        self.hung = 0
+        self._released = asyncio.Event()
         self.behaviour: str | None = None
         self.words: set[str] = set()
         self.refusal = "554 5.7.1 Message rejected because of its content"
@@ -335,6 +363,9 @@ class MailServer:
             _abort(server)
         if address in self.foreign:
             return f"554 5.7.1 <{address}>: Relay access denied"
+        if address in self.hanging:
+            self.hung += 1
+            await self._released.wait()
         if address in self.unknown:
             return f"550 5.1.1 <{address}>: no such mailbox"
         if address in self.busy:
@@ -357,6 +388,12 @@ class MailServer:
         if self.behaviour == "drop-data":
             _abort(server)
         return "250 OK"
+
+    def release(self) -> None:
+        """Have nobody hang any more."""
+        self.hanging.clear()
+        self._loop.call_soon_threadsafe(self._released.set)
+        self._released, self.hung = asyncio.Event(), 0
 
     def cut(self) -> None:
         """Cut the connections that are open, as a server does that has waited for long."""

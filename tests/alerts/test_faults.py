@@ -245,8 +245,7 @@ def test_a_worker_killed_at_any_step_of_a_message_loses_nothing(site: Site) -> N
     site.sms.hold("after")
     with site.working() as worker:
         patiently(lambda: site.sms.held >= THREADS, what="texts that are taken")
-        under_way = "SELECT FROM deliveries WHERE channel = 'sms' AND state = 'sending' FOR UPDATE"
-        with site.locked(under_way) as is_waited_for:
+        with site.locked("LOCK TABLE deliveries IN EXCLUSIVE MODE") as is_waited_for:
             site.sms.let_go()
             patiently(is_waited_for, what="a worker that is about to record")
             worker.kill()
@@ -338,9 +337,9 @@ def test_an_alert_comes_in_while_a_worker_is_stuck_and_has_less_of_the_processor
     titles = ["Before it is stuck", "While it is stuck"]
     assert site.post(titles[0])[0] == 202
     waiting = "SELECT FROM deliveries WHERE channel = 'dingtalk' AND state = 'queued' FOR UPDATE"
-    with site.locked(waiting) as is_waited_for, site.working() as worker:
-        patiently(is_waited_for, what="a worker that is about to claim what waits for a robot")
-        # Well before it gives up waiting, it keeps nothing locked that an alert needs.
+    with site.locked(waiting), site.working() as worker:
+        patiently(lambda: site.sql("SELECT 1 FROM robots WHERE due_at > now()"), what="a worker that looked at a robot")
+        # It comes back again and again, and keeps nothing locked that an alert needs.
         wait_for(lambda: len(site.sql("SELECT 1 FROM robots FOR UPDATE SKIP LOCKED")) == ROBOTS, 5, "the robots")
         assert site.request(titles[1]).getresponse().status == 202
         session = Path(f"/proc/{worker.pid}/autogroup")

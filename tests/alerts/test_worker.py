@@ -204,7 +204,9 @@ def courier(new_courier: Callable[..., Courier], chat: Robots, post: MailServer,
 @pytest.fixture
 def team(new_team: Callable[..., Team], sql: psycopg.Connection) -> Team:
     """Return a team; nothing waits that another test has left."""
-    sql.execute("TRUNCATE alerts, deliveries, robots, channel_states, system_checks, workers")
+    sql.execute(
+        "TRUNCATE alerts, deliveries, robots, channel_states, system_checks, workers, sent_deliveries, channel_news"
+    )
     return new_team(quota=1000)
 
 
