@@ -102,6 +102,15 @@ def show_errors(page: Page, team: Team) -> None:
     expect(dialog(page)).to_contain_text("Enter a name.")
 
 
+def show_doubts(page: Page, team: Team) -> None:
+    show_list(page, team)
+    control(page, "Ann", "Editing").click()
+    field(dialog(page), "Mobile phone number").fill("14912345678")
+    field(dialog(page), "Mailbox").fill("ann@intranet")
+    click_ok(page)
+    expect(dialog(page).get_by_role("checkbox", name="all the same")).to_have_count(2)
+
+
 def show_conflict(page: Page, team: Team) -> None:
     show_list(page, team)
     control(page, "Ann", "Editing").click()
@@ -467,6 +476,7 @@ SHOWN: dict[str, Callable[[Page, Team], None]] = {
     "nothing found": show_nothing_found,
     "new": show_new,
     "errors": show_errors,
+    "doubts": show_doubts,
     "conflict": show_conflict,
     "delete": show_delete,
     "full": show_full,
