@@ -145,9 +145,9 @@ def add_both(team: Team, name: str = "Ann", email: str = "ann@example.com") -> i
         [team.account_id, identity, identity, name, identity.to_bytes(32)],
     )
     team.sql.execute(
-        "INSERT INTO alerts (account_id, id, kind, source, addressee, title, text, severity, status)"
-        " VALUES (%s, %s, 'alert', 'plain', %s, %s, '', '', 'firing')",
-        [team.account_id, identity, name, name],
+        "INSERT INTO alerts (account_id, id, kind, source, integration_id, integration_name, addressee, title, text,"
+        " severity, status) VALUES (%s, %s, 'alert', 'plain', %s, %s, %s, %s, '', '', 'firing')",
+        [team.account_id, identity, identity, name, name, name],
     )
     team.sql.execute(
         "INSERT INTO deliveries (account_id, alert_id, contact_id, channel, contact_name, state, next_attempt_at,"
