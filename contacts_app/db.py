@@ -175,6 +175,11 @@ def _tell(connection: Any, sight: str) -> None:
     connection.info[SETTING] = sight
 
 
+def wait_at_most(seconds: int) -> None:
+    """Have this transaction wait no longer for a row that somebody else keeps locked."""
+    db.session.execute(sa.select(sa.func.set_config("lock_timeout", f"{seconds}s", True)))
+
+
 def show_all() -> None:
     """Let this request see the rows of all accounts from its next transaction on, to find out which one it is for."""
     g.sight = EVERY

@@ -30,6 +30,7 @@ TEXTS = {
     403: ("This is not allowed", "Go back and try again."),
     404: ("This page does not exist", "The address is wrong, or what it led to has been deleted."),
     405: ("This address does not take that", "Go back and use the buttons of the page."),
+    408: ("This request took too long", "It did not come in whole in time. Try again."),
     409: ("Somebody else is changing the same", "Nothing was saved. Try again."),
     411: ("This request cannot be understood", "The form does not say how long it is. Go back and try again."),
     413: ("This is too much at once", "A form can carry only so much. Shorten what you entered, or do it in parts."),
@@ -60,6 +61,7 @@ API_TEXTS = dict.fromkeys((404, 405, 415), "Alerts are taken at /api/v1/alerts, 
 UNREADABLE_FORM = (
     "This form was opened in another session or has been open for too long. Reload the page and try again."
 )
+BUSY = "The console has too much to do at the moment. Nothing was saved. Try again in a moment."
 RETRY_SECONDS = 5
 
 

@@ -1,9 +1,9 @@
 """Set up gunicorn: `gunicorn --config python:contacts_app.gunicorn_conf wsgi:app`."""
 
 import gc
+import json
 import os
 import sys
-import time
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
@@ -11,13 +11,12 @@ from urllib.parse import quote
 
 import psycopg
 from gunicorn.glogging import Logger
-from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
-from gunicorn.workers.gthread import ThreadWorker
 
 from . import embedded
 from .config import StartError, load
 from .db import check_server
-from .errors import TEXTS
+from .errors import API, BUSY, RETRY_SECONDS, TEXTS
+from .front import FrontWorker
 from .security import headers
 from .serve import tell_of_role
 
@@ -33,28 +32,26 @@ class logger_class(Logger):  # type: ignore[misc] # gunicorn's name for it; guni
         return atoms | {"U": quote(atoms["U"], encoding="latin-1")}
 
 
-class worker_class(ThreadWorker):  # type: ignore[misc]
-    """Share connections among the workers, and answer what never reaches the app in the console's own way."""
+class worker_class(FrontWorker):
+    """Refuse what never reaches the app with a sentence and the console's headers."""
 
-    def accept(self, listener: Any) -> None:
-        """Take a connection and leave the next to another worker, which needs a moment to wake up.
+    proxies = _settings.proxy_count
 
-        Else one takes all that come at once, a browser's or a proxy's, keeps them, and the others idle.
-        """
-        super().accept(listener)
-        time.sleep(0.0005)
-
-    def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
-        """Refuse what cannot be read with a sentence and the console's headers; neither line nor cookie is logged."""
-        statuses = {LimitRequestLine: 414, LimitRequestHeaders: 431}
-        status = HTTPStatus(statuses.get(type(exc), 400 if isinstance(exc, ParseException) else 500))
-        self.log.warning("%s: %s", status.phrase, type(exc).__name__)
-        body = f"{TEXTS[status][1]}\n".encode()
-        told = {"Connection": "close", "Content-Type": "text/plain; charset=utf-8", "Content-Length": str(len(body))}
-        lines = [f"HTTP/1.1 {status} {status.phrase}"]
+    def refusal(self, status: int, path: str) -> bytes:
+        """Return the whole answer, in the shape that whoever asks at `path` reads."""
+        sentence = BUSY if status == 503 else TEXTS[status][1]
+        is_program = path.startswith(API)
+        body = (json.dumps({"error": sentence}) if is_program else sentence).encode() + b"\n"
+        told = {
+            "Connection": "close",
+            "Content-Type": "application/json" if is_program else "text/plain; charset=utf-8",
+            "Content-Length": str(len(body)),
+        }
+        if status == 503:
+            told["Retry-After"] = str(RETRY_SECONDS)
+        lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
         lines += [f"{name}: {value}" for name, value in (told | headers(_settings.https)).items()]
-        with suppress(OSError):  # nobody waits for it any more
-            client.sendall("\r\n".join([*lines, "", ""]).encode() + body)
+        return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"

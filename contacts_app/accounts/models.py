@@ -13,7 +13,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ..db import Base, db, first_row, shown
+from ..db import Base, db, first_row, shown, wait_at_most
 
 IDLE_LIMIT = timedelta(hours=12)
 LIFE_LIMIT = timedelta(days=30)
@@ -21,6 +21,9 @@ SEEN_PRECISION = timedelta(minutes=5)
 LOGON_WINDOW = timedelta(minutes=10)
 LOGONS_PER_SUBJECT = 10  # an e-mail, a known browser or a session
 LOGONS_PER_ADDRESS = 50
+LOGON_PATIENCE = (
+    1  # seconds for a user's row that is locked: a log-on waits at others' cost, nobody knows yet whose it is
+)
 LONGEST_PASSWORD = 1024
 
 Columns = TypeVarTuple("Columns")
@@ -116,6 +119,7 @@ class User(Base):
     @classmethod
     def with_password(cls, email: str, password: str) -> "User | None":
         """Return the user whom the pair admits; a wrong address takes as long as a wrong password."""
+        wait_at_most(LOGON_PATIENCE)
         # Columns: to make a User of the row would take a while that shows which addresses are known.
         columns = sa.select(cls.account_id, cls.id, cls.password_hash)
         known = db.session.execute(_with_email(columns, email)).one_or_none()
@@ -194,7 +198,9 @@ class Session(Base):
     @classmethod
     def forget_ended(cls) -> None:
         """Remove the rows of sessions that are too old to open anything."""
-        db.session.execute(sa.delete(cls).where(cls.created_at < sa.func.now() - LIFE_LIMIT))
+        ended = sa.select(cls.token_hash).where(cls.created_at < sa.func.now() - LIFE_LIMIT)
+        forgotten = sa.delete(cls).where(cls.token_hash.in_(ended.with_for_update(skip_locked=True)))
+        db.session.execute(forgotten, execution_options={"synchronize_session": False})
 
     @classmethod
     def visitor(cls, token: str, only_reads: bool = False) -> Visitor | None:
@@ -209,7 +215,9 @@ class Session(Base):
         account_id, user_id, email, account_name, contact_count, contact_quota, is_due = found
         if is_due:
             try:
-                db.session.execute(sa.update(cls).where(cls.token_hash == digest).values(seen_at=sa.func.now()))
+                free = sa.select(cls.token_hash).where(cls.token_hash == digest).with_for_update(skip_locked=True)
+                seen = sa.update(cls).where(cls.token_hash.in_(free)).values(seen_at=sa.func.now())
+                db.session.execute(seen, execution_options={"synchronize_session": False})
                 db.session.commit()
             # A full disk, or a database that takes no writes: who has to be called can still be looked up.
             except (sa.exc.OperationalError, sa.exc.InternalError):

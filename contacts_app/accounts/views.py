@@ -16,6 +16,7 @@ from werkzeug.exceptions import TooManyRequests
 from .. import htmx
 from ..config import StartError, current_settings
 from ..db import db
+from ..places import note_account
 from . import browsers, proxies
 from .forms import LogonForm, PasswordForm, SetupForm
 from .models import LOGON_WINDOW, Account, LogonAttempt, Session, User, Visitor
@@ -72,9 +73,11 @@ def visitor_or_none() -> Visitor | None:
         g.visitor = None  # also where the next line fails: the page that says so does not ask again
         token = session.get(TOKEN)
         if isinstance(token, str):
-            g.visitor = Session.visitor(token, only_reads=request.method in ("GET", "HEAD"))
-    found: Visitor | None = g.visitor
-    return found
+            found = g.visitor = Session.visitor(token, only_reads=request.method in ("GET", "HEAD"))
+            if found:
+                note_account(request.environ, found.account_id)
+    visitor: Visitor | None = g.visitor
+    return visitor
 
 
 def visitor_to_show() -> Visitor | None:

@@ -15,6 +15,7 @@ from ..accounts.views import public
 from ..config import current_settings
 from ..db import db
 from ..errors import API
+from ..places import note_account
 from . import refusals
 from .intake import Refused, read
 from .models import OF_GROUP, Admission, Alert, Integration
@@ -148,6 +149,7 @@ def _admit(token: str) -> Admission:
     admission = Integration.admit(token, current_settings().alerts_per_minute)
     if admission is None:
         _refuse(UNKNOWN)
+    note_account(request.environ, admission.account_id)
     if admission.wait:
         g.is_noted = True
         _keep(admission, 429, _too_many_words(), token)

@@ -15,13 +15,14 @@ from sqlalchemy.orm import Mapped, mapped_column
 from ..accounts.models import Account
 from ..config import current_settings
 from ..contacts.models import CLEAN_NAME
-from ..db import Base, db, show_all, show_only
+from ..db import Base, db, show_all, show_only, wait_at_most
 from . import sample
 from .limits import LIMIT_OF_TESTS, admit_tests
 
 CHANNELS = {"sms": "Mobile phone number", "email": "Mailbox", "dingtalk": "DingTalk robot"}
 STATES = ("queued", "sending", "sent", "failed", "cancelled", "overtaken")
 SAME_BODY_SECONDS = 60
+LOCK_SECONDS = 1  # for a lock that somebody else holds; a row has two. Then the sender is to come again
 PAGE_SIZE, DELIVERIES_SHOWN = 50, 300
 TIMESTAMP = sa.DateTime(timezone=True)
 _IS_WAITING = "state IN ('queued', 'sending')"
@@ -112,6 +113,7 @@ class Integration(Base):
         one after the other. From here on only the rows of the integration's account are shown.
         """
         show_all()
+        wait_at_most(LOCK_SECONDS)
         values = {"token_hash": _digest(token), "limit": limit, "is_refused": is_refused}
         found = db.session.execute(_admit, values).one_or_none()
         if found is None:
