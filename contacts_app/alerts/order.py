@@ -5,7 +5,7 @@ What was overtaken goes into the message that overtakes it, as a line of it ("Wa
 
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,6 +18,7 @@ from .channels import Told
 
 MOST_NEWS = 200  # of one key that are looked at, newest first
 MOST_LINES = 5  # of what was overtaken that a message names
+LATE = timedelta(hours=1)
 WAIT_SECONDS = 1  # until it is looked again whether the older one has been sent
 ENDS_SOME_WAY = ("queued", "sending", "sent")  # what is on its way, or has arrived
 # All news of the keys of what is about to be sent, but for that itself: an integration's alerts come in one after the
@@ -65,7 +66,8 @@ def settle(account_id: int, channel: str, rows: Sequence[Any]) -> tuple[list[Any
     """Return those of the due rows that may be sent now, and what to say in each of what it overtakes.
 
     The rows are locked and not claimed yet. What is overtaken ends here; what has to wait for something older that is
-    being sent at this moment is due again in a second. The words are by the ids of alert and contact.
+    being sent at this moment is due again in a second. The words, which also say when
+    something came in that is told late, are by the ids of alert and contact.
     """
     newest: dict[tuple[int, int | None, str], Any] = {}
     kept = []
@@ -78,13 +80,14 @@ def settle(account_id: int, channel: str, rows: Sequence[Any]) -> tuple[list[Any
         elif row.asked_at is not None and row.asked_at >= newest[matter].received_at:
             kept.append(row)  # a person asked for it after the newer one had come in
     asked = [*newest.values(), *(row for row in kept if row.key is not None and row.integration_id is not None)]
+    words = {(row.alert_id, row.contact_id): _late(row) for row in rows}
     if not asked:
-        return sorted(kept, key=lambda row: row.alert_id), {}
+        return sorted(kept, key=lambda row: row.alert_id), words
     found: dict[tuple[int, int], list[Any]] = defaultdict(list)
     mine = {"account_id": account_id, "channel": channel}
     for other in db.session.execute(_news, mine | columns(asked, "alert_id", "contact_id", "integration_id", "key")):
         found[other.of_id, other.contact_id].append(other)
-    sent, waits, words = [row for row in kept if row not in asked], [], {}
+    sent, waits = [row for row in kept if row not in asked], []
     pairs: list[tuple[int, int, int]] = []
     for row in asked:
         others = found[row.alert_id, row.contact_id]
@@ -108,14 +111,14 @@ def settle(account_id: int, channel: str, rows: Sequence[Any]) -> tuple[list[Any
         else:
             by_id = row.alert_id
             sent.append(row)
-            words[row.alert_id, row.contact_id] = _words(row, older, newer)
+            words[row.alert_id, row.contact_id] = " ".join(filter(None, (_late(row), _words(row, older, newer))))
         pairs += [(other.alert_id, row.contact_id, by_id) for other in older if _is_to_be_overtaken(other)]
     if pairs:
         lists = dict(zip(("alert_ids", "contact_ids", "by_ids"), map(list, zip(*pairs, strict=True)), strict=True))
         db.session.execute(_overtake, mine | lists)
     if waits:
         db.session.execute(_wait, mine | columns(waits, "alert_id", "contact_id") | {"seconds": WAIT_SECONDS})
-    return sorted(sent, key=lambda row: row.alert_id), {ids: text for ids, text in words.items() if text}
+    return sorted(sent, key=lambda row: row.alert_id), words
 
 
 def with_words(told: Told, words: str | None) -> Told:
@@ -125,6 +128,13 @@ def with_words(told: Told, words: str | None) -> Told:
 
 def _is_to_be_overtaken(other: Any) -> bool:
     return other.state in ("queued", "sending") and not other.is_under_way
+
+
+def _late(row: Any) -> str:
+    """Say when it came in, where it is told much later: after an outage, or from a backup that was restored."""
+    if row.now - row.received_at < LATE:
+        return ""
+    return f"Late: this came in at {row.received_at:%Y-%m-%d %H:%M} UTC."
 
 
 def _words(row: Any, older: Sequence[Any], newer: Sequence[Any]) -> str:

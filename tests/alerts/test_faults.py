@@ -28,6 +28,7 @@ from tests.test_embedded import FLASK, kill, migrated, new_folder, postmasters
 from tests.test_embedded import environment as own_environment
 
 CONTACTS, ROBOTS = 40, 5
+UNLIMITED = {"TEXTS_PER_NUMBER": "1000", "MAILS_PER_MAILBOX": "1000"}  # so that each alert is a message of its own
 DELIVERIES = 3 * CONTACTS  # of each alert; nine alerts make 1,080
 THREADS = 4  # of a worker for each channel: as many messages may have arrived without being recorded
 KILLS, KILLS_OF_CHAOS = 2, 6
@@ -79,7 +80,7 @@ class Site:
         self.dingtalk, self.smtp, self.sms = DingTalk(authority), MailServer(authority), HeldSms(authority)
         self.data_dir = migrated(folder)
         self.port = free_port()
-        others = environment(authority.path, self.dingtalk, self.smtp, self.sms)
+        others = environment(authority.path, self.dingtalk, self.smtp, self.sms) | UNLIMITED
         more = {"PORT": str(self.port), "HOST": "127.0.0.1", "DELIVERY_LEASE": "5", "WORKERS": "1"}
         self.environ = own_environment(self.data_dir, **others, **more)
         self.url = embedded.url(self.data_dir)

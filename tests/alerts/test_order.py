@@ -29,9 +29,16 @@ def fire(team: Team, status: str = "firing", key: str | None = KEY, title: str =
 
 
 def move_back(team: Team, alert: int, minutes: int) -> None:
-    """Have an alert come in some minutes ago, at a time within today."""
-    query = "UPDATE alerts SET received_at = date_trunc('day', now()) + '12 hours' - %s * interval '1 minute'"
-    team.sql.execute(f"{query} WHERE id = %s", [minutes, alert])
+    """Have an alert come in some minutes ago."""
+    query = "UPDATE alerts SET received_at = now() - %s * interval '1 minute' WHERE id = %s"
+    team.sql.execute(query, [minutes, alert])
+
+
+def at(team: Team, alert: int, beside: int) -> str:
+    """Return when an alert came in, as it is written in the message of another."""
+    query = "SELECT received_at FROM alerts WHERE id = %s"
+    times = [(team.sql.execute(query, [one]).fetchone() or [None])[0] for one in (alert, beside)]
+    return f"{times[0]:%H:%M} UTC" if times[0].date() == times[1].date() else f"{times[0]:%Y-%m-%d %H:%M} UTC"
 
 
 @pytest.mark.parametrize("channel", ["sms", "email", "dingtalk"])
@@ -59,7 +66,8 @@ def test_what_is_tried_again_goes_into_the_news_that_overtakes_it(
     told += [str(mail.message.get_body(("plain",))) for mail in post.messages]
     (only,) = told
     assert "Resolved" in only
-    assert "Was firing from 11:56 UTC to 12:00 UTC." in only
+    words = f"Was firing from {at(team, firing, resolved)} to {at(team, resolved, resolved)}."
+    assert words in only
     page = team.get(f"/notifications/{firing}").text
     assert f'Overtaken</span> by <a href="/notifications/{resolved}">' in page
     assert "1 overtaken" in page
@@ -79,7 +87,8 @@ def test_several_that_were_overtaken_one_after_the_other_are_named(team: Team, c
     courier.deliver()
     assert [row["state"] for row in deliveries(team)] == ["overtaken", "overtaken", "sent"]
     (text,) = texts.messages
-    assert text.text.splitlines()[:2] == ["[Firing] Disk full", "Before: firing 11:51 UTC, resolved 11:53 UTC."]
+    before = f"Before: firing {at(team, alerts[0], alerts[2])}, resolved {at(team, alerts[1], alerts[2])}."
+    assert text.text.splitlines()[:2] == ["[Firing] Disk full", before]
 
 
 def test_the_newer_waits_for_the_older_that_is_being_sent(
@@ -134,7 +143,8 @@ def test_an_old_one_that_a_person_sends_again_says_what_has_come_since(
     assert [mail.message["Subject"] for mail in post.messages] == ["[Resolved] Disk full", "[Firing] Disk full"]
     body = post.messages[-1].message.get_body(("plain",))
     assert body is not None
-    assert "Sent again because somebody asked. Since then: resolved 12:00 UTC." in " ".join(body.get_content().split())
+    since = f"Since then: resolved {at(team, resolved, firing)}."
+    assert f"Sent again because somebody asked. {since}" in " ".join(body.get_content().split())
     # What comes in after that overtakes it like all others.
     team.sql.execute(
         "UPDATE deliveries SET state = 'queued', next_attempt_at = now(), ended_at = NULL WHERE alert_id = %s", [firing]
@@ -164,6 +174,24 @@ def test_only_news_of_the_same_key_integration_contact_and_channel_overtakes(
     make_due(team)
     courier.deliver()
     assert states(team, first) == {"sent": 3}
+
+
+def test_what_is_told_long_after_it_came_in_says_so(
+    team: Team, courier: Courier, chat: Robots, post: MailServer, texts: Texts
+) -> None:
+    """A text has no time of its own; after a night without a worker people would take old alerts for new ones."""
+    team.add(mobile=ANN, email="ann@example.com", dingtalk_url=chat.add("token-of-robot-1"))
+    alert, keyed = tell(team), fire(team)
+    team.sql.execute(
+        "UPDATE alerts SET received_at = now() - interval '10 hours' WHERE account_id = %s", [team.account_id]
+    )
+    (at,) = team.sql.execute("SELECT received_at FROM alerts WHERE id = %s", [alert]).fetchone() or [None]
+    courier.deliver()
+    assert states(team, alert, keyed) == {"sent": 6}
+    line = f"Late: this came in at {at:%Y-%m-%d %H:%M} UTC."
+    assert [text.text.splitlines()[1] for text in texts.messages] == [line] * 2
+    told = [mail.message.get_body(("plain",)).get_content() for mail in post.messages]  # type: ignore[union-attr]
+    assert all(line in text for text in [*told, *(message.text for message in chat.messages)])
 
 
 def numbers(text: str) -> dict[str, int]:

@@ -118,7 +118,11 @@ def counterparts(folder: Path) -> None:
     authority = Authority.make(folder)
     dingtalk, smtp, sms = DingTalk(authority), CountingMailServer(authority), AliyunSms(authority)
     robots = [dingtalk.add(f"robot{number}") for number in range(ROBOTS)]
-    print(json.dumps({"environment": environment(authority.path, dingtalk, smtp, sms), "robots": robots}), flush=True)
+    environ = environment(authority.path, dingtalk, smtp, sms) | {
+        "TEXTS_PER_NUMBER": "1000",
+        "MAILS_PER_MAILBOX": "1000",
+    }
+    print(json.dumps({"environment": environ, "robots": robots}), flush=True)
     for _ in sys.stdin:
         counts = {"sms": len(sms.messages), "email": smtp.count, "dingtalk": len(dingtalk.messages)}
         print(json.dumps(counts), flush=True)

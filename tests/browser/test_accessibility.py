@@ -345,6 +345,32 @@ def show_notification(page: Page, team: Team) -> None:
     expect(page.get_by_role("listitem").filter(has_text="Trying again")).to_be_visible()
 
 
+def show_stopped(page: Page, team: Team) -> None:
+    """Show a notification of which a part was stopped, a part was overtaken, and a part waits for its limit."""
+    alert = add_alerts(team)
+    team.sql.execute(
+        """UPDATE deliveries SET
+            state = CASE
+                WHEN channel = 'dingtalk' THEN 'cancelled' WHEN contact_name = 'Ann' THEN 'overtaken' ELSE state END,
+            next_attempt_at = CASE WHEN contact_name <> 'Ann' THEN next_attempt_at END,
+            ended_at = CASE WHEN contact_name = 'Ann' OR ended_at IS NOT NULL THEN timestamptz '2026-01-31 20:30Z' END,
+            is_held = contact_name <> 'Ann',
+            cancelled_by = CASE WHEN channel = 'dingtalk' THEN %s END, overtaken_by = %s
+           WHERE alert_id = %s""",
+        [f"{'a' * 64}@{'example-' * 7}example.com", alert + 1, alert],
+    )
+    team.sql.execute("UPDATE alerts SET integration_id = 1, integration_name = %s WHERE id = %s", [LONG, alert])
+    page.goto(f"/notifications/{alert}")
+    for words in ("1 cancelled", "2 overtaken", "Waits for the limit of this mailbox until"):
+        expect(page.get_by_role("main")).to_contain_text(words)
+
+
+def show_stop(page: Page, team: Team) -> None:
+    show_stopped(page, team)
+    page.get_by_role("link", name="Stop all that waits from").click()
+    expect(page.get_by_role("button", name="Stop sending")).to_be_visible()
+
+
 def show_test(page: Page, team: Team) -> None:
     show_list(page, team)
     row(page, "Ann").get_by_role("link", name="Send a test to Ann").click()
@@ -509,6 +535,8 @@ SHOWN: dict[str, Callable[[Page, Team], None]] = {
     "notifications": show_notifications,
     "no notification found": show_notifications_not_found,
     "notification": show_notification,
+    "stopped notification": show_stopped,
+    "stop": show_stop,
     "test": show_test,
     "test page": show_page("/notifications/test?contact={id}", "Send a test to Ann?"),
     "test of nobody": show_test_of_nobody,
