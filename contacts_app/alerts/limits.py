@@ -60,6 +60,7 @@ _hold = sa.text("""
     ) AS held
     WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, channel)
         = (:account_id, held.alert_id, held.contact_id, :channel)
+    RETURNING 1
 """)
 # One statement admits and counts, so that of several at once no more are let through.
 _admit_tests = sa.text("""
@@ -123,10 +124,10 @@ def give_back(channel: str, claims: Sequence[Claimed]) -> None:
         db.session.rollback()
 
 
-def hold(account_id: int, channel: str, rooms: dict[int, Room]) -> None:
-    """Have all that is due for the contacts wait until they may be sent a message."""
+def hold(account_id: int, channel: str, rooms: dict[int, Room]) -> bool:
+    """Have all that is due for the contacts wait until they may be sent a message; return whether anything does."""
     untils = {"contact_ids": list(rooms), "untils": [room.until for room in rooms.values()]}
-    db.session.execute(_hold, {"account_id": account_id, "channel": channel} | untils)
+    return bool(db.session.execute(_hold, {"account_id": account_id, "channel": channel} | untils).all())
 
 
 def digest(claims: Sequence[Claimed], channel: str, settings: Settings) -> Told:

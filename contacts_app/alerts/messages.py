@@ -121,8 +121,7 @@ def _claim_of(account_id: int, ids: Sequence[int], channel: str, settings: Setti
     mine = {"account_id": account_id, "channel": channel}
     rooms = limits.take_rooms(account_id, channel, ids, limits.limit_of(channel, settings))
     full = {id: room for id, room in rooms.items() if not room.messages}
-    if full:
-        limits.hold(account_id, channel, full)
+    is_busy = bool(full) and limits.hold(account_id, channel, full)
     ended: Sequence[Any] = ()
     if others := [id for id in ids if id not in rooms]:
         ended = db.session.execute(_end_gone, mine | {"ids": others, "gone": GONE}).all()
@@ -139,7 +138,7 @@ def _claim_of(account_id: int, ids: Sequence[int], channel: str, settings: Setti
             counts[one.contact_id] += 1
         limits.note_sent(account_id, channel, counts)
     db.session.commit()
-    return Claims(account_id, claimed, bool(full or ended or rows))
+    return Claims(account_id, claimed, is_busy or bool(ended or rows))
 
 
 def record(channel: str, results: Sequence[Result], patience: float) -> None:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import pytest
 
 from contacts_app.alerts import limits
@@ -170,6 +171,21 @@ def test_several_workers_together_keep_to_the_limit(
     couriers[0].deliver()
     assert states(team) == {"sent": 30}
     assert len(texts.messages) <= 11
+
+
+def test_what_somebody_has_locked_neither_waits_nor_keeps_a_worker_busy(
+    team: Team, courier: Courier, texts: Texts
+) -> None:
+    team.add(mobile=ANN)
+    for _ in range(10):
+        tell(team)
+    courier.deliver()
+    alert = tell(team)
+    with psycopg.connect(team.sql.info.dsn) as other:
+        other.execute("SELECT FROM deliveries WHERE alert_id = %s FOR UPDATE", [alert])
+        assert not courier.step("sms")
+    courier.deliver()
+    assert [row["is_held"] for row in deliveries(team, alert)] == [True]
 
 
 def test_the_limits_are_settings(team: Team, new_courier: Callable[..., Courier], texts: Texts) -> None:
