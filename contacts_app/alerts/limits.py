@@ -17,6 +17,7 @@ WINDOW = timedelta(minutes=10)
 TESTS, TEST_WINDOW = 6, timedelta(minutes=1)
 LIMIT_OF_TESTS = f"the limit of {TESTS} tests a minute"
 MOST_ALERTS = 500  # in one message
+MOST_AT_ONCE = 2_000  # deliveries that one claim ends or lets wait: the others have their turn in between
 # Only for contacts that exist. In the order of their ids, as whoever deletes contacts locks them.
 _make_windows = sa.text("""
     INSERT INTO send_windows (account_id, contact_id, kind)
@@ -56,7 +57,7 @@ _hold = sa.text("""
         JOIN deliveries ON account_id = :account_id AND deliveries.contact_id = limits.contact_id
         WHERE channel = :channel AND state IN ('queued', 'sending') AND next_attempt_at <= now()
             AND cancelled_by IS NULL
-        FOR UPDATE OF deliveries SKIP LOCKED
+        LIMIT :most FOR UPDATE OF deliveries SKIP LOCKED
     ) AS held
     WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, channel)
         = (:account_id, held.alert_id, held.contact_id, :channel)
@@ -127,7 +128,8 @@ def give_back(channel: str, claims: Sequence[Claimed]) -> None:
 def hold(account_id: int, channel: str, rooms: dict[int, Room]) -> bool:
     """Have all that is due for the contacts wait until they may be sent a message; return whether anything does."""
     untils = {"contact_ids": list(rooms), "untils": [room.until for room in rooms.values()]}
-    return bool(db.session.execute(_hold, {"account_id": account_id, "channel": channel} | untils).all())
+    values = {"account_id": account_id, "channel": channel, "most": MOST_AT_ONCE}
+    return bool(db.session.execute(_hold, values | untils).all())
 
 
 def digest(claims: Sequence[Claimed], channel: str, settings: Settings) -> Told:

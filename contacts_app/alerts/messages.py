@@ -20,6 +20,7 @@ from .limits import Room
 from .recording import keep
 
 BATCH = {"sms": 10, "email": 20}  # messages
+MOST_DIGESTS = 2  # in one claim, which holds the locks of all that goes into them
 LOOKED_AT = 100  # due deliveries, many of which may be for the same few contacts
 # One account's flood must not keep the others waiting: each claim is for one account, the next after the one that was
 # served last, and found by one look into the index, however many accounts wait.
@@ -37,9 +38,20 @@ _next = sa.text(f"""
 """)  # nosec B608
 _end_gone = sa.text(f"""
     UPDATE deliveries SET state = 'failed', next_attempt_at = NULL, ended_at = now(), answer = :gone
-    WHERE account_id = :account_id AND contact_id = ANY (CAST(:ids AS bigint[])) AND {_DUE}
-        AND NOT EXISTS (SELECT FROM contacts WHERE (contacts.account_id, contacts.id) = (:account_id, contact_id))
+    WHERE account_id = :account_id AND channel = :channel AND (alert_id, contact_id) IN (
+        SELECT alert_id, contact_id FROM deliveries
+        WHERE account_id = :account_id AND contact_id = ANY (CAST(:ids AS bigint[])) AND {_DUE}
+            AND NOT EXISTS (SELECT FROM contacts WHERE (contacts.account_id, contacts.id) = (:account_id, contact_id))
+        LIMIT {limits.MOST_AT_ONCE} FOR UPDATE SKIP LOCKED)
     RETURNING 1
+""")  # nosec B608
+_count_due = sa.text(f"""
+    SELECT id, (
+        SELECT count(*) FROM (
+            SELECT FROM deliveries WHERE account_id = :account_id AND contact_id = wanted.id AND {_DUE} LIMIT :most
+        ) AS due
+    ) AS due
+    FROM unnest(CAST(:ids AS bigint[])) AS wanted (id)
 """)  # nosec B608
 _waiting = sa.text(f"""
     SELECT due.account_id, alert_id, contact_id, attempts, message, next_attempt_at, asked_at,
@@ -48,7 +60,7 @@ _waiting = sa.text(f"""
     CROSS JOIN LATERAL (
         SELECT * FROM deliveries
         WHERE account_id = :account_id AND contact_id = wanted.id AND {_DUE} AND {NOT_SENT}
-        ORDER BY next_attempt_at, alert_id LIMIT {limits.MOST_ALERTS}
+        ORDER BY next_attempt_at, alert_id LIMIT :most
         FOR UPDATE SKIP LOCKED
     ) AS due
     JOIN alerts ON (alerts.account_id, alerts.id) = (due.account_id, alert_id)
@@ -118,7 +130,7 @@ def claim(channel: str, turn: int, settings: Settings) -> Claims:
 
 def _claim_of(account_id: int, ids: Sequence[int], channel: str, settings: Settings) -> Claims:
     """Claim what is due for contacts of an account, and commit."""
-    mine = {"account_id": account_id, "channel": channel}
+    mine: dict[str, Any] = {"account_id": account_id, "channel": channel}
     rooms = limits.take_rooms(account_id, channel, ids, limits.limit_of(channel, settings))
     full = {id: room for id, room in rooms.items() if not room.messages}
     is_busy = bool(full) and limits.hold(account_id, channel, full)
@@ -126,7 +138,7 @@ def _claim_of(account_id: int, ids: Sequence[int], channel: str, settings: Setti
     if others := [id for id in ids if id not in rooms]:
         ended = db.session.execute(_end_gone, mine | {"ids": others, "gone": GONE}).all()
     free = [id for id in ids if id in rooms and id not in full][: BATCH[channel]]
-    rows = db.session.execute(_waiting, mine | {"ids": free}).all() if free else []
+    rows = _read_due(mine, {id: rooms[id] for id in free}, BATCH[channel]) if free else []
     sendable, words = order.settle(account_id, channel, rows)
     claimed = _claimed(_choose(sendable, rooms, BATCH[channel]), words, channel, settings)
     if claimed:
@@ -174,6 +186,18 @@ def release(channel: str, claims: Sequence[Claimed]) -> None:
 def whole(claims: Sequence[Claimed]) -> list[Claimed]:
     """Return each delivery of messages of which some hold several."""
     return [part for one in claims for part in (one, *one.others)]
+
+
+def _read_due(mine: dict[str, Any], rooms: Mapping[int, Room], most: int) -> list[Any]:
+    """Lock and return what may be sent now: all that is due for a contact only where it goes into one message."""
+    most_room = max(room.messages for room in rooms.values())
+    counts = db.session.execute(_count_due, mine | {"ids": list(rooms), "most": most_room + 1})
+    over = [row.id for row in counts if row.due > rooms[row.id].messages]
+    rows: list[Any] = []
+    for ids, each in (([id for id in rooms if id not in over], most), (over[:MOST_DIGESTS], limits.MOST_ALERTS)):
+        if ids:
+            rows += db.session.execute(_waiting, mine | {"ids": ids, "most": each}).all()
+    return rows
 
 
 def _choose(rows: Sequence[Any], rooms: Mapping[int, Room], most: int) -> list[list[Any]]:

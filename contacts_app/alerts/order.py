@@ -134,7 +134,7 @@ def _late(row: Any) -> str:
     """Say when it came in, where it is told much later: after an outage, or from a backup that was restored."""
     if row.now - row.received_at < LATE:
         return ""
-    return f"Late: this came in at {row.received_at:%Y-%m-%d %H:%M} UTC."
+    return f"Late: this came in at {shown(row.received_at.astimezone(current_settings().timezone), '%Y-%m-%d %H:%M')}."
 
 
 def _words(row: Any, older: Sequence[Any], newer: Sequence[Any]) -> str:

@@ -6,12 +6,14 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from contacts_app.alerts.models import CHANNELS
+from contacts_app.times import shown
 from tests.alerts import test_worker as workers
 from tests.alerts.test_stopping import come_in, sending_begins, states
 from tests.alerts.test_worker import ANN, Courier, MailServer, Robots, Texts, deliveries, make_due, tell
@@ -34,11 +36,12 @@ def move_back(team: Team, alert: int, minutes: int) -> None:
     team.sql.execute(query, [minutes, alert])
 
 
-def at(team: Team, alert: int, beside: int) -> str:
+def at(team: Team, alert: int, beside: int, zone: ZoneInfo = ZoneInfo("UTC")) -> str:  # noqa: B008
     """Return when an alert came in, as it is written in the message of another."""
     query = "SELECT received_at FROM alerts WHERE id = %s"
-    times = [(team.sql.execute(query, [one]).fetchone() or [None])[0] for one in (alert, beside)]
-    return f"{times[0]:%H:%M} UTC" if times[0].date() == times[1].date() else f"{times[0]:%Y-%m-%d %H:%M} UTC"
+    found = [team.sql.execute(query, [one]).fetchone() or [datetime.now(UTC)] for one in (alert, beside)]
+    times = [row[0].astimezone(zone) for row in found]
+    return shown(times[0], "%H:%M" if times[0].date() == times[1].date() else "%Y-%m-%d %H:%M")
 
 
 @pytest.mark.parametrize("channel", ["sms", "email", "dingtalk"])
@@ -283,4 +286,6 @@ def test_what_was_overtaken_is_told_in_the_zone_of_the_settings(
     move_back(team, resolved, 0)
     make_due(team)
     courier.deliver()
-    assert "Was firing from 19:56 UTC+08:00 to 20:00 UTC+08:00." in texts.messages[-1].text
+    times = [at(team, alert, resolved, ZoneInfo("Asia/Shanghai")) for alert in (firing, resolved)]
+    assert all(time.endswith(" UTC+08:00") for time in times)
+    assert f"Was firing from {times[0]} to {times[1]}." in texts.messages[-1].text
