@@ -70,7 +70,8 @@ def headline(told: Told) -> str:
 
 def bare(told: Told) -> Told:
     """Return what is left of it when only its headline is to be sent, without what may have been refused."""
-    return told._replace(title=without_links(told.title), text="", severity="", group="", integration="", url=None)
+    title = without_links(told.title)
+    return Told(told.id, title, "", "", told.status, "", told.received_at, None, told.kind)
 
 
 def without_links(text: str) -> str:
