@@ -5,7 +5,7 @@ room for it, and what of the same key is newer (order.py).
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -106,18 +106,18 @@ class Claims(NamedTuple):
     is_busy: bool
 
 
-def claim(channel: str, turn: int, settings: Settings) -> Claims:
+def claim(channel: str, turn: int, settings: Settings, full: Collection[int] = ()) -> Claims:
     """Claim what is due for the account after `turn`, and commit.
 
     What has no room waits, what something newer overtakes has ended; `turn` is None if nothing is due. Where somebody
-    holds a lock that this needs, the account is passed over.
+    holds a lock that this needs, the account is passed over, and so are those in `full`.
     """
     limit_lock_waits()
     candidates = db.session.execute(_next, {"channel": channel, "turn": turn}).all()
     account_id = candidates[0].turn
-    if account_id is None:
+    if account_id is None or account_id in full:
         db.session.commit()
-        return Claims(None, [], False)
+        return Claims(account_id, [], False)
     ids = [row.contact_id for row in candidates if row.contact_id is not None]
     try:
         return _claim_of(account_id, ids, channel, settings)

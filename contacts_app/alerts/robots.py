@@ -21,12 +21,20 @@ ROBOT_LIMIT, ROBOT_WINDOW = 20, timedelta(minutes=1)
 LOCKED_PAUSE = timedelta(seconds=0.5)
 UNREADABLE = "The robot's address cannot be read, because ENCRYPTION_KEYS of this worker lacks its key."
 MANY_SECRETS = "So many contacts have a wrong secret for this robot that its limit is reached. Enter the right one."
+# An account for which nothing is being sent comes before those for which something is.
 _claim_robot = sa.text("""
-    UPDATE robots SET due_at = now() + make_interval(secs => :lease)
-    FROM (
-        SELECT account_id, url_hash FROM robots WHERE due_at <= now() ORDER BY due_at LIMIT 1
+    WITH idle AS (
+        SELECT account_id, url_hash FROM robots
+        WHERE due_at <= now() AND account_id <> ALL (CAST(:busy AS bigint[])) ORDER BY due_at LIMIT 1
         FOR UPDATE SKIP LOCKED
-    ) AS due
+    ), other AS (
+        SELECT account_id, url_hash FROM robots
+        WHERE due_at <= now() AND account_id <> ALL (CAST(:full AS bigint[])) AND NOT EXISTS (SELECT FROM idle)
+        ORDER BY due_at LIMIT 1
+        FOR UPDATE SKIP LOCKED
+    )
+    UPDATE robots SET due_at = now() + make_interval(secs => :lease)
+    FROM (SELECT * FROM idle UNION ALL SELECT * FROM other) AS due
     WHERE (robots.account_id, robots.url_hash) = (due.account_id, due.url_hash)
     RETURNING robots.account_id, robots.url_hash, sent_at, blocked_until, now() AS now
 """)
@@ -89,10 +97,13 @@ class Bundle(NamedTuple):
     room: int  # messages that the robot takes within this minute
 
 
-def claim(settings: Settings) -> Bundle | bool:
-    """Claim what one robot may be sent now, and commit; otherwise return whether a robot was looked at."""
+def claim(settings: Settings, busy: Sequence[int] = (), full: Sequence[int] = ()) -> Bundle | bool:
+    """Claim what one robot may be sent now, and commit; otherwise return whether a robot was looked at.
+
+    The accounts in `busy` come after the others, and those in `full` not at all.
+    """
     lease = settings.delivery_lease
-    found = db.session.execute(_claim_robot, {"lease": lease}).one_or_none()
+    found = db.session.execute(_claim_robot, {"lease": lease, "busy": list(busy), "full": list(full)}).one_or_none()
     db.session.commit()  # an alert that comes in waits for the robot's row, and must not wait for this process
     if found is None:
         return False

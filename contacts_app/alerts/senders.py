@@ -3,6 +3,9 @@
 import logging
 import traceback
 from collections.abc import Callable
+from functools import cached_property
+
+import requests
 
 from ..config import Settings
 from ..contacts.addresses import shown_mobile
@@ -17,8 +20,16 @@ class Senders:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.session = outgoing.session(settings)
-        self.mailer = mail.Mailer(settings)
+
+    @cached_property
+    def session(self) -> requests.Session:
+        """Return what calls providers and robots, made when it is needed: to read all authorities takes long."""
+        return outgoing.session(self.settings)
+
+    @cached_property
+    def mailer(self) -> mail.Mailer:
+        """Return what sends mail."""
+        return mail.Mailer(self.settings)
 
     def send(self, channel: str, address: str, claimed: Claimed) -> Outcome:
         """Send one text or one mail."""
@@ -32,8 +43,9 @@ class Senders:
 
     def close(self) -> None:
         """Close the connections."""
-        self.session.close()
-        self.mailer.close()
+        for made in ("session", "mailer"):
+            if made in self.__dict__:
+                getattr(self, made).close()
 
 
 def attempt(channel: str, claimed: Claimed, settings: Settings, senders: Senders) -> Result:

@@ -2,6 +2,9 @@
 
 A claim is committed before anything is sent, and ends by itself after a while (the lease). Whatever is killed at
 whatever moment, a delivery is thus either recorded or claimed again.
+
+A claim is of one account. What hangs for it takes its own share of the threads of that channel, in whose place others
+are started: see lanes.
 """
 
 import logging
@@ -26,6 +29,7 @@ from ..db import db
 from . import messages, robots
 from .attempts import Claimed, Result
 from .housekeeping import keep_house
+from .lanes import Lane
 from .models import CHANNELS
 from .recording import keep, persist, reason
 from .senders import Senders, attempt
@@ -35,7 +39,7 @@ logger = logging.getLogger("contacts_app")
 WRITE_SECONDS = 0.2
 SEND_SECONDS = 25  # that a message and, if it is refused, its headline may take, with room to record it in the lease
 NICENESS = 10
-POLL_SECONDS, BEAT_SECONDS = 2, 5
+POLL_SECONDS, BEAT_SECONDS, TEND_SECONDS = 2, 5, 0.2
 MOST_TURNS = 5  # accounts that are asked for one after the other when others claim at the same moment
 _seen = sa.text("""
     INSERT INTO workers (id, host) VALUES (:id, :host) ON CONFLICT (id) DO UPDATE SET seen_at = now()
@@ -50,9 +54,9 @@ class Worker:
         self.app = app
         self.settings = settings
         self.stopping = threading.Event()
-        self.wakes = {channel: threading.Event() for channel in CHANNELS}
-        self.seen: dict[int, float] = {}  # when each delivering thread last came round
-        self.turns = dict.fromkeys(CHANNELS, 0)  # the account that was served last
+        share = settings.delivery_threads
+        self.lanes = {channel: Lane(share, partial(self._deliver, channel)) for channel in CHANNELS}
+        self.spare: list[Senders] = []  # of threads that have ended; to make them costs more than a message
         self.id = uuid4()
 
     def run(self) -> None:
@@ -63,33 +67,38 @@ class Worker:
 
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, stop)
-        delivering = [
-            threading.Thread(target=self._deliver, args=(channel, POLL_SECONDS * (index + 1)))
-            for channel in CHANNELS
-            for index in range(self.settings.delivery_threads)
-        ]
-        others = [threading.Thread(target=target, daemon=True) for target in (self._listen, self._beat)]
-        for thread in (*delivering, *others):
-            thread.start()
+        tending = threading.Thread(target=self._tend)
+        tending.start()
+        for target in (self._listen, self._beat):
+            threading.Thread(target=target, daemon=True).start()
         with self.app.app_context():
             keep_house(self.stopping, self.settings.retention_days)
-            for event in self.wakes.values():
-                event.set()
-            for thread in delivering:
-                thread.join()
+            tending.join()
+            for lane in self.lanes.values():
+                lane.join()
+            for senders in self.spare:
+                senders.close()
             persist(self._leave, patience=1)
 
+    def _tend(self) -> None:
+        """Keep each channel in threads that do not hang."""
+        while not self.stopping.is_set():
+            for lane in self.lanes.values():
+                lane.tend()
+            self.stopping.wait(TEND_SECONDS)
+
     def _beat(self) -> None:
-        """Show that this worker lives, as long as each of its threads comes round."""
+        """Show that this worker lives, as long as a thread of each channel comes round."""
         patience = self.settings.delivery_lease + POLL_SECONDS * self.settings.delivery_threads + SEND_SECONDS
-        count = len(CHANNELS) * self.settings.delivery_threads
+        is_known = False
         while not self.stopping.is_set():
             with suppress(sa.exc.SQLAlchemyError, StartError), self.app.app_context():
                 now = time.monotonic()
-                if len(self.seen) == count and all(now - at < patience for at in self.seen.values()):
+                if all(lane.seen and now - lane.seen < patience for lane in self.lanes.values()):
                     db.session.execute(_seen, {"id": self.id, "host": socket.gethostname()})
                     db.session.commit()
-            self.stopping.wait(BEAT_SECONDS if len(self.seen) == count else 0.2)
+                    is_known = True
+            self.stopping.wait(BEAT_SECONDS if is_known else 0.2)
 
     def _listen(self) -> None:
         """Wake the threads when something is queued; while the database is away they look by themselves."""
@@ -103,39 +112,42 @@ class Worker:
                         raw.execute("LISTEN deliveries")
                         while not self.stopping.is_set():
                             for _ in raw.notifies(timeout=1, stop_after=1):
-                                for event in self.wakes.values():
-                                    event.set()
+                                for lane in self.lanes.values():
+                                    lane.wake.set()
                     finally:
                         connection.invalidate()  # it listens, and may be lost: it is not for the others
             except (sa.exc.SQLAlchemyError, psycopg.Error, StartError):
                 self.stopping.wait(1)
 
-    def _deliver(self, channel: str, patience: float) -> None:
-        """Work on one channel; look every `patience` seconds for what nobody announces: what is to be tried again."""
-        wake = self.wakes[channel]
+    def _deliver(self, channel: str, turns: float) -> None:
+        """Work on one channel; look now and then for what nobody announces: what is to be tried again."""
+        lane = self.lanes[channel]
         senders: Senders | None = None
         step = self._step_robot if channel == "dingtalk" else self._step
         is_away = False
         while not self.stopping.is_set():
-            wake.clear()
+            lane.wake.clear()
             try:
-                senders = senders or Senders(self.settings)
+                senders = senders or (self.spare.pop() if self.spare else Senders(self.settings))
                 with self.app.app_context():
                     is_busy = step(channel, senders)
                 is_away = False
-                self.seen[threading.get_ident()] = time.monotonic()
+                lane.let_go()
             except Exception as error:
+                lane.let_go()
                 if not is_away:  # said once, not every second
                     logger.error("Delivering by %s has to wait: %s", channel, reason(error))
                 is_away = True
                 self.stopping.wait(1)
                 continue
             if is_busy:
-                wake.set()  # there may be enough for the others, too
+                lane.wake.set()  # there may be enough for the others, too
+            elif lane.may_end():
+                break
             else:
-                wake.wait(patience)
+                lane.wake.wait(POLL_SECONDS * turns)
         if senders:
-            senders.close()
+            self.spare.append(senders)
 
     def _step(self, channel: str, senders: Senders) -> bool:
         """Send the deliveries that are due, a few at a time; return whether there were any."""
@@ -165,19 +177,28 @@ class Worker:
 
     def _claim(self, channel: str) -> Sequence[Claimed]:
         """Claim what is due for the account whose turn it is, a few at a time."""
-        turns = 0
-        while turns < MOST_TURNS and not self.stopping.is_set():
-            found = messages.claim(channel, self.turns[channel], self.settings)
-            self.turns[channel] = found.turn or 0
-            if found.claimed or found.turn is None:
-                return found.claimed
-            # Of an account of which all has to wait there may be more; else another one has claimed it at this moment.
-            turns += not found.is_busy
+        lane, turns = self.lanes[channel], 0
+        with lane.claiming:
+            full = lane.full()
+            while turns < MOST_TURNS + len(full) and not self.stopping.is_set():
+                found = messages.claim(channel, lane.turn, self.settings, full)
+                lane.turn = found.turn or 0
+                if found.claimed:
+                    lane.hold(found.claimed[0].account_id)
+                if found.claimed or found.turn is None:
+                    return found.claimed
+                # Of an account of which all has to wait there may be more; else another one has claimed it at this
+                # moment, or it holds all threads that it may.
+                turns += not found.is_busy
         return []
 
     def _step_robot(self, channel: str, senders: Senders) -> bool:
         """Send one message to a robot that may be sent one: one alert, or all that wait where its limit is near."""
-        bundle = robots.claim(self.settings)
+        lane = self.lanes[channel]
+        with lane.claiming:
+            bundle = robots.claim(self.settings, lane.busy(), lane.full())
+            if not isinstance(bundle, bool):
+                lane.hold(bundle.robot["account_id"])
         if isinstance(bundle, bool):
             return bundle
         keep(robots.send(bundle, self.settings, senders), self.settings.delivery_lease, bundle.robot)
