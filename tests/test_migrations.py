@@ -154,6 +154,7 @@ BAD_ALERT_ROWS: list[tuple[str, str, dict[str, Any]]] = [
             {"refused_since": "now", "refused_at": "now"},
         )
     ),
+    *(("alerts", "alert_facts_are_a_short_list", {"facts": facts}) for facts in ("{}", '["' + "x" * 40_000 + '"]')),
     ("refusals", "refusals_pkey", {}),
     ("refusals", "refusals_integrations_fkey", {"integration_id": 5}),
     *(("refusals", "refusal_status_is_the_senders_fault", {"status": status}) for status in (200, 399, 500)),

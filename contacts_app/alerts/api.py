@@ -67,6 +67,7 @@ def alerts() -> ResponseReturnValue:
         key=incoming.key,
         body_hash=body_hash,
         idempotency_key=idempotency_key,
+        facts=incoming.facts,
     )
     count = alert.tell(OF_GROUP, group_id=admission.group_id)
     answer: dict[str, object] = {"id": alert.id, "deliveries": count}

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from ..config import Settings
 from ..db import db
 from .channels import Outcome, Told
+from .facts import from_json
 
 LONGEST_PAUSE = 750  # seconds between two attempts
 KEY = ("account_id", "alert_id", "contact_id")
@@ -27,7 +28,7 @@ GIVE_UP_AT = "CASE WHEN attempts = 0 THEN now() + interval '1 hour' ELSE give_up
 # What a statement that claims selects of the alert and of the contact.
 TOLD = """
     alerts.title, alerts.text, alerts.severity, alerts.status, alerts.addressee, alerts.received_at, alerts.kind,
-    alerts.integration_id, alerts.integration_name, alerts.key, contacts.mobile, contacts.email,
+    alerts.facts, alerts.integration_id, alerts.integration_name, alerts.key, contacts.mobile, contacts.email,
     contacts.id IS NOT NULL AS exists, now() AS now
 """
 # What was sent while its row was locked is ended when the lock is gone, and not sent again before.
@@ -103,6 +104,7 @@ def _told(row: Any, settings: Settings) -> Told:
         url=f"{settings.public_url}/notifications/{row.alert_id}" if settings.public_url else None,
         kind=row.kind,
         integration=row.integration_name or "",
+        facts=from_json(row.facts),
     )
 
 

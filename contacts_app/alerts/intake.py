@@ -1,8 +1,7 @@
-"""Read what Alertmanager, Grafana or a script posts, and write the configuration that makes them post it."""
+"""Read what Alertmanager, Grafana or a script posts."""
 
 import json
 import re
-import shlex
 import unicodedata
 from collections.abc import Mapping
 from datetime import UTC, datetime, tzinfo
@@ -10,6 +9,8 @@ from hashlib import sha256
 from typing import Any, NamedTuple, NoReturn
 
 from ..times import shown
+from .cleaning import clean_line, clean_paragraphs
+from .facts import IN_LINE, MOST_ALERTS, Fact, error_of, read_facts, value_of
 
 STATUSES = ("firing", "resolved")
 PLAIN_FIELDS = ("title", "text", "severity", "status", "key")
@@ -19,12 +20,14 @@ SEVERITIES = (
     *("warn", "warning", "medium", "average", "error", "high", "major"),
     *("critical", "disaster", "page", "emergency"),
 )
-# Control characters, halves of surrogate pairs, and marks that turn the direction of all that follows them.
-_UNWANTED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
-_LINE_ENDS = re.compile("\r\n?|[\u2028\u2029]")
 # How Grafana's own templates begin; a title and a message that somebody wrote for this contact point are kept.
 _GRAFANA_TITLE = re.compile(r"\[(FIRING|RESOLVED)\b")
 _GRAFANA_MESSAGE = re.compile(r"\s*\*\*(Firing|Resolved)\*\*")
+CLASSIC_STATES = {  # of a rule of Grafana before version 9
+    **{"alerting": "firing", "no_data": "firing", "pending": "firing", "unknown": "firing"},
+    **{"ok": "resolved", "paused": "resolved"},
+}
+NO_DATA = ("DatasourceNoData", "DatasourceError")  # Grafana's names for a rule that could not be asked
 _JSON_NAMES = {
     dict: "an object",
     list: "a list",
@@ -48,6 +51,7 @@ class Incoming(NamedTuple):
     severity: str
     status: str
     key: str | None
+    facts: tuple[Fact, ...] = ()
 
 
 class _Alert(NamedTuple):
@@ -56,6 +60,7 @@ class _Alert(NamedTuple):
     annotations: dict[str, str]
     starts_at: str
     ends_at: str
+    sent: Mapping[str, Any]
 
 
 def read(body: bytes, zone: tzinfo = UTC) -> Incoming:
@@ -63,75 +68,14 @@ def read(body: bytes, zone: tzinfo = UTC) -> Incoming:
     data = _object(_json(body))
     if "alerts" in data or "groupKey" in data:
         return _read_group(data, zone)
+    if "ruleId" in data or "evalMatches" in data:
+        return _read_classic(data)
     if any(name in data for name in PLAIN_FIELDS):
         return _read_plain(data)
     raise Refused(
         "This is not an alert in a known shape. Send the webhook of Alertmanager (with version and alerts), "
         "the webhook of Grafana (with orgId and alerts), or an object with title and, if you like, "
         "text, severity, status and key."
-    )
-
-
-def alertmanager_config(url: str, token: str) -> str:
-    """Return an Alertmanager configuration, in YAML, that posts to `url` with `token`."""
-    return f"""\
-# This is a whole alertmanager.yml (often in /etc/prometheus or /etc/alertmanager).
-# Is there one already? Then add the entry of receivers to its receivers, and name it in its route.
-# It holds a secret: let only Alertmanager read the file. Then reload Alertmanager.
-route:
-  receiver: contacts
-  group_by: [alertname]
-  group_wait: 30s
-  group_interval: 5m
-  repeat_interval: 4h
-receivers:
-  - name: contacts
-    webhook_configs:
-      - url: {_quoted(url)}
-        send_resolved: true
-        # More at once could be longer than the console takes; it is told how many were left out.
-        max_alerts: 1000
-        http_config:
-          authorization:
-            type: Bearer
-            credentials: {_quoted(token)}
-"""
-
-
-def grafana_config(url: str, token: str) -> str:
-    """Return a Grafana contact point, in YAML for its provisioning, that posts to `url` with `token`."""
-    # Grafana takes what follows a $ for the name of a variable.
-    url, token = url.replace("$", "$$"), token.replace("$", "$$")
-    return f"""\
-# Save this as /etc/grafana/provisioning/alerting/contacts.yaml and restart Grafana.
-# It holds a secret: let only Grafana read the file. Then choose "contacts" in a notification policy.
-# A second contact point needs a name and a uid of its own.
-apiVersion: 1
-contactPoints:
-  - orgId: 1
-    name: contacts
-    receivers:
-      - uid: contacts
-        type: webhook
-        disableResolveMessage: false
-        settings:
-          url: {_quoted(url)}
-          httpMethod: POST
-          authorization_scheme: Bearer
-          authorization_credentials: {_quoted(token)}
-"""
-
-
-def curl_example(url: str, token: str) -> str:
-    """Return a command that posts an alert of the plain shape to `url` with `token`."""
-    example = {"title": "Disk is full", "text": "db1: 98 % of /var is used.", "severity": "critical", "key": "db1-disk"}
-    return " \\\n  ".join(
-        [
-            f"curl {shlex.quote(url)}",
-            f"-H {shlex.quote(f'Authorization: Bearer {token}')}",
-            "-H 'Content-Type: application/json'",
-            f"-d {shlex.quote(json.dumps(example))}",
-        ]
     )
 
 
@@ -163,8 +107,8 @@ def _read_plain(data: Mapping[str, Any]) -> Incoming:
     return Incoming(
         source="plain",
         title=_title(_text(data, "title")),
-        text=_paragraphs(_text(data, "text"), MOST_TEXT),
-        severity=_line(_text(data, "severity"), MOST_SEVERITY),
+        text=clean_paragraphs(_text(data, "text"), MOST_TEXT),
+        severity=clean_line(_text(data, "severity"), MOST_SEVERITY),
         status="firing" if data.get("status") is None else _status(data),
         key=_key(_text(data, "key")),
     )
@@ -173,7 +117,7 @@ def _read_plain(data: Mapping[str, Any]) -> Incoming:
 def _read_group(data: Mapping[str, Any], zone: tzinfo) -> Incoming:
     """Read the shape of Alertmanager's webhook, which Grafana sends with fields of its own."""
     is_grafana = any(name in data for name in ("orgId", "title", "message"))
-    if not is_grafana and _text(data, "version") != "4":
+    if not is_grafana and data.get("version") not in ("4", 4):
         raise Refused(
             'The field "version" must be "4": that is the only version of Alertmanager\'s webhook known here.'
         )
@@ -187,14 +131,39 @@ def _read_group(data: Mapping[str, Any], zone: tzinfo) -> Incoming:
         if own_title.strip() and not _GRAFANA_TITLE.match(own_title):
             title = _title(own_title)
         if message.strip() and not _GRAFANA_MESSAGE.match(message):
-            text = _paragraphs(message, MOST_TEXT)
+            text = clean_paragraphs(message, MOST_TEXT)
     return Incoming(
         source="grafana" if is_grafana else "alertmanager",
         title=title,
         text=text,
-        severity=_line(common.get("severity") or _worst_severity(status, alerts), MOST_SEVERITY),
+        severity=clean_line(common.get("severity") or _worst_severity(status, alerts), MOST_SEVERITY),
         status=status,
         key=_key(_text(data, "groupKey")),
+        facts=read_facts((_what_differs(alert, common) if len(alerts) > 1 else "", alert.sent) for alert in alerts),
+    )
+
+
+def _read_classic(data: Mapping[str, Any]) -> Incoming:
+    """Read the webhook of Grafana before version 9, which tells of one rule."""
+    state = _text(data, "state")
+    if state not in CLASSIC_STATES:
+        raise Refused(f'The field "state" must be one of {", ".join(CLASSIC_STATES)}, not {_named(state)}.')
+    found = data.get("evalMatches")
+    matches = [match for match in found if isinstance(match, dict)] if isinstance(found, list) else []
+    values = {str(match.get("metric")): match.get("value") for match in matches[:MOST_ALERTS]}
+    sent = {"values": values, "generatorURL": data.get("ruleUrl"), "imageURL": data.get("imageUrl")}
+    value = value_of(sent)
+    no_data = "There is no data." if state == "no_data" else ""
+    words = [_text(data, "message"), no_data, f"Value: {value}" if value else ""]
+    rule = data.get("ruleId")
+    return Incoming(
+        source="grafana",
+        title=_title(_text(data, "ruleName") or _text(data, "title")),
+        text=clean_paragraphs("\n".join(filter(None, words)), MOST_TEXT),
+        severity=clean_line(_texts(data, "tags").get("severity", ""), MOST_SEVERITY),
+        status=CLASSIC_STATES[state],
+        key=_key(f"rule-{rule}") if isinstance(rule, int | str) else None,
+        facts=read_facts([("", sent)]),
     )
 
 
@@ -217,6 +186,7 @@ def _alerts(data: Mapping[str, Any], zone: tzinfo) -> list[_Alert]:
                 annotations=_texts(alert, "annotations", f"{where}."),
                 starts_at=_time(_text(alert, "startsAt", f"{where}."), zone),
                 ends_at=_time(_text(alert, "endsAt", f"{where}."), zone),
+                sent=alert,
             )
         )
     return alerts
@@ -225,6 +195,9 @@ def _alerts(data: Mapping[str, Any], zone: tzinfo) -> list[_Alert]:
 def _group_title(data: Mapping[str, Any], common: Mapping[str, str], alerts: list[_Alert]) -> str:
     """Return the name of the alert and, of more than one, how many of them are firing and resolved."""
     name = common.get("alertname") or _texts(data, "groupLabels").get("alertname")
+    rule = common.get("rulename")
+    if name in NO_DATA and rule:
+        name = f"{rule} ({name})"
     if not name:
         names = dict.fromkeys(filter(None, (alert.labels.get("alertname") for alert in alerts)))
         name = next(iter(names), "") + (" and others" if len(names) > 1 else "")
@@ -237,29 +210,51 @@ def _group_text(data: Mapping[str, Any], common: Mapping[str, str], status: str,
     """Return a line for each alert, then what is the same for all, how many are missing, and where to look."""
     lines = [line for alert in alerts if (line := _alert_line(alert, common, status))]
     if len(lines) > 1:
-        lines = [f"- {line}" for line in lines]
+        lines = ["- " + line.replace("\n", "\n  ") for line in lines]
     if shared := _labels({name: value for name, value in common.items() if name not in ("alertname", "severity")}):
         lines.append(f"Labels: {shared}")
     truncated = data.get("truncatedAlerts")
+    if isinstance(truncated, str) and re.fullmatch("[0-9]{1,9}", truncated):
+        truncated = int(truncated)
     if truncated is not None and (isinstance(truncated, bool) or not isinstance(truncated, int)):
         raise _wrong_type("truncatedAlerts", "a number", truncated)
     left_out = f"{truncated} more alerts were left out by the sender." if truncated and 0 < truncated < 2**64 else ""
-    address = _line(_text(data, "externalURL"), MOST_ADDRESS)
+    address = clean_line(_text(data, "externalURL"), MOST_ADDRESS)
     # What stands last is not lost when there are too many alerts for the text.
     end = "".join(f"\n{line}" for line in (left_out, address) if line)
-    return (_paragraphs("\n".join(lines), MOST_TEXT - len(end)) + end).strip()
+    return (clean_paragraphs("\n".join(lines), MOST_TEXT - len(end)) + end).strip()
 
 
 def _alert_line(alert: _Alert, common: Mapping[str, str], status: str) -> str:
-    told = [alert.annotations.get(name, "") for name in ("summary", "description", "message")]
-    parts = [" – ".join(filter(None, (" ".join(part.split()) for part in told)))]
-    parts.append(_labels({name: value for name, value in alert.labels.items() if common.get(name) != value}))
+    """Return what is told of an alert: on one line, or where its words have line ends of their own below them."""
+    told = [_lines(alert.annotations.get(name, "")) for name in IN_LINE]
+    is_long = any(len(lines) > 1 for lines in told)
+    words = ("\n" if is_long else " – ").join("\n".join(lines) for lines in told if lines)
+    parts = [] if is_long else [words]
+    if error := error_of(alert.sent):
+        parts.append(f"error: {error}")
+    if value := value_of(alert.sent):
+        parts.append(f"value {value}")
+    parts.append(_what_differs(alert, common))
     if alert.starts_at and alert.ends_at and alert.status == "resolved":
         parts.append(f"from {alert.starts_at} to {alert.ends_at}")
     elif alert.starts_at:
         parts.append(f"since {alert.starts_at}")
     line = "; ".join(filter(None, parts))
+    if is_long:
+        line = f"{words}\n{line}".rstrip()
     return f"Resolved: {line}" if alert.status != status else line
+
+
+def _lines(value: str) -> list[str]:
+    """Return the lines of an annotation, without those that are empty."""
+    lines = clean_paragraphs(value, MOST_TEXT).splitlines()
+    return [line for line in (" ".join(line.split()) for line in lines) if line]
+
+
+def _what_differs(alert: _Alert, common: Mapping[str, str]) -> str:
+    """Return the labels that tell an alert from the others."""
+    return _labels({name: value for name, value in alert.labels.items() if common.get(name) != value})
 
 
 def _labels(labels: Mapping[str, str]) -> str:
@@ -329,35 +324,13 @@ def _kind(value: Any) -> str:
 
 def _named(value: str) -> str:
     """Return a sender's own word in quotation marks, fit to stand in a sentence."""
-    return f'"{_line(value, 60)}"'
+    return f'"{clean_line(value, 60)}"'
 
 
 def _title(value: str, ending: str = "") -> str:
-    title = _line(value, MOST_TITLE - len(ending))
+    title = clean_line(value, MOST_TITLE - len(ending))
     has_something_to_see = any(unicodedata.category(character)[0] in "LNPS" for character in title)
     return (title if has_something_to_see else "Alert") + ending
-
-
-def _line(value: str, most: int) -> str:
-    """Return `value` as one clean line of at most `most` characters."""
-    begin = value[: 10 * most]  # it may be as long as the body
-    line = " ".join(_UNWANTED.sub("", begin).split())
-    normal = unicodedata.normalize("NFC", line[:most])
-    is_whole = len(begin) == len(value) and max(len(line), len(normal)) <= most
-    return normal if is_whole else normal[: most - 1].rstrip() + "…"
-
-
-def _paragraphs(value: str, most: int) -> str:
-    """Return `value` as clean text of at most `most` characters that says how many are left out."""
-    begin = value[: 4 * most]  # it may be as long as the body
-    text = _UNWANTED.sub("", _LINE_ENDS.sub("\n", begin)).strip()
-    # Only what may be kept is normalised: a long row of combining marks takes quadratic time.
-    normal = unicodedata.normalize("NFC", text[:most])
-    cut = len(value) - len(begin)
-    if not cut and max(len(text), len(normal)) <= most:
-        return normal
-    kept = normal[: most - 40].rstrip()
-    return f"{kept}… {len(text[most:]) + cut + len(normal) - len(kept):,} more characters"
 
 
 def _key(value: str) -> str | None:
@@ -365,9 +338,3 @@ def _key(value: str) -> str | None:
     if len(value) <= MOST_KEY and value.isprintable():
         return value or None
     return sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _quoted(value: str) -> str:
-    """Return `value` as a double-quoted scalar of YAML, in which no character of it has a meaning."""
-    plain = (f"\\U{ord(c):08x}" if c in '"\\' or not " " <= c <= "~" else c for c in value)
-    return f'"{"".join(plain)}"'

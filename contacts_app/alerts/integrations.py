@@ -13,8 +13,8 @@ from ..db import db
 from ..groups.models import Group
 from ..groups.views import GONE as GROUP_GONE
 from . import refusals
+from .configurations import alertmanager_config, curl_example, grafana_config
 from .forms import IntegrationForm
-from .intake import alertmanager_config, curl_example, grafana_config
 from .models import Integration
 from .stopping import stop_integrations, stopped_words, waiting_of
 

@@ -183,12 +183,16 @@ class Alert(Base):
     key: Mapped[str | None]
     body_hash: Mapped[bytes | None]
     idempotency_key: Mapped[str | None]
+    facts: Mapped[list[Any]] = mapped_column(postgresql.JSONB, server_default="[]")  # of each alert, as in facts.py
     received_at: Mapped[datetime] = mapped_column(TIMESTAMP, server_default=sa.func.now())
 
     __table_args__ = (
         sa.CheckConstraint(_one_of("kind", ("alert", "test", "system")), name="alert_kind_is_known"),
         sa.CheckConstraint(_one_of("status", ("firing", "resolved")), name="alert_status_is_known"),
         sa.CheckConstraint("char_length(title) BETWEEN 1 AND 200", name="alert_title_is_short"),
+        sa.CheckConstraint(
+            "jsonb_typeof(facts) = 'array' AND octet_length(facts::text) <= 40000", name="alert_facts_are_a_short_list"
+        ),
         sa.Index(
             "alert_idempotency_key_is_unique",
             *("account_id", "integration_id", "idempotency_key"),

@@ -13,6 +13,7 @@ from ..accounts.views import visitor
 from ..contacts.forms import read_ids, read_page, read_text
 from ..contacts.views import NAMES_SHOWN
 from ..db import db
+from .facts import from_json
 from .models import CHANNELS, DELIVERY_STATES, SENT_AGAIN, SHOWS, Alert, Worker
 from .reach import NO_WORKER
 from .stopping import stop_alerts, stop_integrations, stopped_words, waiting_of
@@ -133,7 +134,7 @@ def _show(alert: Alert) -> Response:
     state, page = request.args.get("state", "all"), read_page(request.args.get("page", "1"))
     if state not in DELIVERY_STATES:
         raise BadRequest("The list cannot be narrowed to that.")
-    context = result_of(alert, state, page)
+    context = result_of(alert, state, page) | {"facts": from_json(alert.facts)}
     response = htmx.render("notifications/show.html", "notifications/_deliveries.html", **context)
     return _refreshing(response, context)
 

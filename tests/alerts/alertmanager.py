@@ -47,9 +47,11 @@ class Alertmanager:
     url: str
     log: Path
 
-    def fire(self, name: str, labels: Mapping[str, str], annotations: Mapping[str, str] | None = None) -> None:
-        """Raise an alert."""
-        self._add(name, labels, annotations)
+    def fire(
+        self, name: str, labels: Mapping[str, str], annotations: Mapping[str, str] | None = None, source: str = ""
+    ) -> None:
+        """Raise an alert, with the address that it came from."""
+        self._add(name, labels, annotations, *([f"--generator-url={source}"] if source else []))
 
     def resolve(self, name: str, labels: Mapping[str, str], annotations: Mapping[str, str] | None = None) -> None:
         """End an alert now."""

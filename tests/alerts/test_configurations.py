@@ -14,7 +14,8 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from contacts_app.alerts.intake import alertmanager_config, curl_example, grafana_config, read
+from contacts_app.alerts.configurations import alertmanager_config, curl_example, grafana_config
+from contacts_app.alerts.intake import read
 from tests.alerts.alertmanager import amtool, hurried, running
 from tests.conftest import wait_for
 

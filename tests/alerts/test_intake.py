@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from contacts_app.alerts.facts import Fact, Link
 from contacts_app.alerts.intake import Incoming, Refused, read
 
 DIRECTION = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -77,11 +78,12 @@ def test_one_alert_of_alertmanager_is_told_with_its_labels() -> None:
     assert told == Incoming(
         source="alertmanager",
         title="HighLoad",
-        text="Load is high – It is 12. For 5 minutes.; since 2026-11-25 07:51:03 UTC\n"
+        text="Load is high\nIt is 12.\nFor 5 minutes.\nsince 2026-11-25 07:51:03 UTC\n"
         "Labels: instance=web1, job=node\nhttp://alertmanager:9093",
         severity="warning",
         status="firing",
         key='{}:{alertname="HighLoad"}',
+        facts=(Fact("", (), (Link("Source", "http://prometheus/graph"),)),),
     )
 
 
@@ -132,6 +134,28 @@ def test_what_is_resolved_does_not_make_a_firing_group_worse() -> None:
 def test_alerts_that_were_left_out_are_told() -> None:
     text = read_json(group(alert("web1"), truncatedAlerts=7)).text
     assert text.endswith("\n7 more alerts were left out by the sender.\nhttp://alertmanager:9093")
+
+
+def test_line_ends_within_a_description_stay() -> None:
+    description = "It is 12.\r\n\r\n  For 5 minutes.\u2028Call Ann.\n"
+    alerts = [alert("web1", summary="Load", description=description), alert("web2", "resolved", description="a\nb")]
+    assert read_json(group(*alerts)).text.splitlines() == [
+        "- Load",
+        "  It is 12.",
+        "  For 5 minutes.",
+        "  Call Ann.",
+        "  instance=web1; since 2026-11-25 07:51:03 UTC",
+        "- Resolved: a",
+        "  b",
+        "  instance=web2; from 2026-11-25 07:51:03 UTC to 2026-11-25 08:00:00 UTC",
+        "Labels: job=node",
+        "http://alertmanager:9093",
+    ]
+
+
+def test_a_version_or_a_count_of_another_type_is_read() -> None:
+    text = read_json(group(alert("web1"), version=4, truncatedAlerts="7")).text
+    assert "7 more alerts were left out by the sender." in text
 
 
 def test_the_address_stands_last_however_many_alerts_there_are() -> None:
@@ -273,7 +297,8 @@ def test_a_plain_alert_that_is_wrong_is_explained(data: Any, sentence: str) -> N
         ({"commonLabels": []}, 'The field "commonLabels" must be an object, not a list.'),
         ({"commonLabels": {"a": 1}}, 'The field "commonLabels.a" must be text, not a number.'),
         ({"groupKey": 1}, 'The field "groupKey" must be text, not a number.'),
-        ({"truncatedAlerts": "7"}, 'The field "truncatedAlerts" must be a number, not text.'),
+        ({"truncatedAlerts": "many"}, 'The field "truncatedAlerts" must be a number, not text.'),
+        ({"truncatedAlerts": True}, 'The field "truncatedAlerts" must be a number, not true or false.'),
         (
             {"alerts": [{"status": "firing", "startsAt": 5}]},
             'The field "alerts[0].startsAt" must be text, not a number.',

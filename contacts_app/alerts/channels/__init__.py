@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ...config import Settings
 from ...times import shown
+from ..facts import Fact
 
 MOST_QUOTED = 200  # characters of what the other side said
 MOST_CODE = 60
@@ -31,6 +32,7 @@ class Told(NamedTuple):
     url: str | None
     kind: str
     integration: str = ""
+    facts: tuple[Fact, ...] = ()
 
 
 class Outcome(NamedTuple):

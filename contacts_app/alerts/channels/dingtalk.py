@@ -28,6 +28,7 @@ MOST_ALERTS = 50  # in one message: so many short titles fit, whatever letters t
 SHORT_TITLE = 80
 FIRST_LINES, FIRST_CHARACTERS = 3, 300  # of each of several alerts
 BLOCKED_SECONDS = 600
+DETAILS, FEW_DETAILS = 4000, 600  # bytes of values and links of one alert, alone and among several
 NEWLINE = "  \n"  # two spaces, or markdown joins the lines
 MARKUP = "\\`*_[]<~|"
 PLAIN_URL = r"https?://[A-Za-z0-9./_?=&%#:+-]+"
@@ -143,7 +144,7 @@ def _alerts(alerts: Sequence[Told], room: int) -> str:
         lines = told.text.strip().splitlines()
         first = "\n".join(lines[:FIRST_LINES])
         is_cut = len(lines) > FIRST_LINES or len(first) > FIRST_CHARACTERS
-        block = _alert(told, first[:FIRST_CHARACTERS] + (" …" if is_cut else ""), MOST_BYTES)
+        block = _alert(told, first[:FIRST_CHARACTERS] + (" …" if is_cut else ""), MOST_BYTES, FEW_DETAILS)
         room -= _size(block) - _size(blocks[index])
         if room < 0:
             break
@@ -156,15 +157,36 @@ def _short(told: Told) -> str:
     return f"- {escaped(title if len(title) <= SHORT_TITLE else title[: SHORT_TITLE - 1] + '…')}"
 
 
-def _alert(told: Told, text: str, room: int) -> str:
+def _alert(told: Told, text: str, room: int, details: int = DETAILS) -> str:
     """Return the markdown of one alert, its text cut to fit into `room` bytes."""
     head = f"#### {escaped(headline(told))}\n\n"
     facts = " · ".join(f"{name}: {escaped(value)}" for name, value in particulars(told))
-    tail = f"\n\n{facts}" + (f"\n\n[Open in the console]({told.url})" if told.url else "")
+    tail = f"{_details(told, details)}\n\n{facts}" + (f"\n\n[Open in the console]({told.url})" if told.url else "")
     room -= _size(head) + _size(tail)
     lines = [escaped(line.strip()) for line in text.strip().splitlines()]
     body = _cut(NEWLINE.join(lines), room)
     return f"{head}{body}{tail}" if body else f"{head.rstrip()}{tail}"
+
+
+def _details(told: Told, room: int) -> str:
+    """Return what is told of each alert beside its text, with links, of as many as fit into `room` bytes."""
+    found = ""
+    for fact in told.facts:
+        lines = [escaped(f"{name}: {value}") for name, value in fact.texts_beside(told.text)]
+        if links := " · ".join(f"[{link.name}]({_link(link.url)})" for link in fact.main_links):
+            lines.append(links)
+        if lines and fact.alert:
+            lines.insert(0, f"**{escaped(fact.alert)}**")
+        block = f"\n\n{NEWLINE.join(lines)}" if lines else ""
+        if _size(found + block) > room:
+            break
+        found += block
+    return found
+
+
+def _link(url: str) -> str:
+    """Return an address in which no character ends the link or is markup."""
+    return re.sub(r"[^A-Za-z0-9./_?=&%#:+-]", lambda found: f"%{ord(found[0]):02X}", url)
 
 
 def _cut(text: str, room: int) -> str:

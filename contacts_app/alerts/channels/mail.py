@@ -18,6 +18,7 @@ from html import escape
 import idna
 
 from ...config import Settings, Smtp
+from ..facts import Fact
 from . import Outcome, Told, bare, configured, headline, or_headline, outgoing, particulars, quoted
 
 RELAYING = re.compile(r"\brelay", re.IGNORECASE)  # which a server refuses whatever the mailbox
@@ -312,8 +313,14 @@ def _as_known_to_servers(address: str) -> str:
 
 def _plain(told: Told) -> str:
     facts = "\n".join(f"{name}: {value}" for name, value in particulars(told))
-    parts = [headline(told), told.text.strip(), facts, told.url or ""]
+    parts = [headline(told), told.text.strip(), *(_plain_fact(fact, told.text) for fact in told.facts)]
+    parts += [facts, told.url or ""]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _plain_fact(fact: Fact, words: str) -> str:
+    lines = [f"{name}: {value}" for name, value in (*fact.texts_beside(words), *fact.main_links)]
+    return "\n".join([fact.alert, *lines] if fact.alert and lines else lines)
 
 
 def _html(told: Told) -> str:
@@ -322,6 +329,7 @@ def _html(told: Told) -> str:
     paragraphs = [f'<h1 style="font-size:18px;margin:0 0 12px">{linked(title)}</h1>']
     if told.text.strip():
         paragraphs.append(f'<p style="white-space:pre-wrap;margin:0 0 12px">{linked(told.text.strip())}</p>')
+    paragraphs += [html for fact in told.facts if (html := _html_fact(fact, told.text))]
     facts = "<br>".join(f"{name}: {linked(value)}" for name, value in particulars(told))
     paragraphs.append(f'<p style="font-size:13px;margin:0 0 12px">{facts}</p>')
     if told.url:
@@ -333,6 +341,15 @@ def _html(told: Told) -> str:
         '<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">'
         f'<title>{escape(title)}</title></head><body><div style="{style}">{"".join(paragraphs)}</div></body></html>\n'
     )
+
+
+def _html_fact(fact: Fact, words: str) -> str:
+    lines = [f"{escape(name)}: {linked(value)}" for name, value in fact.texts_beside(words)]
+    if links := " · ".join(f'<a href="{escape(link.url)}">{escape(link.name)}</a>' for link in fact.main_links):
+        lines.append(links)
+    if lines and fact.alert:
+        lines.insert(0, f"<strong>{escape(fact.alert)}</strong>")
+    return f'<p style="margin:0 0 12px;overflow-wrap:anywhere">{"<br>".join(lines)}</p>' if lines else ""
 
 
 def linked(text: str) -> str:
