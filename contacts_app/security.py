@@ -44,7 +44,7 @@ def init_app(app: Flask) -> None:
 
 def _take_forms_only() -> None:
     """Refuse what no form of the console sends: JSON, files, and bytes that are no text."""
-    if request.headers.get("Transfer-Encoding"):
+    if request.headers.get("Transfer-Encoding") and request.blueprint != "api":
         abort(411)  # a body of unknown length would be cut at the limit, and half a form taken for a whole one
     is_form = request.mimetype == "application/x-www-form-urlencoded" and request.blueprint != "api"
     # Read before anything is parsed: afterwards there is nothing left to read.

@@ -17,13 +17,13 @@ from ..db import db
 from ..errors import API
 from ..places import note_account
 from . import refusals
+from .bodies import MOST_BYTES, read_body
 from .intake import Refused, read
 from .models import OF_GROUP, Admission, Alert, Integration
 
 logger = logging.getLogger("contacts_app")
 blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
 UNKNOWN = "There is no integration with this token. It may have been renewed, or its group deleted."
-MOST_BYTES = 4 * 1024 * 1024  # an Alertmanager of a large site sends all alerts of a group at once
 
 MOST_TOKEN = 200
 
@@ -39,7 +39,7 @@ def take_large_bodies(endpoint: str | None, values: dict[str, object] | None) ->
 def alerts() -> ResponseReturnValue:
     """Take an alert in: 202 with its id once it is committed, 200 with the same id for what is sent again."""
     token = _token()
-    body = g.body = _body()
+    body = read_body()
     if not request.is_json:
         abort(415, "Send JSON, with the header Content-Type: application/json.")
     try:
@@ -157,13 +157,6 @@ def _admit(token: str) -> Admission:
         db.session.commit()
         raise TooManyRequests(_too_many_words(), retry_after=admission.wait)
     return admission
-
-
-def _body() -> bytes:
-    """Return the body; of one that is too long, how it begins is noted before it is refused."""
-    if (request.content_length or 0) > MOST_BYTES:
-        g.body = request.environ["wsgi.input"].read(refusals.LOOKED_AT)
-    return request.get_data()
 
 
 def _refuse(sentence: str) -> NoReturn:

@@ -12,7 +12,8 @@ import pytest
 import sqlalchemy as sa
 from werkzeug.test import TestResponse
 
-from contacts_app.alerts import api, refusals
+from contacts_app.alerts import refusals
+from contacts_app.alerts.bodies import MOST_BYTES
 from contacts_app.alerts.housekeeping import tidy
 from contacts_app.alerts.refusals import KEPT, MOST_BODY, masked
 from contacts_app.db import db
@@ -56,7 +57,8 @@ REFUSED: list[tuple[int, dict[str, Any]]] = [
     (400, {"json": DISK, "query_string": "a=%FF"}),
     (404, {"data": "", "path": "/api/v1/alert"}),
     (405, {"json": DISK, "method": "PUT"}),
-    (413, {"data": b"{" + b" " * api.MOST_BYTES, "content_type": JSON}),
+    (413, {"data": b"{" + b" " * MOST_BYTES, "content_type": JSON}),
+    (411, {"json": DISK, "headers": {"Transfer-Encoding": "gzip"}}),
     (415, {"data": b"title=Disk", "content_type": "application/x-www-form-urlencoded"}),
     (415, {"data": b'{"title": "Disk"}', "content_type": "text/plain"}),
 ]
