@@ -15,6 +15,10 @@ from werkzeug.serving import make_server
 
 from contacts_app import create_app, migrations
 from contacts_app.accounts.views import setup_token
+from tests.alerts.test_api import add_integration as new_token
+from tests.alerts.test_api import post
+from tests.alerts.test_facts import UNIFIED
+from tests.alerts.test_intake import alert, grafana, group
 from tests.browser.conftest import (
     NARROW,
     WIDE,
@@ -29,6 +33,7 @@ from tests.browser.conftest import (
     search_box,
 )
 from tests.conftest import ROBOT, Team
+from tests.groups.test_views import add_group as add_group_of
 
 LONG = "Zoe-with-a-name-of-sixty-four-characters-and-not-one-space-in-it"
 TAGS = ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"]
@@ -419,6 +424,47 @@ def show_integrations(page: Page, team: Team) -> None:
     expect(field(page, "Name")).to_have_accessible_description(re.compile("Enter a name"))
 
 
+def add_refusals(team: Team) -> str:
+    """Have a sender refused three times, and return the address of its integration."""
+    team.sql.execute("DELETE FROM groups WHERE account_id = %s", [team.account_id])
+    token = new_token(team, add_group_of(team, "Night"), "Prometheus Frankfurt")
+    post(team.app, token, {"title": "Disk is full", "password": "hunter2-hunter2"})
+    post(team.app, token, group(alert("web1", description="x" * 3000), version="3"))
+    post(team.app, token, b"title=Disk", Content_Type="text/plain")
+    identity = team.sql.execute("SELECT id FROM integrations WHERE account_id = %s", [team.account_id]).fetchone()
+    assert identity
+    return f"/integrations/{identity[0]}"
+
+
+def show_refused(page: Page, team: Team) -> None:
+    address = add_refusals(team)
+    page.goto("/contacts")
+    page.get_by_role("link", name="Prometheus Frankfurt was refused 3 times").click()
+    expect(page).to_have_url(re.compile(f"{address}#refused$"))
+    page.locator(".refused summary").nth(1).click()
+    expect(page.get_by_text('"version": "3"')).to_be_visible()
+
+
+def show_refused_on_top(page: Page, team: Team) -> None:
+    add_refusals(team)
+    page.goto("/contacts")
+    expect(page.get_by_text("was refused 3 times")).to_be_visible()
+
+
+def show_refused_in_list(page: Page, team: Team) -> None:
+    page.goto(add_refusals(team))
+    page.get_by_role("link", name="Integrations of Night").click()
+    expect(page.get_by_text("Refused 3 times")).to_be_visible()
+
+
+def show_links(page: Page, team: Team) -> None:
+    token = new_token(team, add_group_of(team, "Night"), "Grafana")
+    first = UNIFIED | {"annotations": UNIFIED["annotations"] | {"impact": LONG, "wiki": f"https://wiki.example/{LONG}"}}
+    answer = post(team.app, token, grafana(first, UNIFIED | alert("web2", Error="no route to host")))
+    page.goto(f"/notifications/{answer.json['id']}")  # type: ignore[index]
+    expect(page.get_by_role("heading", name="Values and links")).to_be_visible()
+
+
 def show_renew(page: Page, team: Team) -> None:
     add_integration(page, team)
     page.get_by_role("link", name="Renew token").click()
@@ -544,6 +590,10 @@ SHOWN: dict[str, Callable[[Page, Team], None]] = {
     "result": show_result,
     "integrations": show_integrations,
     "integration": show_integration,
+    "refused": show_refused,
+    "refused on top": show_refused_on_top,
+    "refused in list": show_refused_in_list,
+    "values and links": show_links,
     "renew": show_renew,
     "delete integration": show_delete_integration,
     "delete used group": show_delete_used_group,
