@@ -97,6 +97,7 @@ def test_the_top_of_the_pages_says_who_was_refused_how_often_since_when_and_why(
     assert page.index('"three"') < page.index('"two"') < page.index('"one"')
     assert "Refused 3 times" in words(team.get(f"/groups/{integration_of(team)['group_id']}/integrations").text)
     assert expected in words(team.get("/contacts", htmx=True).text)
+    assert expected in words(team.get("/groups").text)
 
 
 def test_the_top_of_the_page_takes_no_further_query(team: Team, token: str) -> None:
