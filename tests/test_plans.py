@@ -80,7 +80,7 @@ def test_the_start_of_a_worker_reads_no_contacts(full) -> None:
 
     def check_all(team: Team) -> None:
         with team.app.app_context():
-            db.session.execute(housekeeping._check_all)
+            housekeeping.check_all()
 
     with Explainer(app, connection, "auto") as explainer:
         explainer.run(Act("start", check_all), [Team(app, 1)])

@@ -18,11 +18,15 @@ TESTS, TEST_WINDOW = 6, timedelta(minutes=1)
 LIMIT_OF_TESTS = f"the limit of {TESTS} tests a minute"
 MOST_ALERTS = 500  # in one message
 MOST_AT_ONCE = 2_000  # deliveries that one claim ends or lets wait: the others have their turn in between
-# Only for contacts that exist. In the order of their ids, as whoever deletes contacts locks them.
+# Only for contacts that exist and that nobody holds a lock on. In the order of their ids, as whoever deletes contacts
+# locks them.
 _make_windows = sa.text("""
     INSERT INTO send_windows (account_id, contact_id, kind)
     SELECT account_id, id, :kind FROM contacts WHERE account_id = :account_id AND id = ANY (CAST(:ids AS bigint[]))
-    ORDER BY id ON CONFLICT DO NOTHING
+        AND NOT EXISTS (
+            SELECT FROM send_windows WHERE (account_id, contact_id, kind) = (contacts.account_id, contacts.id, :kind))
+    ORDER BY id FOR KEY SHARE SKIP LOCKED
+    ON CONFLICT DO NOTHING
 """)
 # Whoever has the window of a contact's channel decides what is sent over it next; whoever finds it locked goes on.
 _lock_windows = sa.text("""

@@ -83,18 +83,25 @@ _stopped = sa.text("""
         = (claimed.account_id, claimed.alert_id, claimed.contact_id, :channel)
     WHERE cancelled_by IS NOT NULL
 """)
+# What somebody holds a lock on is claimed again when its lease is over.
 _release = sa.text("""
     UPDATE deliveries SET
         state = CASE WHEN cancelled_by IS NULL THEN 'queued' ELSE 'cancelled' END, attempts = attempts - 1,
         next_attempt_at = CASE WHEN cancelled_by IS NULL THEN now() END,
         ended_at = CASE WHEN cancelled_by IS NOT NULL THEN now() END
-    FROM unnest(
-        CAST(:account_ids AS bigint[]), CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[]),
-        CAST(:leased_untils AS timestamptz[])
-    ) AS released (account_id, alert_id, contact_id, leased_until)
+    FROM (
+        SELECT deliveries.account_id, deliveries.alert_id, deliveries.contact_id FROM deliveries
+        JOIN unnest(
+            CAST(:account_ids AS bigint[]), CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[]),
+            CAST(:leased_untils AS timestamptz[])
+        ) AS released (account_id, alert_id, contact_id, leased_until)
+            ON (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, channel)
+            = (released.account_id, released.alert_id, released.contact_id, :channel)
+        WHERE ended_at IS NULL AND state <> 'queued' AND deliveries.next_attempt_at = released.leased_until
+        FOR UPDATE OF deliveries SKIP LOCKED
+    ) AS free
     WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, channel)
-        = (released.account_id, released.alert_id, released.contact_id, :channel)
-        AND ended_at IS NULL AND state <> 'queued' AND deliveries.next_attempt_at = released.leased_until
+        = (free.account_id, free.alert_id, free.contact_id, :channel)
 """)
 
 

@@ -4,8 +4,10 @@ What is told are facts that hold: each is told once until it has ended, and of e
 """
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import NamedTuple
 
+import psycopg
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -16,12 +18,14 @@ from ..contacts.models import Contact
 from ..db import db
 from ..groups.models import Group, Membership
 from ..times import shown
+from .attempts import limit_lock_waits
 from .models import CHANNELS, OF_SYSTEM, Alert, ChannelState, SystemNotice, ToldFact
 from .reach import is_reachable
 
 NAMED = 50  # facts that one message names
 FIRST_MINUTES = "10 minutes"  # in which whoever creates a group puts members into it
 NEARLY = 0.9
+LOCKED_PAUSE, FAILED_PAUSE = timedelta(seconds=30), timedelta(minutes=5)  # until an account is looked at again
 
 
 class Fact(NamedTuple):
@@ -49,19 +53,27 @@ MUTE = Kind(
 
 
 def check_next() -> bool:
-    """Look at one account that is due, tell what is news, and commit; return whether there was one."""
+    """Look at one account that is due, tell what is news, and commit; return whether there was one.
+
+    An account in which somebody holds a lock that this needs is passed over, and looked at a little later.
+    """
+    limit_lock_waits()
     account_id = db.session.execute(_take_check).scalar_one_or_none()
     if account_id is None:
         db.session.rollback()
         return False
     try:
         _check(account_id)
-    except Exception:
+    except Exception as error:
         # Whatever is wrong with this account, the others have their turn.
         db.session.rollback()
-        db.session.execute(_check_later, {"account_id": account_id})
+        is_locked = isinstance(getattr(error, "orig", None), psycopg.errors.LockNotAvailable)
+        pause = LOCKED_PAUSE if is_locked else FAILED_PAUSE
+        db.session.execute(_check_later, {"account_id": account_id, "pause": pause})
         db.session.commit()
-        raise
+        if not is_locked:
+            raise
+        return True
     db.session.commit()
     return True
 
@@ -197,7 +209,8 @@ _take_check = sa.text("""
     RETURNING account_id
 """)
 _check_later = sa.text("""
-    UPDATE system_checks SET due_at = now() + interval '5 minutes' WHERE account_id = :account_id
+    UPDATE system_checks SET due_at = now() + CAST(:pause AS interval) WHERE account_id = (
+        SELECT account_id FROM system_checks WHERE account_id = :account_id FOR UPDATE SKIP LOCKED)
 """)
 _take_day = sa.text(f"""
     INSERT INTO {SystemNotice.__tablename__} AS last (account_id, kind) VALUES (:account_id, :kind)

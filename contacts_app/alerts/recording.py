@@ -80,10 +80,12 @@ _finish_sent = sa.text(f"""
         = (free.account_id, free.alert_id, free.contact_id, free.channel)
 """)  # nosec B608
 _forget_sent = sa.text(f"""
-    DELETE FROM sent_deliveries AS sent
-    WHERE NOT EXISTS (
-        SELECT FROM deliveries WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id,
-            deliveries.channel) = (sent.account_id, sent.alert_id, sent.contact_id, sent.channel) AND {NOT_ENDED})
+    DELETE FROM sent_deliveries WHERE (account_id, alert_id, contact_id, channel) IN (
+        SELECT account_id, alert_id, contact_id, channel FROM sent_deliveries AS sent
+        WHERE NOT EXISTS (
+            SELECT FROM deliveries WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id,
+                deliveries.channel) = (sent.account_id, sent.alert_id, sent.contact_id, sent.channel) AND {NOT_ENDED})
+        FOR UPDATE SKIP LOCKED)
 """)  # nosec B608
 # What channel_states says already is no news; beside news that waits, everything is.
 _keep_news = sa.text("""
@@ -104,10 +106,12 @@ _keep_news = sa.text("""
 """)
 # The contact may have been given another address while this one was tried.
 _forget_outdated_news = sa.text("""
-    DELETE FROM channel_news WHERE account_id = :account_id AND NOT EXISTS (
-        SELECT FROM contacts WHERE (contacts.account_id, contacts.id) = (channel_news.account_id, contact_id)
-            AND used = CASE channel
-                WHEN 'sms' THEN mobile WHEN 'email' THEN email ELSE encode(dingtalk_url_hash, 'hex') END)
+    DELETE FROM channel_news WHERE account_id = :account_id AND id IN (
+        SELECT id FROM channel_news WHERE account_id = :account_id AND NOT EXISTS (
+            SELECT FROM contacts WHERE (contacts.account_id, contacts.id) = (channel_news.account_id, contact_id)
+                AND used = CASE channel
+                    WHEN 'sms' THEN mobile WHEN 'email' THEN email ELSE encode(dingtalk_url_hash, 'hex') END)
+        FOR UPDATE SKIP LOCKED)
 """)
 # The address is compared again with the contact locked, because it may be given another just now. What somebody else
 # holds a lock on waits until that is gone; of one channel the older news comes first.

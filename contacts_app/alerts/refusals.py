@@ -99,7 +99,7 @@ def forget(account_id: int, integration_id: int) -> None:
 
 
 def forget_old() -> None:
-    """Remove what was refused more than a week ago."""
+    """Remove what was refused more than a week ago, but for what somebody holds a lock on."""
     db.session.execute(_drop_old)
     db.session.execute(_not_refused_lately)
 
@@ -174,11 +174,17 @@ _drop_older = sa.text(f"""
         AND id < (SELECT id FROM refusals WHERE {_mine} ORDER BY id DESC OFFSET :most - 1 LIMIT 1)
 """)  # nosec B608
 _drop_all = sa.text(f"DELETE FROM refusals WHERE {_mine}")  # nosec B608
-_drop_old = sa.text(f"DELETE FROM refusals WHERE refused_at < now() - interval '{KEPT_DAYS} days'")  # nosec B608
+_drop_old = sa.text(f"""
+    DELETE FROM refusals WHERE (account_id, id) IN (
+        SELECT account_id, id FROM refusals WHERE refused_at < now() - interval '{KEPT_DAYS} days'
+        FOR UPDATE SKIP LOCKED)
+""")  # nosec B608
 _never = "refused_count = 0, refused_since = NULL, refused_at = NULL"
 _not_refused = sa.text(
     f"UPDATE integrations SET {_never} WHERE account_id = :account_id AND id = :integration_id"  # nosec B608
 )
-_not_refused_lately = sa.text(
-    f"UPDATE integrations SET {_never} WHERE refused_at < now() - interval '{KEPT_DAYS} days'"  # nosec B608
-)
+_not_refused_lately = sa.text(f"""
+    UPDATE integrations SET {_never} WHERE (account_id, id) IN (
+        SELECT account_id, id FROM integrations WHERE refused_at < now() - interval '{KEPT_DAYS} days'
+        FOR NO KEY UPDATE SKIP LOCKED)
+""")  # nosec B608

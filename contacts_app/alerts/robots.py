@@ -107,6 +107,7 @@ def claim(settings: Settings, busy: Sequence[int] = (), full: Sequence[int] = ()
     db.session.commit()  # an alert that comes in waits for the robot's row, and must not wait for this process
     if found is None:
         return False
+    limit_lock_waits()
     robot = {"account_id": found.account_id, "url_hash": found.url_hash}
     recent = [at for at in found.sent_at if at > found.now - ROBOT_WINDOW]
     if found.blocked_until and found.blocked_until > found.now:
@@ -120,7 +121,6 @@ def claim(settings: Settings, busy: Sequence[int] = (), full: Sequence[int] = ()
     kept = {(row.alert_id, row.contact_id) for row in sendable}
     chosen = _choose([row for row in rows if (row.alert_id, row.contact_id) in kept], ROBOT_LIMIT - len(recent))
     if not chosen:
-        limit_lock_waits()
         db.session.execute(_lock_robot, robot)
         # What is due and was not chosen, somebody holds a lock on.
         plan(robot, None, not_before=found.now + LOCKED_PAUSE)

@@ -18,7 +18,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 import sqlalchemy as sa
@@ -27,7 +27,7 @@ from flask import Flask
 from ..config import Settings, StartError, current_settings
 from ..db import db
 from . import messages, robots
-from .attempts import Claimed, Result
+from .attempts import Claimed, Result, limit_lock_waits
 from .housekeeping import keep_house
 from .lanes import Lane
 from .models import CHANNELS
@@ -41,10 +41,19 @@ SEND_SECONDS = 25  # that a message and, if it is refused, its headline may take
 NICENESS = 10
 POLL_SECONDS, BEAT_SECONDS, TEND_SECONDS = 2, 5, 0.2
 MOST_TURNS = 5  # accounts that are asked for one after the other when others claim at the same moment
+# Where somebody holds a lock on the row of this worker, it gets another.
 _seen = sa.text("""
-    INSERT INTO workers (id, host) VALUES (:id, :host) ON CONFLICT (id) DO UPDATE SET seen_at = now()
+    WITH own AS (
+        SELECT id FROM workers WHERE id = ANY (CAST(:ids AS uuid[])) LIMIT 1 FOR UPDATE SKIP LOCKED
+    ), seen AS (
+        UPDATE workers SET seen_at = now() FROM own WHERE workers.id = own.id RETURNING workers.id
+    )
+    INSERT INTO workers (id, host) SELECT :new, :host WHERE NOT EXISTS (SELECT FROM seen) RETURNING id
 """)
-_leave = sa.text("DELETE FROM workers WHERE id = :id")
+_leave = sa.text("""
+    DELETE FROM workers WHERE id IN (
+        SELECT id FROM workers WHERE id = ANY (CAST(:ids AS uuid[])) FOR UPDATE SKIP LOCKED)
+""")
 
 
 class Worker:
@@ -57,7 +66,7 @@ class Worker:
         share = settings.delivery_threads
         self.lanes = {channel: Lane(share, partial(self._deliver, channel)) for channel in CHANNELS}
         self.spare: list[Senders] = []  # of threads that have ended; to make them costs more than a message
-        self.id = uuid4()
+        self.ids: list[UUID] = []  # of its rows
 
     def run(self) -> None:
         """Deliver until SIGTERM or SIGINT; what is being sent then is sent to its end."""
@@ -95,10 +104,16 @@ class Worker:
             with suppress(sa.exc.SQLAlchemyError, StartError), self.app.app_context():
                 now = time.monotonic()
                 if all(lane.seen and now - lane.seen < patience for lane in self.lanes.values()):
-                    db.session.execute(_seen, {"id": self.id, "host": socket.gethostname()})
-                    db.session.commit()
+                    self._show()
                     is_known = True
             self.stopping.wait(BEAT_SECONDS if is_known else 0.2)
+
+    def _show(self) -> None:
+        """Write down that this worker lives."""
+        limit_lock_waits()
+        values = {"ids": self.ids, "new": uuid4(), "host": socket.gethostname()}
+        self.ids += db.session.scalars(_seen, values).all()
+        db.session.commit()
 
     def _listen(self) -> None:
         """Wake the threads when something is queued; while the database is away they look by themselves."""
@@ -205,7 +220,7 @@ class Worker:
         return True
 
     def _leave(self) -> None:
-        db.session.execute(_leave, {"id": self.id})
+        db.session.execute(_leave, {"ids": self.ids})
         db.session.commit()
 
 
