@@ -3,10 +3,9 @@
 import fcntl
 import glob
 import os
-import random
 import secrets
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
 from hashlib import sha256
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import IO, ParamSpec, TypeVar
 
 import click
-import phonenumbers
 import psycopg
 import sqlalchemy as sa
 from flask import Flask
@@ -23,11 +21,11 @@ from . import embedded, encryption, migrations, serve
 from .accounts.forms import check_password, clean_account, known_email
 from .accounts.models import Account, User
 from .alerts import worker
-from .config import DINGTALK_HOSTS, StartError, current_settings
+from .config import StartError, current_settings
 from .contacts.models import Contact
 from .db import db, violated_constraint
+from .demo import fill
 from .fields import clean_email
-from .groups.models import Group
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,13 +36,6 @@ TAKEN = {
 }
 
 SEAL_BYTES = len("\nsha256 \n") + 64
-SAMPLE_NAMES = (
-    *("Ada Okafor", "张伟", "Jürgen Müller", "Night shift", "Sofía Álvarez", "李娜", "Database on-call"),
-    *("Olga Petrova", "佐藤 健", "Network operations", "Amélie Laurent", "王芳", "Priya Raman", "김민준"),
-    *("Payments team", "Mohammed Al-Sayed", "مريم حسن", "Payments robot", "Nguyễn Thị Lan", "Tom O’Brien"),
-    *("刘洋", "Storage duty", "Βασίλης Παππάς", "Emma de Vries", "陈静", "Web front end", "Kofi Mensah"),
-)
-SAMPLE_GROUPS = ("Night shift", "Databases", "Payments", "Network")
 
 
 def init_app(app: Flask) -> None:
@@ -302,43 +293,13 @@ def _check_backup(connection: psycopg.Connection) -> None:
 @click.option("--contacts", default=37, show_default=True, type=click.IntRange(1, 20_000), help="How many.")
 @_plainly
 def demo(contacts: int) -> None:
-    """Create an account full of sample contacts, with a user to log on by, for trying the console out."""
+    """Create an account full of samples, with a user to log on by, for trying the console out."""
     serve.prepare()
     number = (db.session.scalar(sa.select(sa.func.max(Account.id))) or 0) + 1
     email, password = f"demo{number}@example.com", "-".join(secrets.token_hex(3) for _ in range(3))
     account = Account.create(f"Demo {number}", max(contacts, current_settings().contact_quota))
     account.add_user(email, password)
-    samples = list(_sample_contacts(account.id, contacts))
-    db.session.add_all(samples)
-    for index, name in enumerate(SAMPLE_GROUPS):
-        group = Group(account_id=account.id, name=name)
-        db.session.add(group)
-        db.session.flush()
-        group.add_members(contact.id for contact in samples[index :: len(SAMPLE_GROUPS) + 1])
+    fill(account.id, contacts)
     db.session.commit()
     click.echo(f"Created the account {account.name} with {contacts} contacts.")
     click.echo(f"Log on as {email} with the password {password}")
-
-
-def _sample_contacts(account_id: int, count: int) -> Iterator[Contact]:
-    """Make contacts that nobody real is behind: numbers reserved for fiction, domains reserved for examples."""
-    chance = random.Random(account_id)  # nosec B311
-    # The North American plan keeps 555-0100 to 555-0199 of every area code for fiction.
-    fiction = (f"+1{area}55501{line:02}" for area in range(201, 990) for line in range(100))
-    mobiles = filter(lambda number: phonenumbers.is_valid_number(phonenumbers.parse(number)), fiction)
-    for index in range(count):
-        name = SAMPLE_NAMES[index % len(SAMPLE_NAMES)]
-        if index >= len(SAMPLE_NAMES):
-            name = f"{name} {index // len(SAMPLE_NAMES) + 1}"
-        mobile = next(mobiles) if chance.random() < 0.85 else None
-        email = f"contact{index + 1}@example.com" if not mobile or chance.random() < 0.8 else None
-        token = "".join(chance.choices("0123456789abcdef", k=64)) if chance.random() < 0.4 else None
-        yield Contact(
-            account_id=account_id,
-            id=Contact.next_id(),
-            name=name,
-            mobile=mobile,
-            email=email,
-            dingtalk_url=token and f"https://{DINGTALK_HOSTS[0]}/robot/send?access_token={token}",
-            receives_system_notifications=index % 5 == 0,
-        )

@@ -20,8 +20,8 @@ from werkzeug.test import TestResponse
 from contacts_app.alerts import housekeeping, notices
 from contacts_app.alerts.channels import Outcome
 from contacts_app.alerts.worker import Worker
-from contacts_app.cli import SAMPLE_NAMES
 from contacts_app.db import db
+from contacts_app.demo import SAMPLE_NAMES
 from tests.conftest import CSRF_SECRET, HTMX, PASSWORD, PASSWORD_HASH
 
 CONTACTS = 100  # of each account

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -14,6 +15,7 @@ from flask import Flask
 from psycopg.conninfo import make_conninfo
 
 from contacts_app import create_app, embedded
+from contacts_app.alerts import notices
 from contacts_app.contacts.models import Contact
 from contacts_app.db import db
 from tests.conftest import PASSWORD, ROBOT, Team, wait_for
@@ -130,6 +132,54 @@ def test_demo_makes_an_account_of_contacts_and_says_how_to_log_on(
     email, password = re.search(r"^Log on as (\S+) with the password (\S+)$", result.output, re.M).groups()
     assert sql.execute("SELECT contact_count FROM accounts WHERE name = %s", [name]).fetchone() == (contacts,)
     assert can_log_on(app, email, password)
+
+
+def test_demo_shows_the_heart_of_the_console_and_leaves_nothing_to_send(
+    app: Flask, run: Callable[..., Result], sql: psycopg.Connection, new_team: Callable[..., Team]
+) -> None:
+    name = re.search(r"^Created the account (Demo \d+)", run("demo").output, re.M)[1]
+    (account,) = sql.execute("SELECT id FROM accounts WHERE name = %s", [name]).fetchone()
+
+    def found(query: str) -> Any:
+        return [row[0] if len(row) == 1 else row for row in sql.execute(query, [account])]
+
+    # Groups that integrations use, and what came in through these: several senders, firing and resolved.
+    assert found("SELECT count(DISTINCT group_id) FROM integrations WHERE account_id = %s") == [4]
+    told = found("SELECT DISTINCT source, status FROM alerts WHERE account_id = %s AND kind = 'alert' ORDER BY 1, 2")
+    assert told == [
+        ("alertmanager", "firing"),
+        ("alertmanager", "resolved"),
+        ("grafana", "firing"),
+        ("plain", "firing"),
+    ]
+    # A channel that fails with its reason, and all messages at their end: none is in the queue of a worker.
+    assert found("SELECT count(*) FROM channel_states WHERE account_id = %s AND failing_since IS NOT NULL") == [2]
+    states = found("SELECT DISTINCT state FROM deliveries WHERE account_id = %s ORDER BY 1")
+    assert states == ["failed", "sent"]
+    assert found("SELECT count(*) FROM robots WHERE account_id = %s") == [0]
+    # What fails would be told to whom it concerns: nobody is.
+    assert found("SELECT count(*) FROM contacts WHERE account_id = %s AND receives_system_notifications") == [0]
+    real = found(
+        "SELECT name FROM contacts WHERE account_id = %s"
+        " AND (mobile !~ '^\\+1[0-9]{3}55501[0-9]{2}$' OR email !~ '@example\\.com$')"
+    )
+    assert real == []
+    with app.app_context():
+        while notices.check_next():
+            pass
+    assert found("SELECT count(*) FROM deliveries WHERE account_id = %s AND ended_at IS NULL") == [0]
+    # And the pages show it: who cannot be reached, and how many of which group.
+    visitor = new_team()
+    sql.execute(
+        "UPDATE sessions SET account_id = %s, user_id = (SELECT id FROM users WHERE account_id = %s)"
+        " WHERE user_id = %s",
+        [account, account, visitor.user_id],
+    )
+    listed = visitor.get("/contacts").text
+    assert "cannot be reached right now" in listed
+    assert "never tried" in listed
+    assert "cannot be reached" in visitor.get("/groups").text.partition("<table")[2]
+    assert "1 failed" in visitor.get("/notifications").text
 
 
 def test_migrate_can_be_repeated(run: Callable[..., Result]) -> None:
