@@ -10,11 +10,11 @@ from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, query_expression, with_expression
 
 from ..accounts.models import Account
 from ..config import current_settings
-from ..contacts.models import CLEAN_NAME
+from ..contacts.models import CLEAN_NAME, Contact
 from ..db import Base, db, show_all, show_only, wait_at_most
 from . import sample
 from .limits import LIMIT_OF_TESTS, admit_tests
@@ -280,10 +280,14 @@ class Alert(Base):
         return rows[:PAGE_SIZE], len(rows) > PAGE_SIZE
 
     def deliveries(self, state: str, page: int) -> "Sequence[Delivery]":
-        """Return a page of the alert's deliveries that are in a state, by contact and channel."""
+        """Return a page of the alert's deliveries that are in a state: what failed first, then by contact."""
         mine = (Delivery.account_id == self.account_id, Delivery.alert_id == self.id, DELIVERY_STATES[state][1])
-        order = (Delivery.contact_name, Delivery.contact_id, Delivery.channel)
-        found = sa.select(Delivery).where(*mine).order_by(*order)
+        # What needs somebody, what may yet change, and what is as it should be.
+        urgency = sa.case({"failed": 0, "sent": 3, "cancelled": 2, "overtaken": 2}, value=Delivery.state, else_=1)
+        order = (urgency, Delivery.contact_name, Delivery.contact_id, Delivery.channel)
+        is_its = sa.and_(Contact.account_id == Delivery.account_id, Contact.id == Delivery.contact_id)
+        exists = with_expression(Delivery.contact_exists, sa.exists().where(is_its))
+        found = sa.select(Delivery).where(*mine).order_by(*order).options(exists)
         return db.session.scalars(found.limit(DELIVERIES_SHOWN).offset((page - 1) * DELIVERIES_SHOWN)).all()
 
     def counts(self) -> dict[str, int]:
@@ -298,8 +302,10 @@ class Alert(Base):
         wanted = {"all": STATES, "waiting": ("queued", "sending")}.get(state, (state,))
         return -(-sum(counts[name] for name in wanted) // DELIVERIES_SHOWN)
 
-    def send_again(self, contact_id: int | None = None, channel: str | None = None, state: str = "failed") -> int:
-        """Queue the deliveries that failed, or were cancelled, as if they were new; return how many.
+    def send_again(
+        self, contact_id: int | None = None, channel: str | None = None, state: str = "failed"
+    ) -> list[tuple[str, str]]:
+        """Queue the deliveries that failed, or were cancelled, as if they were new; return name and channel of each.
 
         `contact_id` and `channel` name one of them, whichever of both it is.
         """
@@ -307,7 +313,7 @@ class Alert(Base):
         if contact_id is not None:
             mine[-1] = sa.or_(*SENT_AGAIN.values())
             mine += [Delivery.contact_id == contact_id, Delivery.channel == channel]
-        again = sa.update(Delivery).where(*mine).returning(Delivery.contact_id)
+        again = sa.update(Delivery).where(*mine)
         fresh = {
             "state": "queued",
             "attempts": 0,
@@ -320,10 +326,11 @@ class Alert(Base):
             "is_held": False,
             "asked_at": sa.func.now(),
         }
-        ids = db.session.scalars(again.values(fresh)).all()
-        Robot.schedule(self.account_id, OF_CONTACTS, contact_ids=list(ids))
+        queued = again.values(fresh).returning(Delivery.contact_id, Delivery.contact_name, Delivery.channel)
+        rows = db.session.execute(queued).all()
+        Robot.schedule(self.account_id, OF_CONTACTS, contact_ids=[row.contact_id for row in rows])
         wake_workers()
-        return len(ids)
+        return [(row.contact_name, row.channel) for row in rows]
 
 
 class Delivery(Base):
@@ -352,6 +359,7 @@ class Delivery(Base):
     is_held: Mapped[bool] = mapped_column(server_default=sa.false())  # waits for the limit of its number or mailbox
     overtaken_by: Mapped[int | None] = mapped_column(sa.BigInteger)  # the newer alert of its key that was sent instead
     asked_at: Mapped[datetime | None] = mapped_column(TIMESTAMP)  # when a person last had it sent again
+    contact_exists: Mapped[bool] = query_expression()  # where it is asked for
 
     __table_args__ = (
         sa.CheckConstraint("NOT headline_only OR state = 'sent'", name="delivery_of_a_headline_is_sent"),

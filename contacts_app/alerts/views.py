@@ -14,7 +14,7 @@ from ..contacts.forms import read_ids, read_page, read_text
 from ..contacts.views import NAMES_SHOWN
 from ..db import db
 from .facts import from_json
-from .models import CHANNELS, DELIVERY_STATES, SENT_AGAIN, SHOWS, Alert, Worker
+from .models import CHANNELS, DELIVERY_STATES, SENT_AGAIN, SHOWS, Alert, Integration, Worker
 from .reach import NO_WORKER
 from .stopping import stop_alerts, stop_integrations, stopped_words, waiting_of
 from .trials import Trial
@@ -52,7 +52,7 @@ def show(id: int) -> ResponseReturnValue:
 @blueprint.post("/notifications/<int(max=9223372036854775807):id>/again")
 def again(id: int) -> ResponseReturnValue:
     """Send again what failed or what was cancelled: everything, or one contact's channel."""
-    alert = _find(id)
+    alert, (shown, page) = _find(id), _read_part()
     contact_id, channel, state = None, request.form.get("channel"), request.form.get("again", "failed")
     if state not in SENT_AGAIN:
         abort(400, "Only what failed or was cancelled can be sent again.")
@@ -60,26 +60,32 @@ def again(id: int) -> ResponseReturnValue:
         contact_id = read_ids(request.form.getlist("contact"))[0]
         if channel not in CHANNELS:
             abort(400, "There is no such channel.")
-    count = alert.send_again(contact_id, channel, state)
+    said = _said_again(alert.send_again(contact_id, channel, state), state)
     db.session.commit()
     if htmx.wants_fragment():
-        return _show(alert)
-    told = (
-        f"{count} message{' is' if count == 1 else 's are'} sent again."
-        if count
-        else f"Nothing here {SENT_AGAIN_WORDS[state]}."
-    )
-    return htmx.saved(told, url_for(".show", id=id))
+        return _show(alert, said)
+    return htmx.saved(said, _address(id, shown, page))
+
+
+def _said_again(sent: list[tuple[str, str]], state: str) -> str:
+    """Say in words what is sent again: contact and channel of each message."""
+    if not sent:
+        return f"Nothing here {SENT_AGAIN_WORDS[state]}."
+    if len(sent) > 1:
+        return f"{len(sent)} messages are sent again."
+    ((name, channel),) = sent
+    return f"1 message is sent again, to {name} ({CHANNELS[channel]})."
 
 
 @blueprint.route("/notifications/<int(max=9223372036854775807):id>/stop", methods=["GET", "POST"])
 def stop(id: int) -> ResponseReturnValue:
     """Stop what waits of a notification; or, asked first, of all that its integration has sent."""
     alert, who = _find(id), visitor()
-    address = url_for(".show", id=id)
+    address = _address(id, *_read_part())
     if request.method == "POST" and "all" not in request.form:
         stopped = stop_alerts(who.account_id, [id], who.email)
-        return _show(alert) if htmx.wants_fragment() else htmx.saved(stopped_words(stopped), address)
+        said = stopped_words(stopped)
+        return _show(alert, said) if htmx.wants_fragment() else htmx.saved(said, address)
     if alert.integration_id is None:
         abort(404, "This notification came in through no integration.")
     if request.method == "POST":
@@ -130,11 +136,23 @@ def result_of(alert: Alert, state: str = "all", page: int = 1) -> dict[str, Any]
     }
 
 
-def _show(alert: Alert) -> Response:
+def _read_part() -> tuple[str, int]:
+    """Return which part of a notification's messages the address asks for: those in a state, page 1 and on."""
     state, page = request.args.get("state", "all"), read_page(request.args.get("page", "1"))
     if state not in DELIVERY_STATES:
         raise BadRequest("The list cannot be narrowed to that.")
-    context = result_of(alert, state, page) | {"facts": from_json(alert.facts)}
+    return state, page
+
+
+def _address(id: int, state: str, page: int) -> str:
+    return url_for(".show", id=id, state=state if state != "all" else None, page=page if page > 1 else None)
+
+
+def _show(alert: Alert, said: str = "") -> Response:
+    state, page = _read_part()
+    context = result_of(alert, state, page) | {"message": said, "facts": from_json(alert.facts)}
+    if alert.integration_id and not htmx.wants_fragment():
+        context["integration"] = Integration.of(alert.account_id, alert.integration_id)
     response = htmx.render("notifications/show.html", "notifications/_deliveries.html", **context)
     return _refreshing(response, context)
 

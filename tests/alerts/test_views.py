@@ -178,11 +178,11 @@ def test_each_message_tells_its_story(team: Team) -> None:
     identity = add_alert(team, "Disk is full", *states, text="98 %\nof /var", severity="critical")
     answer = team.get(f"/notifications/{identity}")
     assert stories(answer) == [
+        "Contact 5 Mailbox Failed 2026-11-25 07:30 UTC 3 attempts The mailbox is full. Send again",
         "Contact 1 Mailbox Queued",
         "Contact 2 Mailbox Sending",
         "Contact 3 DingTalk robot Trying again at 2026-11-25 08:00 UTC 2 attempts DingTalk answers 500.",
         "Contact 4 Mobile phone number +86 138 **** 8000 Sent 2026-11-25 07:30 UTC Twilio has taken it.",
-        "Contact 5 Mailbox Failed 2026-11-25 07:30 UTC 3 attempts The mailbox is full. Send again",
     ]
     assert "1 failed 3 waiting 1 sent" in words(answer.text)
     assert "98 %\nof /var" in answer.text
@@ -202,7 +202,7 @@ def test_what_a_sender_writes_is_shown_as_it_is(team: Team, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "found"), [("all", [1, 2, 3, 4]), ("failed", [4]), ("waiting", [1, 2]), ("sent", [3])]
+    ("state", "found"), [("all", [4, 1, 2, 3]), ("failed", [4]), ("waiting", [1, 2]), ("sent", [3])]
 )
 @as_page_and_htmx
 def test_messages_are_shown_by_state(team: Team, state: str, found: list[int], htmx: bool) -> None:
@@ -295,7 +295,8 @@ def test_everything_that_failed_is_sent_again_as_if_it_were_new(team: Team, othe
     answer = team.post(f"/notifications/{identity}/again", {}, htmx)
     if htmx:
         assert (answer.status_code, polls(answer), told(answer)) == (200, True, False)
-        assert [story.split()[3] for story in stories(answer)] == ["Queued", "Sent", "Sending", "Queued"]
+        assert [story.split()[3] for story in stories(answer)] == ["Queued", "Sending", "Queued", "Sent"]
+        assert "2 messages are sent again." in answer.text
     else:
         assert (answer.status_code, answer.location) == (303, f"/notifications/{identity}")
         assert "2 messages are sent again." in team.get(str(answer.location)).text
@@ -313,12 +314,59 @@ def test_one_message_is_sent_again(team: Team, htmx: bool) -> None:
     form = {"contact": 2, "channel": "email"}
     answer = team.post(f"/notifications/{identity}/again", form, htmx)
     assert answer.status_code == (200 if htmx else 303)
-    assert htmx or "1 message is sent again." in team.get(str(answer.location)).text
+    shown = answer if htmx else team.get(str(answer.location))
+    assert "1 message is sent again, to Contact 2 (Mailbox)." in shown.text
     assert [(row[1], row[2], row[3]) for row in deliveries_of(team)] == [
         ("Contact 1", "email", "failed"),
         ("Contact 2", "email", "queued"),
         ("Contact 3", "sms", "failed"),
     ]
+
+
+@as_page_and_htmx
+@pytest.mark.parametrize("act", ["again", "stop"])
+def test_the_filter_and_the_page_stay_after_an_act(team: Team, act: str, htmx: bool) -> None:
+    waiting = [{"contact_name": f"Contact {number:03}"} for number in range(301)]
+    identity = add_alert(team, "Disk", *waiting, FAILED | {"contact_id": 999, "contact_name": "Contact 999"})
+    path = f"/notifications/{identity}?state=waiting&page=2"
+    shown = team.get(path)
+    assert [story.split()[1] for story in stories(shown)] == ["300"]
+    action = html.unescape(re.search(rf'<form method="post" action="([^"]*/{act}\?[^"]*)"', shown.text)[1])
+    answer = team.post(action, {}, htmx)
+    if not htmx:
+        assert (answer.status_code, answer.location) == (303, path)
+        answer = team.get(path)
+    assert f'<a href="/notifications/{identity}?state=waiting"' in answer.text
+    assert re.search(r'state=waiting"[^>]* aria-current="true"', answer.text)
+    expected = ["300", "999"] if act == "again" else []
+    assert [story.split()[1] for story in stories(answer)] == expected
+    assert ("1 message is sent again" if act == "again" else "301 messages") in answer.text
+    before = deliveries_of(team)
+    assert team.post(f"/notifications/{identity}/{act}?state=x", {}, htmx).status_code == 400
+    assert deliveries_of(team) == before
+
+
+def test_what_a_notification_names_is_a_link_for_as_long_as_it_exists(team: Team, other_team: Team) -> None:
+    ann, gone = team.add("Ann"), other_team.add("Of another team")
+    group = add_group(team, "Night", ann)
+    columns = {"group_id": group, "name": "Alertmanager", "token_hash": b"x" * 32, "account_id": team.account_id}
+    integration = insert(team, "integrations", columns, "RETURNING id")
+    messages = [SENT | {"contact_id": ann, "contact_name": "Ann"}, SENT | {"contact_id": gone, "contact_name": "Bob"}]
+    alert = {"integration_id": integration, "integration_name": "Alertmanager"}
+    path = f"/notifications/{add_alert(team, 'Disk', *messages, **alert)}"
+
+    def links() -> list[tuple[str, str]]:
+        main = team.get(path).text.partition("<main")[2]
+        return re.findall(r'<a href="(/(?:contacts|groups|integrations)/[^"]*)"><bdi>([^<]*)</bdi></a>', main)
+
+    whole = [(f"/groups/{group}", "Night"), (f"/integrations/{integration}", "Alertmanager")]
+    assert links() == [*whole, (f"/contacts/{ann}/edit", "Ann")]
+    for href, _ in links():
+        assert team.get(href).status_code == 200
+    team.sql.execute("DELETE FROM groups WHERE id = %s", [group])
+    team.sql.execute("DELETE FROM contacts WHERE id = %s", [ann])
+    assert links() == []
+    assert "Told to Night" in words(team.get(path).text)
 
 
 @pytest.mark.parametrize("form", [{}, {"contact": 1, "channel": "email"}])
@@ -444,11 +492,11 @@ def test_a_message_tells_whether_more_than_its_headline_arrived(team: Team) -> N
     refused = {"state": "failed", "answer": "The text holds a link.", "text_refused": True}
     identity = add_alert(team, "Disk", SENT | {"headline_only": True}, FAILED | refused, SENT, FAILED)
     shown = stories(team.get(f"/notifications/{identity}"))
-    assert "Sent, only the headline 2" in shown[0]
-    assert "This text was refused 2" in shown[1]
-    assert "The text holds a link." in shown[1]
-    assert "Sent 2" in shown[2]
-    assert "Failed 2" in shown[3]
+    assert "Sent, only the headline 2" in shown[2]
+    assert "This text was refused 2" in shown[0]
+    assert "The text holds a link." in shown[0]
+    assert "Failed 2" in shown[1]
+    assert "Sent 2" in shown[3]
     assert "only the headline" in team.get(f"/notifications/{identity}/result").text
 
 

@@ -406,6 +406,7 @@ def test_the_page_of_an_alert_follows_it_to_its_end_and_sends_again(
     expect(told(page, "Mailbox")).to_contain_text("Failed")
     world.mail.unknown.clear()
     page.get_by_role("button", name="Send again to Ann, Mailbox").click()
+    expect(message(page).filter(has_text="1 message is sent again, to Ann (Mailbox).")).to_be_visible()
     expect(told(page, "Mailbox")).to_contain_text("Sent")
     expect(page.get_by_role("main").get_by_role("status")).to_have_text("1 sent")
     expect(page.get_by_role("button", name="Send again")).to_have_count(0)
