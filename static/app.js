@@ -37,6 +37,7 @@ function rememberRow(opener) {
 
 document.addEventListener("htmx:after:swap", ({ detail: { ctx } }) => {
   if (ctx.target?.id === "groups-members") pickAgain();
+  if (ctx.target === dialog) rememberForm();
   if (dialog?.childElementCount && !dialog.open && ctx.target === dialog) {
     rememberRow(document.activeElement);
     dialog.showModal();
@@ -44,6 +45,24 @@ document.addEventListener("htmx:after:swap", ({ detail: { ctx } }) => {
   if (ctx.sourceElement?.matches?.("[data-top]")) scrollTo(0, 0);
   freshen();
 });
+
+// What a form in the dialog holds when it is opened; what comes back to be mended is still the same form.
+const guarded = () => $("form[data-ask]", dialog);
+const held = (form) => JSON.stringify([...new FormData(form)].map(String).sort());
+let opened = {};
+function rememberForm() {
+  const form = guarded();
+  const address = form?.getAttribute("action"); // form.action is the button of that name
+  if (form && !(dialog.open && address === opened.address)) opened = { address, values: held(form) };
+}
+function askFirst(event) {
+  if (!guarded() || held(guarded()) === opened.values) return;
+  event.preventDefault();
+  $("#discard").showModal();
+}
+dialog?.addEventListener("cancel", (event) => event.target === dialog && askFirst(event));
+// Chromium asks a page only once whether a dialog may be closed, until something else is pressed in it.
+dialog?.addEventListener("keydown", (event) => event.key === "Escape" && !event.isComposing && askFirst(event));
 
 // What is picked stays picked, even what was picked while the answer to the filter was under way.
 let picked = new Set();
@@ -101,9 +120,10 @@ document.addEventListener("change", (event) => {
 });
 
 document.addEventListener("click", (event) => {
-  const button = event.target.closest("[data-close], [data-dismiss], [data-open], [data-copy]");
+  const button = event.target.closest("[data-close], [data-dismiss], [data-open], [data-copy], [data-discard]");
   if (!button || (button.matches("[data-close]") && !button.closest("dialog"))) return;
   if (button.matches("[data-close]")) event.preventDefault(), button.closest("dialog").close();
+  else if (button.matches("[data-discard]")) button.closest("dialog").close(), dialog.close();
   else if (button.matches("[data-copy]")) {
     navigator.clipboard.writeText($("code", button.parentElement).textContent).then(() => {
       button.firstElementChild.textContent = "Copied";

@@ -97,6 +97,13 @@ def show_new(page: Page, team: Team) -> None:
     expect(dialog(page, "New contact")).to_be_visible()
 
 
+def show_discard(page: Page, team: Team) -> None:
+    show_new(page, team)
+    field(dialog(page, "New contact"), "Name").fill("Typed")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("alertdialog", name="Discard your changes?")).to_be_visible()
+
+
 def show_errors(page: Page, team: Team) -> None:
     show_list(page, team)
     control(page, "Ann", "Editing").click()
@@ -547,6 +554,7 @@ SHOWN: dict[str, Callable[[Page, Team], None]] = {
     "empty": show_empty,
     "nothing found": show_nothing_found,
     "new": show_new,
+    "discard": show_discard,
     "errors": show_errors,
     "doubts": show_doubts,
     "conflict": show_conflict,

@@ -66,6 +66,7 @@ def test_escape_and_cancel_close_and_give_the_focus_back(page: Page, three: Team
     field(box, "Name").fill("Zoe")
     if by == "Escape":
         page.keyboard.press("Escape")
+        question(page).get_by_role("button", name="Discard").click()
     else:
         box.get_by_text("Cancel", exact=True).click()
     expect(box).to_be_hidden()
@@ -279,3 +280,68 @@ def test_a_late_dialog_never_replaces_a_form_that_was_opened_after_it(page: Page
     page.evaluate("() => fetch('/contacts?q=later').then(answer => answer.text())")
     expect(field(dialog(page), "Name")).to_have_value("Half")
     expect(dialog(page, "New contact")).to_be_visible()
+
+
+def question(page: Page) -> Locator:
+    return page.get_by_role("alertdialog", name="Discard your changes?")
+
+
+@pytest.mark.parametrize("width", [1280, 375])
+def test_escape_asks_before_what_was_typed_is_thrown_away(new_page: NewPage, three: Team, width: int) -> None:
+    page = new_page(three, width=width)
+    box = open_dialog(page, "Edit contacts")
+    page.keyboard.press("Escape")  # nothing has changed
+    expect(box).to_be_hidden()
+    box = open_dialog(page, "Edit contacts")
+    name = field(box, "Name")
+    name.fill("Typed")
+    for _ in range(3):  # however often, and with nothing else pressed between
+        page.keyboard.press("Escape")
+        expect(question(page).get_by_role("button", name="Keep editing")).to_be_focused()
+        page.keyboard.press("Escape")
+        expect(question(page)).to_be_hidden()
+        expect(name).to_be_focused()
+    expect(name).to_have_value("Typed")
+    # A form that comes back to be mended is as changed as it was.
+    field(box, "Mailbox").fill("x@")
+    click_ok(box)
+    expect(field(box, "Mailbox")).to_be_focused()
+    page.keyboard.press("Escape")
+    question(page).get_by_role("button", name="Keep editing").click()
+    expect(field(box, "Mailbox")).to_have_value("x@")
+    page.keyboard.press("Escape")
+    question(page).get_by_role("button", name="Discard").click()
+    expect(box).to_be_hidden()
+    expect(question(page)).to_be_hidden()
+    assert "Typed" not in [contact["name"] for contact in three.contacts()]
+    # What was put back as it was has not changed, Cancel needs no question, and neither does what was saved.
+    box = open_dialog(page, "Edit contacts")
+    before = field(box, "Name").input_value()
+    field(box, "Name").fill("Typed")
+    field(box, "Name").fill(before)
+    page.keyboard.press("Escape")
+    expect(box).to_be_hidden()
+    box = open_dialog(page, "Edit contacts")
+    field(box, "Name").fill("Typed")
+    box.get_by_text("Cancel", exact=True).click()
+    expect(box).to_be_hidden()
+    box = open_dialog(page, "Edit contacts")
+    field(box, "Name").fill("Saved")
+    click_ok(box)
+    expect(box).to_be_hidden()
+    expect(question(page)).to_be_hidden()
+
+
+def test_escape_asks_before_picked_members_are_thrown_away(page: Page, three: Team) -> None:
+    page.goto("/groups")
+    page.get_by_role("main").get_by_text("Create contact group", exact=True).click()
+    box = dialog(page, "Create contact group")
+    box.get_by_role("searchbox").fill("Ann")  # a filter is no change
+    expect(box.get_by_role("checkbox")).to_have_count(1)
+    box.get_by_role("checkbox", name="Ann").check()
+    page.keyboard.press("Escape")
+    expect(question(page)).to_be_visible()
+    page.keyboard.press("Escape")
+    box.get_by_role("checkbox", name="Ann").uncheck()
+    page.keyboard.press("Escape")
+    expect(box).to_be_hidden()
