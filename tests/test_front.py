@@ -50,7 +50,7 @@ def visitor(port: int, beginning: bytes = b"", source: str = "127.0.0.1") -> soc
     """Connect, send that, and read nothing."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
-    sock.settimeout(20)
+    sock.settimeout(40)
     sock.bind((source, 0))
     sock.connect(("127.0.0.1", port))
     sock.sendall(beginning)
