@@ -85,6 +85,7 @@ class Places(Generic[Request]):
             for waiting in [each for each in self._all() if each.credential == request.credential]:
                 self._remove(waiting)
                 self._add(waiting)
+            self._change.notify_all()  # those whom it was counted with before may be let in now
 
     def give_back(self, request: Request) -> None:
         """Have the place of a request that has been answered taken by the next."""

@@ -83,6 +83,20 @@ def test_once_it_is_known_whose_a_session_is_all_its_requests_count_as_the_accou
     wait_for(lambda: places._held == {7: 2 + 1, "an address": 1})
 
 
+def test_once_it_is_known_whose_a_request_is_whoever_shares_its_address_is_let_in() -> None:
+    """Also by a thread that waits already, behind a proxy or the door of an office."""
+    places: Places[Asked] = Places(2)
+    places.add(first := Asked("an address", credential=b"session"))
+    assert places.take() is first
+    places.add(second := Asked("an address"))
+    wait, waits = places._change.wait, []
+    places._change.wait = lambda: waits.append(True) or wait()  # type: ignore[method-assign]
+    taken = begun(places, 1)
+    wait_for(lambda: waits)
+    places.recognise(first, 7)
+    wait_for(lambda: taken == [second], seconds=5)
+
+
 def test_who_has_waited_for_too_long_is_named_once_and_gone() -> None:
     places: Places[Asked] = Places(1)
     page, alert = Asked("one", since=100.0), Asked("one", is_alert=True, since=100.0)
