@@ -61,7 +61,7 @@ API_TEXTS = dict.fromkeys((404, 405, 415), "Alerts are taken at /api/v1/alerts, 
 UNREADABLE_FORM = (
     "This form was opened in another session or has been open for too long. Reload the page and try again."
 )
-BUSY = "The console has too much to do at the moment. Nothing was saved. Try again in a moment."
+BUSY = "The console has too much to do at the moment", "Nothing was saved. Try again in a moment."
 RETRY_SECONDS = 5
 
 
@@ -92,6 +92,8 @@ def _http_error(error: HTTPException) -> Response:
         sentence = "The console does not answer to this host name. An administrator can add it to TRUSTED_HOSTS."
         return Response(f"{sentence}\n", error.code, content_type="text/plain; charset=utf-8")
     title, sentence = TEXTS.get(error.code, TEXTS[400 if error.code < 500 else 500])
+    if isinstance(error, ServiceUnavailable):
+        title, sentence = BUSY
     if _is_a_program():
         sentence = API_TEXTS.get(error.code, sentence)
     if isinstance(error, CSRFError):

@@ -30,6 +30,7 @@ from gunicorn.http.errors import InvalidChunkSize, LimitRequestHeaders, LimitReq
 from gunicorn.http.wsgi import create
 from gunicorn.workers.base import Worker
 
+from .errors import API
 from .places import ACCOUNT, Places
 
 HEAD_SECONDS, BODY_SECONDS = 10, 30
@@ -41,7 +42,6 @@ BEGINNING_BYTES = 4096  # of a body that is too long
 CHUNKS, CHUNK_LINE_BYTES = 20_000, 4096
 HELD_BYTES = 64 * 1024 * 1024  # of requests that are not whole and answers that are not taken, in one worker
 OTHER_FILES = 64  # that a worker may have open beside its visitors' sockets
-ALERTS = "/api/v1/alerts"
 BLOCK = 64 * 1024
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 STATUSES = {LimitRequestLine: 414, LimitRequestHeaders: 431, NoMoreData: 431}
@@ -359,10 +359,15 @@ class FrontWorker(Worker):  # type: ignore[misc] # gunicorn has no types
         visit.request = request = next(RequestParser(self.cfg, visit.source(), visit.address))
         del visit.came[:end]
         visit.path = unquote(request.path)
-        visit.is_alert = visit.path.startswith(ALERTS)
-        named = dict(request.headers)
+        visit.is_alert = visit.path.startswith(API)
+        named: dict[str, str] = {}
+        for name, value in request.headers:  # as the app sees them
+            named[name] = f"{named[name]},{value}" if name in named else value
         visit.expects_continue = request.version >= (1, 1) and named.get("EXPECT", "").lower() == "100-continue"
-        visit.credential = sha256(f"{named.get('AUTHORIZATION')} {named.get('COOKIE')}".encode()).digest()
+        # An alert may wait for a row before the app knows whose it is: only its token counts, however that is written.
+        scheme, _, token = named.get("AUTHORIZATION", "").partition(" ")
+        shown = scheme.lower(), token.strip(), "" if visit.is_alert else named.get("COOKIE", "")
+        visit.credential = sha256("\n".join(shown).encode()).digest()
         # Who shows nothing yet goes by the address; a sender by the token, as nothing waits for one that is wrong.
         visit.who = visit.credential if visit.is_alert else self._address(visit, named)
         self._await(visit, State.BODY, BODY_SECONDS)

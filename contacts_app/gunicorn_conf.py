@@ -39,7 +39,7 @@ class worker_class(FrontWorker):
 
     def refusal(self, status: int, path: str) -> bytes:
         """Return the whole answer, in the shape that whoever asks at `path` reads."""
-        sentence = BUSY if status == 503 else TEXTS[status][1]
+        sentence = ". ".join(BUSY) if status == 503 else TEXTS[status][1]
         is_program = path.startswith(API)
         body = (json.dumps({"error": sentence}) if is_program else sentence).encode() + b"\n"
         told = {

@@ -5,8 +5,13 @@ from collections import Counter, deque
 from collections.abc import Hashable, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
+from werkzeug.exceptions import ServiceUnavailable
+
+from .errors import RETRY_SECONDS
+
 ALERT_PATIENCE = 2  # seconds that an alert waits for a thread
 PATIENCE = 30  # seconds that any other request does
+THREAD_PATIENCE = 0.2  # seconds that a thread waits which turns out to be more than the account may have
 
 
 ACCOUNT = "console.account"  # where the app finds, in the environment, a function to tell whose request it is
@@ -29,9 +34,12 @@ Request = TypeVar("Request", bound=Asking)
 
 
 def note_account(environ: Mapping[str, Any], account_id: int) -> None:
-    """Tell the server, if it asks for that, whose the request is; as early as the app knows it."""
-    if ACCOUNT in environ:
-        environ[ACCOUNT](account_id)
+    """Tell the server, if it asks for that, whose the request is; as early as the app knows it.
+
+    Raise ServiceUnavailable where the account has all its threads, which nobody could know when this one was given.
+    """
+    if ACCOUNT in environ and not environ[ACCOUNT](account_id):
+        raise ServiceUnavailable(retry_after=RETRY_SECONDS)
 
 
 class Places(Generic[Request]):
@@ -49,7 +57,9 @@ class Places(Generic[Request]):
         self._running: set[Request] = set()
         self._held: Counter[Hashable] = Counter()
         self._held_by_alerts: Counter[Hashable] = Counter()
-        self._change = threading.Condition()
+        lock = threading.Lock()
+        self._change = threading.Condition(lock)  # of what waits or is held
+        self._fewer = threading.Condition(lock)  # are held
 
     def add(self, request: Request) -> None:
         """Have a request wait for a thread."""
@@ -70,11 +80,15 @@ class Places(Generic[Request]):
             self._hold(request, 1)
             return request
 
-    def recognise(self, request: Request, who: Hashable) -> None:
-        """Note whose a request is that a thread works for, and with it all that show the same."""
+    def recognise(self, request: Request, who: Hashable) -> bool:
+        """Note whose a request is that a thread works for, and with it all that show the same.
+
+        Tell whether it may go on: who shows something new with each request has no more threads than others. Alerts go
+        on in any case, as not all senders try again, and leave a thread to the pages anyway.
+        """
         with self._change:
             if self.known.get(request.credential) == who == request.who:
-                return
+                return True
             if len(self.known) >= MOST_KNOWN:
                 self.known.clear()
             self.known[request.credential] = who
@@ -86,6 +100,7 @@ class Places(Generic[Request]):
                 self._remove(waiting)
                 self._add(waiting)
             self._change.notify_all()  # those whom it was counted with before may be let in now
+            return request.is_alert or self._fewer.wait_for(lambda: self._held[who] <= self.of_one, THREAD_PATIENCE)
 
     def give_back(self, request: Request) -> None:
         """Have the place of a request that has been answered taken by the next."""
@@ -94,6 +109,7 @@ class Places(Generic[Request]):
             self._hold(request, -1)
             # What was not let in before may be now, and whoever gave this back takes only one.
             self._change.notify()
+            self._fewer.notify_all()
 
     def _hold(self, request: Request, number: int) -> None:
         for held in (self._held, self._held_by_alerts)[: 1 + request.is_alert]:

@@ -22,6 +22,7 @@ from flask import Flask
 from contacts_app import front
 from contacts_app.alerts.api import MOST_BYTES
 from contacts_app.config import PROJECT
+from contacts_app.errors import API
 from contacts_app.places import ALERT_PATIENCE
 from tests.alerts.test_api import add_integration
 from tests.conftest import CSRF_SECRET, PASSWORD, Team, answers, free_port, wait_for
@@ -240,13 +241,13 @@ def test_an_answer_that_is_taken_slowly_comes_whole(port: int) -> None:
 def test_the_front_takes_as_much_as_the_app_does(app: Flask) -> None:
     """A body that is longer than the front lets in would reach the app cut off."""
     assert front.ALERT_BYTES == MOST_BYTES
-    assert any(rule.rule.startswith(front.ALERTS) for rule in app.url_map.iter_rules())
+    assert any(rule.rule.startswith(API) for rule in app.url_map.iter_rules())
 
 
-def alert(port: int, token: str) -> tuple[int, str, float]:
+def alert(port: int, token: str, path: str = "/api/v1/alerts") -> tuple[int, str, float]:
     """Post an alert as no other is."""
     body = json.dumps({"title": f"Disk {next(_numbers)} is full"}).encode()
-    return ask(port, "POST", "/api/v1/alerts", body, Authorization=f"Bearer {token}", Content_Type="application/json")
+    return ask(port, "POST", path, body, Authorization=f"Bearer {token}", Content_Type="application/json")
 
 
 def post(port: int, path: str, cookie: str, **fields: object) -> tuple[int, str, float]:
@@ -328,6 +329,64 @@ def test_pages_of_a_team_that_wait_for_a_locked_row_leave_a_thread_to_another_te
             assert (status, seconds < 1) == (202, True), text
     for deleter in deleters:
         deleter.join()
+
+
+def test_who_shows_something_new_with_each_request_gets_no_more_threads(
+    settings: dict[str, str], team: Team, other_team: Team, database_url: str
+) -> None:
+    """Neither with cookies of their own making, nor with a token that is written in another way, nor at other pages."""
+    ids = [team.add(f"Ann {number}") for number in range(16)]
+    mine, others = (add_integration(each, add_group(each, "Night")) for each in (team, other_team))
+    answers: list[tuple[int, str, float]] = []
+    form = {"csrf_token": team.csrf_token}
+    with served(settings) as (port, _):
+        list_of(other_team, port)
+        with locked(database_url, "SELECT FROM contacts WHERE account_id = %s FOR UPDATE", team.account_id) as waiting:
+            numbers = iter(ids)
+
+            def remove() -> None:
+                cookie, identity = f"{team.cookie}; other={next(_numbers)}", next(numbers)
+                answers.append(post(port, "/contacts/delete", cookie, **form, id=identity))
+
+            deleters = at_once(16, remove)
+            wait_for(lambda: waiting() >= 3, what="pages that wait")
+            for _ in range(5):
+                assert list_of(other_team, port) < 1
+                status, text, seconds = alert(port, others)
+                assert (status, seconds < 1) == (202, True), text
+        for deleter in deleters:
+            deleter.join()
+        assert {status for status, _, _ in answers} == {303, 503}
+        assert all("too much to do" in text for status, text, _ in answers if status == 503)
+        query = "SELECT FROM integrations WHERE account_id = %s FOR UPDATE"
+        with locked(database_url, query, team.account_id) as waiting:
+            spaces = count(1)
+            senders = at_once(
+                16, lambda: alert(port, " " * next(spaces) + mine, f"/api/v1/{'alerts' * (next(spaces) % 2)}")
+            )
+            wait_for(lambda: waiting() >= 2, what="alerts that wait")
+            for _ in range(5):
+                assert list_of(other_team, port) < 1
+                status, text, seconds = alert(port, others)
+                assert (status, seconds < 1) == (202, True), text
+        for sender in senders:
+            sender.join()
+
+
+def test_nobody_has_strangers_counted_as_their_account(settings: dict[str, str], team: Team, database_url: str) -> None:
+    ids = [team.add(f"Ann {number}") for number in range(8)]
+    cookies = f"Cookie: console={team.cookie}; a=\r\nCookie: None\r\n".encode()
+    with served(settings) as (port, _):
+        with visitor(port, b"GET /contacts HTTP/1.0\r\nHost: x\r\n" + cookies + b"\r\n") as sock:
+            assert b"Contact Management" in read_all(sock)
+        with locked(database_url, "SELECT FROM contacts WHERE account_id = %s FOR UPDATE", team.account_id) as waiting:
+            numbers = iter(ids)
+            deleters = at_once(8, lambda: delete(port, team, next(numbers)))
+            wait_for(lambda: waiting() >= 3, what="pages that wait")
+            status, _, seconds = ask(port, "GET", "/logon")
+            assert (status, seconds < 1) == (200, True)
+        for deleter in deleters:
+            deleter.join()
 
 
 def test_log_ons_of_a_user_whose_row_is_locked_keep_nobody_else_from_logging_on(

@@ -97,6 +97,23 @@ def test_once_it_is_known_whose_a_request_is_whoever_shares_its_address_is_let_i
     wait_for(lambda: taken == [second], seconds=5)
 
 
+def test_who_shows_something_new_each_time_waits_for_a_thread_of_the_account_and_does_not_get_the_last() -> None:
+    places: Places[Asked] = Places(2)
+    for who in ("here", "there"):
+        places.add(Asked(who, credential=who.encode()))
+    first, second = places.take(), places.take()
+    assert places.recognise(first, 7)
+    assert not places.recognise(second, 7)
+    places.give_back(second)
+    places.add(second := Asked("elsewhere", credential=b"another"))
+    assert places.take() is second
+    threading.Timer(0.05, places.give_back, [first]).start()
+    assert places.recognise(second, 7)
+    places.add(alert := Asked("by itself", credential=b"a token", is_alert=True))
+    assert places.take() is alert
+    assert places.recognise(alert, 7)  # not all who send one try again
+
+
 def test_who_has_waited_for_too_long_is_named_once_and_gone() -> None:
     places: Places[Asked] = Places(1)
     page, alert = Asked("one", since=100.0), Asked("one", is_alert=True, since=100.0)

@@ -11,7 +11,7 @@ from flask import Blueprint, Flask, Request, abort, current_app, flash, g, reque
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from flask.typing import ResponseReturnValue
 from itsdangerous import BadSignature
-from werkzeug.exceptions import TooManyRequests
+from werkzeug.exceptions import ServiceUnavailable, TooManyRequests
 
 from .. import htmx
 from ..config import StartError, current_settings
@@ -84,8 +84,9 @@ def visitor_to_show() -> Visitor | None:
     """Return who sends this request, also on the page that says that the database is away."""
     try:
         return visitor_or_none()
-    except (sa.exc.SQLAlchemyError, StartError):
-        return None
+    except (sa.exc.SQLAlchemyError, StartError, ServiceUnavailable):
+        found: Visitor | None = g.visitor  # where the console is busy
+        return found
 
 
 def visitor() -> Visitor:
