@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 SLOW_SECONDS = 0.5  # at work on one claim, after which another thread is started in its place
-MOST_THREADS = 48  # of a channel: with four for each account, eleven accounts may hang at once
+MOST_THREADS = 48  # of a channel: so many accounts but one may hang at once
 
 
 class Lane:
@@ -14,7 +14,8 @@ class Lane:
 
     An account may hold `share` threads, and one more than that are kept that are not slow: while some wait for a
     counterpart that hangs, which takes a socket and no connection to the database, others are started, and end when
-    they idle.
+    they idle. Who holds none comes before those that do; and the last free thread is for none of those that have a
+    slow one, so that there is one for whoever comes next.
     """
 
     def __init__(self, share: int, work: Callable[[float], None]) -> None:
@@ -29,15 +30,20 @@ class Lane:
         self._changing = threading.Lock()
 
     def busy(self) -> list[int]:
-        """Return the accounts that hold a thread."""
+        """Return the accounts that other threads work for."""
         with self._changing:
-            return sorted({account_id for account_id, _ in self._held.values()})
+            return sorted({account_id for account_id, _ in self._others()})
 
     def full(self) -> list[int]:
-        """Return the accounts that may hold no more threads."""
+        """Return the accounts that may not be given this thread."""
+        since = time.monotonic() - SLOW_SECONDS
         with self._changing:
-            counts = Counter(account_id for account_id, _ in self._held.values())
-        return sorted(account_id for account_id, count in counts.items() if count >= self.share)
+            others = self._others()
+            is_last = len(self.threads) - len(others) <= 1
+        counts = Counter(account_id for account_id, _ in others)
+        full = {account_id for account_id, count in counts.items() if count >= self.share}
+        slow = {account_id for account_id, began in others if began < since}
+        return sorted(full | slow if is_last else full)
 
     def hold(self, account_id: int) -> None:
         """Note that this thread works for the account from now on."""
@@ -73,6 +79,9 @@ class Lane:
             threads = list(self.threads)
         for thread in threads:
             thread.join()
+
+    def _others(self) -> list[tuple[int, float]]:
+        return [held for thread, held in self._held.items() if thread != threading.get_ident()]
 
     def _wanted(self) -> int:
         since = time.monotonic() - SLOW_SECONDS

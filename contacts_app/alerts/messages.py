@@ -23,13 +23,24 @@ BATCH = {"sms": 10, "email": 20}  # messages
 MOST_DIGESTS = 2  # in one claim, which holds the locks of all that goes into them
 LOOKED_AT = 100  # due deliveries, many of which may be for the same few contacts
 # One account's flood must not keep the others waiting: each claim is for one account, the next after the one that was
-# served last, and found by one look into the index, however many accounts wait.
+# served last, and found by one look into the index, and one more for each that is passed over, however many wait.
 _DUE = "channel = :channel AND state IN ('queued', 'sending') AND next_attempt_at <= now() AND cancelled_by IS NULL"
+_AFTER = f"""
+    SELECT account_id FROM deliveries WHERE {_DUE} AND account_id > {{}} ORDER BY account_id LIMIT 1
+"""  # nosec B608
 _next = sa.text(f"""
-    WITH next AS (
+    WITH RECURSIVE later AS (
+        SELECT ({_AFTER.format(":turn")}) AS turn
+        UNION ALL
+        SELECT ({_AFTER.format("later.turn")}) FROM later WHERE turn = ANY (CAST(:passed_over AS bigint[]))
+    ), first AS (
+        SELECT ({_AFTER.format("0")}) AS turn
+        UNION ALL
+        SELECT ({_AFTER.format("first.turn")}) FROM first WHERE turn = ANY (CAST(:passed_over AS bigint[]))
+    ), next AS (
         SELECT coalesce(
-            (SELECT account_id FROM deliveries WHERE {_DUE} AND account_id > :turn ORDER BY account_id LIMIT 1),
-            (SELECT account_id FROM deliveries WHERE {_DUE} ORDER BY account_id LIMIT 1)) AS turn
+            (SELECT turn FROM later WHERE turn <> ALL (CAST(:passed_over AS bigint[]))),
+            (SELECT turn FROM first WHERE turn <> ALL (CAST(:passed_over AS bigint[])))) AS turn
     ), due AS (
         SELECT contact_id, next_attempt_at FROM deliveries
         WHERE {_DUE} AND account_id = (SELECT turn FROM next) ORDER BY next_attempt_at LIMIT {LOOKED_AT}
@@ -113,16 +124,17 @@ class Claims(NamedTuple):
     is_busy: bool
 
 
-def claim(channel: str, turn: int, settings: Settings, full: Collection[int] = ()) -> Claims:
-    """Claim what is due for the account after `turn`, and commit.
+def claim(channel: str, turn: int, settings: Settings, passed_over: Collection[int] = ()) -> Claims:
+    """Claim what is due for the account after `turn` that is not in `passed_over`, and commit.
 
     What has no room waits, what something newer overtakes has ended; `turn` is None if nothing is due. Where somebody
-    holds a lock that this needs, the account is passed over, and so are those in `full`.
+    holds a lock that this needs, nothing is claimed of the account.
     """
     limit_lock_waits()
-    candidates = db.session.execute(_next, {"channel": channel, "turn": turn}).all()
+    values = {"channel": channel, "turn": turn, "passed_over": list(passed_over)}
+    candidates = db.session.execute(_next, values).all()
     account_id = candidates[0].turn
-    if account_id is None or account_id in full:
+    if account_id is None:
         db.session.commit()
         return Claims(account_id, [], False)
     ids = [row.contact_id for row in candidates if row.contact_id is not None]

@@ -191,20 +191,23 @@ class Worker:
         return bool(claims)
 
     def _claim(self, channel: str) -> Sequence[Claimed]:
-        """Claim what is due for the account whose turn it is, a few at a time."""
-        lane, turns = self.lanes[channel], 0
+        """Claim what is due for the account whose turn it is, a few at a time: first of those that hold no thread."""
+        lane = self.lanes[channel]
         with lane.claiming:
-            full = lane.full()
-            while turns < MOST_TURNS + len(full) and not self.stopping.is_set():
-                found = messages.claim(channel, lane.turn, self.settings, full)
-                lane.turn = found.turn or 0
-                if found.claimed:
-                    lane.hold(found.claimed[0].account_id)
-                if found.claimed or found.turn is None:
-                    return found.claimed
-                # Of an account of which all has to wait there may be more; else another one has claimed it at this
-                # moment, or it holds all threads that it may.
-                turns += not found.is_busy
+            busy, full = lane.busy(), lane.full()
+            for passed_over in (busy, full) if busy != full else (full,):
+                turns = 0
+                while turns < MOST_TURNS and not self.stopping.is_set():
+                    found = messages.claim(channel, lane.turn, self.settings, passed_over)
+                    if found.turn is None:
+                        break
+                    lane.turn = found.turn
+                    if found.claimed:
+                        lane.hold(found.turn)
+                        return found.claimed
+                    # Of an account of which all has to wait there may be more; else another one has claimed it at this
+                    # moment.
+                    turns += not found.is_busy
         return []
 
     def _step_robot(self, channel: str, senders: Senders) -> bool:

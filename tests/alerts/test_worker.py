@@ -171,8 +171,11 @@ class Courier:
 
     def step(self, channel: str) -> bool:
         step = self.worker._step_robot if channel == "dingtalk" else self.worker._step
-        with self.app.app_context():
-            return step(channel, self.senders)
+        try:
+            with self.app.app_context():
+                return step(channel, self.senders)
+        finally:
+            self.worker.lanes[channel].let_go()
 
     def deliver(self) -> None:
         """Deliver until nothing is due."""
