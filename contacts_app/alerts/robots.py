@@ -1,5 +1,6 @@
 """Claim the messages that wait for a DingTalk robot, and send them: bundled where its limit is near."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import partial
@@ -20,7 +21,9 @@ from .senders import Senders, guarded
 ROBOT_LIMIT, ROBOT_WINDOW = 20, timedelta(minutes=1)
 LOCKED_PAUSE = timedelta(seconds=0.5)
 UNREADABLE = "The robot's address cannot be read, because ENCRYPTION_KEYS of this worker lacks its key."
-MANY_SECRETS = "So many contacts have a wrong secret for this robot that its limit is reached. Enter the right one."
+MOST_SECRETS = 5  # that are tried for one message at once: what is refused counts against the robot's limit
+NOT_TRIED_SECONDS = 15  # after which others are tried: a robot's limit takes no more
+NOT_TRIED = "The secret of this contact was not tried yet: {} of other contacts were refused before it. Correct those."
 # An account for which nothing is being sent comes before those for which something is.
 _claim_robot = sa.text("""
     WITH idle AS (
@@ -42,9 +45,9 @@ _lock_robot = sa.text("SELECT 1 FROM robots WHERE account_id = :account_id AND u
 # LATERAL has each contact's part read by its index: from the statistics, which know of an empty queue, PostgreSQL would
 # rather read the whole queue for each of them. What went together once comes first, and whole.
 _waiting_for_robot = sa.text(f"""
-    SELECT deliveries.account_id, alert_id, contact_id, attempts, message, asked_at,
+    SELECT deliveries.account_id, alert_id, deliveries.contact_id, attempts, message, asked_at,
         extract(epoch FROM {GIVE_UP_AT} - now())::float AS seconds_left,
-        dingtalk_url_encrypted, dingtalk_secret_encrypted, dingtalk_keyword, {TOLD}
+        dingtalk_url_encrypted, dingtalk_secret_encrypted, dingtalk_keyword, worked_at, failing_since, {TOLD}
     FROM contacts
     CROSS JOIN LATERAL (
         SELECT * FROM deliveries
@@ -55,8 +58,11 @@ _waiting_for_robot = sa.text(f"""
         FOR UPDATE SKIP LOCKED
     ) AS deliveries
     JOIN alerts ON (alerts.account_id, alerts.id) = (deliveries.account_id, alert_id)
+    LEFT JOIN channel_states
+        ON (channel_states.account_id, channel_states.contact_id, channel_states.channel)
+        = (contacts.account_id, contacts.id, 'dingtalk')
     WHERE contacts.account_id = :account_id AND dingtalk_url_hash = :url_hash
-    ORDER BY message, alert_id, contact_id
+    ORDER BY message, alert_id, deliveries.contact_id
 """)  # nosec B608
 _claim_for_robot = sa.text(f"""
     UPDATE deliveries SET state = 'sending', attempts = attempts + 1, message = :message, give_up_at = {GIVE_UP_AT},
@@ -93,6 +99,7 @@ class Bundle(NamedTuple):
     claimed: Sequence[Claimed]
     url: str | None
     secrets: Sequence[str | None]  # as each of the contacts has it
+    tries: Sequence[str | None]  # the secrets, the one that is most likely right first
     keyword: str | None
     room: int  # messages that the robot takes within this minute
 
@@ -130,6 +137,7 @@ def claim(settings: Settings, busy: Sequence[int] = (), full: Sequence[int] = ()
     db.session.execute(_claim_for_robot, robot | ids | {"message": message, "lease": lease})
     db.session.commit()
     claims = [claimed_from(row, settings, lease) for row in chosen]
+    secrets = [_secret(row) for row in chosen]
     return Bundle(
         robot=robot,
         message=message,
@@ -137,7 +145,8 @@ def claim(settings: Settings, busy: Sequence[int] = (), full: Sequence[int] = ()
             one._replace(told=order.with_words(one.told, words.get((one.alert_id, one.contact_id)))) for one in claims
         ],
         url=next(filter(None, map(_url, chosen)), None),
-        secrets=[_secret(row) for row in chosen],
+        secrets=secrets,
+        tries=_most_likely_first(secrets, chosen),
         keyword=" ".join(dict.fromkeys(row.dingtalk_keyword for row in chosen if row.dingtalk_keyword)) or None,
         room=ROBOT_LIMIT - len(recent),
     )
@@ -148,13 +157,12 @@ def send(bundle: Bundle, settings: Settings, senders: Senders) -> list[Result]:
     alerts = list({one.told.id: one.told for one in bundle.claimed}.values())
     mobiles = list(dict.fromkeys(one.mobile for one in bundle.claimed if one.mobile))
     # The members may know the robot's secret differently: one who is wrong must not silence it for all.
-    known: list[str | None] = [*dict.fromkeys(filter(None, bundle.secrets))]
     outcomes: dict[str | None, Outcome] = {}
     outcome = Outcome("later", UNREADABLE)
     posts, untried = 0, None
-    for secret in (known or [None]) if bundle.url else ():
-        if posts >= bundle.room:  # what is refused for its secret counts against the limit, too
-            untried = Outcome("later", MANY_SECRETS)
+    for secret in (bundle.tries or [None]) if bundle.url else ():
+        if posts >= min(bundle.room, MOST_SECRETS):
+            untried = Outcome("later", NOT_TRIED.format(posts), wait=NOT_TRIED_SECONDS)
             break
         send = partial(dingtalk.send, senders.session, settings, str(bundle.url), secret, bundle.keyword)
         tried = guarded(partial(send, alerts, mobiles, str(bundle.message), bundle.room > posts + 1))
@@ -223,6 +231,16 @@ def _halves(alert_ids: Sequence[int]) -> dict[int, UUID]:
     """
     (first, second), middle = sorted((uuid4(), uuid4())), len(alert_ids) // 2  # older news goes first
     return {identity: first if place < middle else second for place, identity in enumerate(alert_ids)}
+
+
+def _most_likely_first(secrets: Sequence[str | None], rows: Sequence[Any]) -> Sequence[str]:
+    """Return the different secrets of the rows: what worked last, what most contacts have, what is known to fail."""
+    worked: dict[str, list[float]] = defaultdict(list)
+    for secret, row in zip(secrets, rows, strict=True):
+        if secret:
+            fails = row.failing_since is not None
+            worked[secret].append(-1 if fails else row.worked_at.timestamp() if row.worked_at else 0)
+    return sorted(worked, key=lambda secret: (-max(worked[secret]), -len(worked[secret])))
 
 
 def _url(row: Any) -> str | None:

@@ -416,21 +416,44 @@ def test_an_address_that_was_changed_while_it_was_tried_is_not_judged_by_that(
     assert channel_state(team, "sms") is None
 
 
-def test_secrets_that_are_refused_count_against_the_limit_of_a_robot(
+def test_of_many_wrong_secrets_few_are_tried_at_once_and_count_against_the_limit_of_a_robot(
     team: Team, courier: Courier, chat: Robots
 ) -> None:
-    url = chat.add("token-of-robot-1", SECRET)
-    for number in range(25):
+    url, most = chat.add("token-of-robot-1", SECRET), robots.MOST_SECRETS
+    for number in range(2 * most + 2):
         team.add(dingtalk_url=url, dingtalk_secret=f"SEC{number:032}")
     team.add(dingtalk_url=url, dingtalk_secret=SECRET)
     tell(team)
+    for times in (1, 2):
+        courier.deliver()
+        assert chat.requests == times * most == len(select(team, "SELECT unnest(sent_at) FROM robots"))
+        states = Counter(row["state"] for row in deliveries(team))
+        assert states == {"failed": times * most, "queued": 3 + (2 - times) * most}
+        waiting = [row for row in deliveries(team) if row["state"] == "queued"]
+        assert {row["answer"] for row in waiting} == {robots.NOT_TRIED.format(most)}
+        assert all(row["wait"] > 10 for row in waiting)
+        sent_at = select(team, "SELECT sent_at FROM robots")[0]["sent_at"]
+        make_due(team)
+        team.sql.execute("UPDATE robots SET sent_at = %s", [sent_at])
     courier.deliver()
-    assert chat.requests == ROBOT_LIMIT == len(select(team, "SELECT unnest(sent_at) FROM robots"))
-    assert Counter(row["state"] for row in deliveries(team)) == {"failed": ROBOT_LIMIT, "queued": 6}
-    make_due(team)
-    courier.deliver()
-    assert Counter(row["state"] for row in deliveries(team)) == {"failed": ROBOT_LIMIT, "sent": 6}
+    assert Counter(row["state"] for row in deliveries(team)) == {"failed": 2 * most, "sent": 3}
     assert len(chat.messages) == 1
+    assert chat.requests == 2 * most + 3 == len(select(team, "SELECT unnest(sent_at) FROM robots"))
+    before = chat.requests
+    tell(team, title="Another")  # now it is known which one works
+    courier.deliver()
+    assert (chat.requests, len(chat.messages)) == (before + 1, 2)
+
+
+def test_the_secret_that_most_contacts_of_a_robot_have_is_tried_first(
+    team: Team, courier: Courier, chat: Robots
+) -> None:
+    url = chat.add("token-of-robot-1", SECRET)
+    for secret in (*(f"SEC{number:032}" for number in range(6)), SECRET, SECRET):
+        team.add(dingtalk_url=url, dingtalk_secret=secret)
+    tell(team)
+    courier.deliver()
+    assert (chat.requests, len(chat.messages)) == (1, 1)
 
 
 def test_who_got_only_the_headline_is_known_and_a_refused_text_is_no_fault_of_the_channel(
