@@ -114,8 +114,9 @@ class Body:
         if not self.is_chunked:
             return self.size - self.taken if len(came) >= self.size - self.taken else None
         while (line_end := came.find(b"\r\n", self.at, self.at + CHUNK_LINE_BYTES)) >= 0:
-            line = re.fullmatch(rb"([0-9A-Fa-f]{1,8})[ \t]*(;.*)?", came[self.at : line_end])
-            if line is None or self.chunks == CHUNKS:
+            line = re.fullmatch(rb"([0-9A-Fa-f]{1,8})([ \t]*;[^\r\n]*)?", came[self.at : line_end])
+            is_ended = self.chunks == 0 or came[self.at - 2 : self.at] == b"\r\n"  # the chunk before
+            if line is None or not is_ended or self.chunks == CHUNKS:
                 raise InvalidChunkSize(b"")
             size = int(line[1], 16)
             if not size:

@@ -44,7 +44,17 @@ BEGINNINGS = {
 }
 VISITORS = 200
 _numbers = count(1)
-CHUNKS = b"Transfer-Encoding: chunked\r\n\r\n1;a=b\r\nx\r\n0C\r\nGET / HTTP/1\r\n0\r\nT: x\r\n\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+CHUNKS = CHUNKED + b"1;a=b\r\nx\r\n0C\r\nGET / HTTP/1\r\n0\r\nT: x\r\n\r\n"
+# Where two would see the next request at different places.
+NO_CHUNKS = [
+    b"1\r\nxXX0\r\n\r\n",
+    b"1;a\rb\r\nx\r\n0\r\n\r\n",
+    b"1;a\nb\r\nx\r\n0\r\n\r\n",
+    b"1 \r\nx\r\n0\r\n\r\n",
+    b"+1\r\nx\r\n0\r\n\r\n",
+    b"0x1\r\nx\r\n0\r\n\r\n",
+]
 
 
 def visitor(port: int, beginning: bytes = b"", source: str = "127.0.0.1") -> socket.socket:
@@ -188,6 +198,7 @@ def test_bodies_that_do_not_end_are_held_only_so_far(settings: dict[str, str], t
         (ALERT + b"x\r\nContent-Length: %d\r\n\r\n" % (MOST_BYTES + 1) + b" " * 5000, [401]),
         (ALERT + b"x\r\nContent-Length: 2\r\n\r\n{}" + LOGON + b"\r\n", [401, 200]),
         (b"POST /logon HTTP/1.1\r\nHost: x\r\n" + FORM + CHUNKS + LOGON + b"\r\n", [411, 200]),
+        *((ALERT + b"x\r\n" + CHUNKED + chunks + LOGON + b"\r\n", [400]) for chunks in NO_CHUNKS),
         (b"GET /" + b"a" * 70000, [414]),
         (LOGON + b"X: " + b"a" * 70000, [431]),
         (b"\r\n\r\n", [400]),
