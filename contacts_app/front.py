@@ -106,7 +106,8 @@ class Body:
     def is_too_long(self, came: bytearray) -> bool:
         """Tell whether it has more bytes than the console takes, as soon as enough have come to show how it begins."""
         if self.is_chunked:
-            return self.size - max(0, self.at - len(came)) > self.most
+            # By as much as the app reads at once: it would take what stops within that for chunks that end too early.
+            return self.size - max(0, self.at - len(came)) > self.most + BLOCK
         return self.size > self.most and len(came) >= BEGINNING_BYTES
 
     def end(self, came: bytearray) -> int | None:

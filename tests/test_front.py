@@ -232,6 +232,16 @@ def test_a_sender_that_asks_first_is_told_to_go_on(port: int, team: Team) -> Non
         assert sock.recv(1000).startswith(b"HTTP/1.1 202 ")
 
 
+@pytest.mark.parametrize("beyond", [1, 1000, 9 * 65536])
+def test_a_body_in_chunks_that_is_too_long_is_refused_for_that(port: int, team: Team, beyond: int) -> None:
+    token = add_integration(team, add_group(team, "Night"))
+    pieces = [b" " * 50_000] * ((MOST_BYTES + beyond) // 50_000) + [b" " * ((MOST_BYTES + beyond) % 50_000)]
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
+    with visitor(port, ALERT + token.encode() + b"\r\n" + CHUNKED) as sock:
+        sock.sendall(chunks + b"0\r\n\r\n")
+        assert sock.recv(12) == b"HTTP/1.1 413"
+
+
 def test_a_connection_is_kept_for_the_next_request_and_closed_when_none_comes(port: int) -> None:
     with visitor(port, LOGON + b"\r\n") as sock:
         assert b"Connection: keep-alive\r\n" in sock.recv(400)
