@@ -22,6 +22,7 @@ from enum import Enum
 from functools import partial
 from hashlib import sha256
 from http import HTTPStatus
+from ipaddress import IPv6Network, ip_address
 from typing import Any
 from urllib.parse import unquote
 
@@ -65,7 +66,7 @@ class Visit:
 
     def __init__(self, sock: socket.socket, address: Any, server: Any) -> None:
         self.sock, self.address, self.server = sock, address, server
-        self.host: str = address[0] if isinstance(address, tuple) else ""
+        self.host = one_visitors(address[0]) if isinstance(address, tuple) else ""
         self.state, self.since, self.ends, self.events = State.HEAD, 0.0, 0.0, 0
         self.came = bytearray()
         self.answer, self.sent = b"", 0
@@ -91,6 +92,15 @@ class Visit:
         """Give the parser what has come, as it asks."""
         while self.pieces:
             yield self.pieces.popleft()
+
+
+def one_visitors(address: str) -> str:
+    """Return all that whoever has this address can be expected to have: of IPv6 its network of 64 bits."""
+    with suppress(ValueError):
+        ip = ip_address(address)
+        if ip.version == 6 and ip.ipv4_mapped is None:
+            return str(IPv6Network((int(ip), 64), strict=False))
+    return address
 
 
 class Body:
@@ -377,7 +387,7 @@ class FrontWorker(Worker):  # type: ignore[misc] # gunicorn has no types
 
     def _address(self, visit: Visit, named: dict[str, str]) -> str:
         forwarded = named.get("X-FORWARDED-FOR", "").split(",")
-        return forwarded[-self.proxies].strip() if 0 < self.proxies <= len(forwarded) else visit.host
+        return one_visitors(forwarded[-self.proxies].strip()) if 0 < self.proxies <= len(forwarded) else visit.host
 
     def _refuse(self, visit: Visit, status: int) -> None:
         self.refused[status] += 1

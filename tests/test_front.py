@@ -232,6 +232,13 @@ def test_a_sender_that_asks_first_is_told_to_go_on(port: int, team: Team) -> Non
         assert sock.recv(1000).startswith(b"HTTP/1.1 202 ")
 
 
+def test_whoever_has_a_network_of_ipv6_addresses_counts_as_one() -> None:
+    mine = {front.Visit(None, (f"2001:db8:0:1:{number:x}::1", 9, 0, 0), None).host for number in range(1, 99)}
+    assert mine == {"2001:db8:0:1::/64"}
+    kept = ["192.0.2.1", "192.0.2.2", "::ffff:192.0.2.1", "::ffff:192.0.2.2", "unknown", ""]
+    assert [front.one_visitors(address) for address in kept] == kept
+
+
 @pytest.mark.parametrize("beyond", [1, 1000, 9 * 65536])
 def test_a_body_in_chunks_that_is_too_long_is_refused_for_that(port: int, team: Team, beyond: int) -> None:
     token = add_integration(team, add_group(team, "Night"))
