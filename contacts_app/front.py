@@ -169,6 +169,9 @@ class FrontWorker(Worker):  # type: ignore[misc] # gunicorn has no types
         if cfg.is_ssl:
             log.error("The console speaks no TLS. Put a reverse proxy that does before it.")
             sys.exit(4)
+        if cfg.proxy_protocol != "off":  # each request would bring an address of its own
+            log.error("The console takes no PROXY protocol. Have the proxy send X-Forwarded-For, and set PROXY_COUNT.")
+            sys.exit(4)
 
     def refusal(self, status: int, path: str) -> bytes:
         """Return the whole answer to what never reaches the app."""

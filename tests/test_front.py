@@ -239,6 +239,19 @@ def test_whoever_has_a_network_of_ipv6_addresses_counts_as_one() -> None:
     assert [front.one_visitors(address) for address in kept] == kept
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [(["--proxy-protocol", "auto"], "no PROXY protocol"), (["--certfile", "README.md"], "no TLS")],
+)
+def test_what_the_front_does_not_speak_is_refused_at_the_start(
+    settings: dict[str, str], arguments: list[str], sentence: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A second request of a visitor could begin with an address of its own choice."""
+    with served(settings, *arguments) as (_, process):
+        assert process.wait(20) == 4
+    assert sentence in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("beyond", [1, 1000, 9 * 65536])
 def test_a_body_in_chunks_that_is_too_long_is_refused_for_that(port: int, team: Team, beyond: int) -> None:
     token = add_integration(team, add_group(team, "Night"))
