@@ -43,7 +43,9 @@ def ports(app: Flask, settings: dict[str, str], authority: Authority) -> Iterato
     ports = {"80": free_port(), "443": free_port()}
     environ = os.environ | settings | {"PORT": str(ports["443"]), "HOST": "127.0.0.1", "HTTPS": "1"}
     command = [sys.executable, "-m", "gunicorn", "--config", "python:contacts_app.gunicorn_conf"]
-    command += ["--certfile", str(authority.certificate), "--keyfile", str(authority.key), "wsgi:app"]
+    # In production a proxy ends TLS, which the console's own worker does not speak.
+    command += ["--worker-class", "gthread", "--certfile", str(authority.certificate), "--keyfile", str(authority.key)]
+    command += ["wsgi:app"]
     log = authority.path.with_name("gunicorn.log")
     process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=log.open("w"))
     plain = HTTPServer(("127.0.0.1", ports["80"]), ToHttps)
