@@ -354,6 +354,12 @@ SETTINGS = {
 }
 
 
+def rows_read(node: dict[str, Any]) -> float:
+    """Return how many rows a step has looked at, those that it threw away included."""
+    removed = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Join Filter", 0)
+    return float((node["Actual Rows"] + removed) * node["Actual Loops"])
+
+
 def faults(plans: Iterable[Plan], connection: psycopg.Connection) -> list[str]:
     """Say which plans read more than one account's rows: a whole table, or an index that is not searched by account.
 

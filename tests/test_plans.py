@@ -8,9 +8,34 @@ from contacts_app.alerts import housekeeping
 from contacts_app.config import StartError
 from contacts_app.contacts.models import Contact
 from contacts_app.db import db
-from tests.growth import CHANNELS_SET_UP, CONTACTS, PEOPLE, WORKERS, Act, Explainer, Team, administrator, faults, fill
+from tests.growth import (
+    CHANNELS_SET_UP,
+    CONTACTS,
+    PEOPLE,
+    WORKERS,
+    Act,
+    Explainer,
+    Team,
+    administrator,
+    faults,
+    fill,
+    rows_read,
+)
 
 ACCOUNTS = 1_200  # more than MOST_ROWS
+# 150,000 messages of the first account, which wait.
+FLOOD = """
+    INSERT INTO alerts (account_id, id, kind, source, integration_id, integration_name, addressee, title, text,
+        severity, status, key)
+    SELECT 1, 1000 + n, 'alert', 'Alertmanager', 1, 'Alertmanager', 'Group 1', 'Flood ' || n, '', 'critical',
+        'firing', 'key-' || n % 100
+    FROM generate_series(1, 500) AS n;
+    INSERT INTO deliveries (account_id, alert_id, contact_id, channel, contact_name)
+    SELECT 1, 1000 + n, contact_id, channel, 'Contact'
+    FROM generate_series(1, 500) AS n, generate_series(1, 100) AS contact_id,
+        unnest(ARRAY['sms', 'email', 'dingtalk']) AS channel;
+    UPDATE robots SET due_at = now();
+"""
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +131,35 @@ def test_a_page_is_as_cheap_before_the_server_has_counted_its_rows(new_database,
     assert sum(step["Actual Rows"] for step in steps) > 500  # of 100 contacts, their groups and channels
     # At worst each row looks at what is known of all others, in memory.
     assert max(step["Actual Rows"] * step["Actual Loops"] for step in steps) <= CONTACTS**2
+
+
+def test_a_worker_reads_what_it_takes_of_a_flood_that_the_server_has_not_counted(new_database, data_dir) -> None:
+    """Of 150,000 messages two digests of 500 alerts are claimed and recorded; with statistics and without."""
+    url = new_database()
+    app = create_app({"DATABASE_URL": url, "DATA_DIR": str(data_dir), "SECRET_KEY": "k" * 40} | CHANNELS_SET_UP)
+    with app.app_context():
+        migrations.upgrade()
+    with psycopg.connect(administrator(url), autocommit=True) as connection:
+        for table in ("alerts", "deliveries", "send_windows", "sent_deliveries"):
+            connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
+        fill(connection, 1, 1)
+        connection.execute("ANALYZE deliveries")  # of a few
+        connection.execute(FLOOD)
+        plans = []
+        for _ in range(2):
+            for mode in ("force_generic_plan", "force_custom_plan"):
+                with Explainer(app, connection, mode) as explainer:
+                    for act in WORKERS[:3]:
+                        explainer.run(act, [Team(app, 1)])
+                plans += explainer.plans
+            connection.execute("ANALYZE")
+    with app.app_context():
+        db.engine.dispose()
+    assert [plan.statement for plan in plans if "INSERT INTO sent_deliveries" in plan.statement]
+    much = {
+        f"{plan.act}: {read:,.0f} rows in {node['Node Type']} of {' '.join(plan.statement.split())[:200]}"
+        for plan in plans
+        for node in plan.nodes()
+        if (read := rows_read(node)) > 10_000
+    }
+    assert much == set()

@@ -31,6 +31,11 @@ TOLD = """
     alerts.facts, alerts.integration_id, alerts.integration_name, alerts.key, contacts.mobile, contacts.email,
     contacts.id IS NOT NULL AS exists, now() AS now
 """
+# The start of a statement that updates the deliveries of one account and channel whose keys it is given, and joins them
+# by all four columns. Beside two constants PostgreSQL, which takes these for rare until it has counted the rows of a
+# flood, would read the whole queue and compare each row of it with each key: 15 s for 1,000 keys of 150,000 rows.
+# For the same reason what is locked by its key is looked up LATERAL.
+CHOSEN = "SELECT CAST(:account_id AS bigint) AS account_id, CAST(:channel AS text) AS channel, chosen.* FROM"
 # What was sent while its row was locked is ended when the lock is gone, and not sent again before.
 NOT_SENT = """NOT EXISTS (
     SELECT FROM sent_deliveries AS sent WHERE (sent.account_id, sent.alert_id, sent.contact_id, sent.channel)

@@ -56,15 +56,18 @@ _hold = sa.text("""
     UPDATE deliveries SET state = 'queued', is_held = true, next_attempt_at = held.until,
         give_up_at = CASE WHEN attempts = 0 THEN give_up_at ELSE give_up_at + (held.until - now()) END
     FROM (
-        SELECT deliveries.alert_id, deliveries.contact_id, until
+        SELECT due.*, until
         FROM unnest(CAST(:contact_ids AS bigint[]), CAST(:untils AS timestamptz[])) AS limits (contact_id, until)
-        JOIN deliveries ON account_id = :account_id AND deliveries.contact_id = limits.contact_id
-        WHERE channel = :channel AND state IN ('queued', 'sending') AND next_attempt_at <= now()
-            AND cancelled_by IS NULL
-        LIMIT :most FOR UPDATE OF deliveries SKIP LOCKED
+        CROSS JOIN LATERAL (
+            SELECT account_id, alert_id, deliveries.contact_id, channel FROM deliveries
+            WHERE account_id = :account_id AND deliveries.contact_id = limits.contact_id AND channel = :channel
+                AND state IN ('queued', 'sending') AND next_attempt_at <= now() AND cancelled_by IS NULL
+            ORDER BY next_attempt_at LIMIT :most FOR UPDATE SKIP LOCKED
+        ) AS due
+        LIMIT :most
     ) AS held
-    WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, channel)
-        = (:account_id, held.alert_id, held.contact_id, :channel)
+    WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, deliveries.channel)
+        = (held.account_id, held.alert_id, held.contact_id, held.channel)
     RETURNING 1
 """)
 # One statement admits and counts, so that of several at once no more are let through.

@@ -15,7 +15,19 @@ import sqlalchemy as sa
 from ..config import Settings, StartError
 from ..db import db
 from . import limits, order
-from .attempts import GIVE_UP_AT, GONE, KEY, NOT_SENT, TOLD, Claimed, Result, claimed_from, columns, limit_lock_waits
+from .attempts import (
+    CHOSEN,
+    GIVE_UP_AT,
+    GONE,
+    KEY,
+    NOT_SENT,
+    TOLD,
+    Claimed,
+    Result,
+    claimed_from,
+    columns,
+    limit_lock_waits,
+)
 from .limits import Room
 from .recording import keep
 
@@ -47,13 +59,19 @@ _next = sa.text(f"""
     )
     SELECT turn, contact_id FROM next LEFT JOIN due ON true GROUP BY turn, contact_id ORDER BY min(next_attempt_at)
 """)  # nosec B608
+# PostgreSQL, which takes what is due for a few rows until it has counted those of a flood, would rather read and sort
+# all of it than take the first from the index that has them in order.
+_sort_nothing = sa.text("SET LOCAL enable_sort = off")
 _end_gone = sa.text(f"""
     UPDATE deliveries SET state = 'failed', next_attempt_at = NULL, ended_at = now(), answer = :gone
-    WHERE account_id = :account_id AND channel = :channel AND (alert_id, contact_id) IN (
-        SELECT alert_id, contact_id FROM deliveries
+    FROM (
+        SELECT account_id, alert_id, contact_id, channel FROM deliveries
         WHERE account_id = :account_id AND contact_id = ANY (CAST(:ids AS bigint[])) AND {_DUE}
             AND NOT EXISTS (SELECT FROM contacts WHERE (contacts.account_id, contacts.id) = (:account_id, contact_id))
-        LIMIT {limits.MOST_AT_ONCE} FOR UPDATE SKIP LOCKED)
+        LIMIT {limits.MOST_AT_ONCE} FOR UPDATE SKIP LOCKED
+    ) AS gone
+    WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, deliveries.channel)
+        = (gone.account_id, gone.alert_id, gone.contact_id, gone.channel)
     RETURNING 1
 """)  # nosec B608
 _count_due = sa.text(f"""
@@ -74,25 +92,33 @@ _waiting = sa.text(f"""
         ORDER BY next_attempt_at, alert_id LIMIT :most
         FOR UPDATE SKIP LOCKED
     ) AS due
-    JOIN alerts ON (alerts.account_id, alerts.id) = (due.account_id, alert_id)
-    JOIN contacts ON (contacts.account_id, contacts.id) = (due.account_id, contact_id)
+    CROSS JOIN LATERAL (SELECT * FROM alerts WHERE (account_id, id) = (due.account_id, due.alert_id) LIMIT 1) AS alerts
+    CROSS JOIN LATERAL (
+        SELECT * FROM contacts WHERE (account_id, id) = (due.account_id, due.contact_id) LIMIT 1
+    ) AS contacts
 """)  # nosec B608
 _claim = sa.text(f"""
+    WITH chosen AS MATERIALIZED (
+        {CHOSEN} unnest(CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[]), CAST(:messages AS uuid[]))
+            AS chosen (alert_id, contact_id, message)
+    )
     UPDATE deliveries SET
         state = 'sending', attempts = attempts + 1, message = chosen.message, is_held = false,
         give_up_at = {GIVE_UP_AT}, next_attempt_at = now() + make_interval(secs => :lease)
-    FROM unnest(CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[]), CAST(:messages AS uuid[]))
-        AS chosen (alert_id, contact_id, message)
-    WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, channel)
-        = (:account_id, chosen.alert_id, chosen.contact_id, :channel)
+    FROM chosen
+    WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, deliveries.channel)
+        = (chosen.account_id, chosen.alert_id, chosen.contact_id, chosen.channel)
 """)  # nosec B608
 _stopped = sa.text("""
-    SELECT deliveries.alert_id, deliveries.contact_id FROM deliveries
-    JOIN unnest(CAST(:account_ids AS bigint[]), CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[]))
+    SELECT alert_id, contact_id
+    FROM unnest(CAST(:account_ids AS bigint[]), CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[]))
         AS claimed (account_id, alert_id, contact_id)
-        ON (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, channel)
-        = (claimed.account_id, claimed.alert_id, claimed.contact_id, :channel)
-    WHERE cancelled_by IS NOT NULL
+    CROSS JOIN LATERAL (
+        SELECT FROM deliveries
+        WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, channel)
+            = (claimed.account_id, claimed.alert_id, claimed.contact_id, :channel) AND cancelled_by IS NOT NULL
+        LIMIT 1
+    ) AS stopped
 """)
 # What somebody holds a lock on is claimed again when its lease is over.
 _release = sa.text("""
@@ -101,18 +127,20 @@ _release = sa.text("""
         next_attempt_at = CASE WHEN cancelled_by IS NULL THEN now() END,
         ended_at = CASE WHEN cancelled_by IS NOT NULL THEN now() END
     FROM (
-        SELECT deliveries.account_id, deliveries.alert_id, deliveries.contact_id FROM deliveries
-        JOIN unnest(
+        SELECT held.* FROM unnest(
             CAST(:account_ids AS bigint[]), CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[]),
             CAST(:leased_untils AS timestamptz[])
         ) AS released (account_id, alert_id, contact_id, leased_until)
-            ON (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, channel)
-            = (released.account_id, released.alert_id, released.contact_id, :channel)
-        WHERE ended_at IS NULL AND state <> 'queued' AND deliveries.next_attempt_at = released.leased_until
-        FOR UPDATE OF deliveries SKIP LOCKED
+        CROSS JOIN LATERAL (
+            SELECT account_id, alert_id, contact_id, channel FROM deliveries
+            WHERE (account_id, alert_id, contact_id, channel)
+                = (released.account_id, released.alert_id, released.contact_id, :channel)
+                AND ended_at IS NULL AND state <> 'queued' AND next_attempt_at = released.leased_until
+            FOR UPDATE SKIP LOCKED
+        ) AS held
     ) AS free
-    WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, channel)
-        = (free.account_id, free.alert_id, free.contact_id, :channel)
+    WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, deliveries.channel)
+        = (free.account_id, free.alert_id, free.contact_id, free.channel)
 """)
 
 
@@ -131,6 +159,7 @@ def claim(channel: str, turn: int, settings: Settings, passed_over: Collection[i
     holds a lock that this needs, nothing is claimed of the account.
     """
     limit_lock_waits()
+    db.session.execute(_sort_nothing)
     values = {"channel": channel, "turn": turn, "passed_over": list(passed_over)}
     candidates = db.session.execute(_next, values).all()
     account_id = candidates[0].turn

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from ..config import current_settings
 from ..db import db
 from ..times import shown
-from .attempts import columns
+from .attempts import CHOSEN, columns
 from .channels import Told
 
 MOST_NEWS = 200  # of one key that are looked at, newest first
@@ -33,33 +33,44 @@ _news = sa.text(f"""
         WHERE account_id = :account_id AND integration_id = asked.integration_id AND alerts.key = asked.key
         ORDER BY id DESC LIMIT {MOST_NEWS}
     ) AS news
-    JOIN deliveries ON (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, deliveries.channel)
-        = (:account_id, news.id, asked.contact_id, :channel)
+    CROSS JOIN LATERAL (
+        SELECT state, overtaken_by, asked_at, next_attempt_at FROM deliveries
+        WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, deliveries.channel)
+            = (:account_id, news.id, asked.contact_id, :channel)
+        LIMIT 1
+    ) AS told
     WHERE news.id <> asked.alert_id
     ORDER BY news.id
 """)  # nosec B608
-# What is locked at this moment is being recorded, stopped or claimed: whoever claims it finds what is newer.
+# What is locked at this moment is being recorded, stopped or claimed: whoever claims it finds what is newer. That it
+# has not ended is asked for in words that fit no partial index, as recording does.
 _overtake = sa.text("""
     UPDATE deliveries SET state = 'overtaken', overtaken_by = overtaken.by_id, next_attempt_at = NULL, is_held = false,
         ended_at = now()
     FROM (
-        SELECT deliveries.alert_id, deliveries.contact_id, pairs.by_id
+        SELECT waiting.*, pairs.by_id
         FROM unnest(CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[]), CAST(:by_ids AS bigint[]))
             AS pairs (alert_id, contact_id, by_id)
-        JOIN deliveries ON (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, channel)
-            = (:account_id, pairs.alert_id, pairs.contact_id, :channel)
-        WHERE state IN ('queued', 'sending') AND cancelled_by IS NULL
-        FOR UPDATE OF deliveries SKIP LOCKED
+        CROSS JOIN LATERAL (
+            SELECT account_id, alert_id, contact_id, channel FROM deliveries
+            WHERE (account_id, alert_id, contact_id, channel)
+                = (:account_id, pairs.alert_id, pairs.contact_id, :channel)
+                AND ended_at IS NULL AND cancelled_by IS NULL
+            FOR UPDATE SKIP LOCKED
+        ) AS waiting
     ) AS overtaken
-    WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, channel)
-        = (:account_id, overtaken.alert_id, overtaken.contact_id, :channel)
+    WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, deliveries.channel)
+        = (overtaken.account_id, overtaken.alert_id, overtaken.contact_id, overtaken.channel)
 """)
-_wait = sa.text("""
+_wait = sa.text(f"""
+    WITH waits AS MATERIALIZED (
+        {CHOSEN} unnest(CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[])) AS chosen (alert_id, contact_id)
+    )
     UPDATE deliveries SET state = 'queued', next_attempt_at = now() + make_interval(secs => :seconds)
-    FROM unnest(CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[])) AS waits (alert_id, contact_id)
-    WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, channel)
-        = (:account_id, waits.alert_id, waits.contact_id, :channel)
-""")
+    FROM waits
+    WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, deliveries.channel)
+        = (waits.account_id, waits.alert_id, waits.contact_id, waits.channel)
+""")  # nosec B608
 
 
 def settle(account_id: int, channel: str, rows: Sequence[Any]) -> tuple[list[Any], dict[tuple[int, int], str]]:

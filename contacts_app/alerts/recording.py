@@ -19,7 +19,8 @@ REFUSED = (sa.exc.DataError, sa.exc.IntegrityError, sa.exc.ProgrammingError)  # 
 NOT_ENDED = "(deliveries.ended_at IS NULL OR deliveries.state = 'cancelled')"
 # What was sent is sent, also when somebody else has taken the message for lost meanwhile. This waits for no lock: what
 # was sent and cannot be written goes to sent_deliveries, which each claim looks at. What has not ended is asked for in
-# words that fit no partial index: by the one of what is due, all that waits would be read for each message.
+# words that fit no partial index: by the one of what is due, all that waits would be read for each message. For why
+# each row is looked up LATERAL, see attempts.CHOSEN.
 _finish = sa.text(f"""
     WITH result AS (
         SELECT * FROM unnest(
@@ -29,37 +30,38 @@ _finish = sa.text(f"""
             CAST(:headlines AS boolean[]), CAST(:refusals AS boolean[])
         ) AS result (account_id, alert_id, contact_id, leased_until, state, answer, wait, address, message,
             headline_only, text_refused)
-    ), free AS (
-        SELECT deliveries.account_id, deliveries.alert_id, deliveries.contact_id FROM result
-        JOIN deliveries ON (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, channel)
-            = (result.account_id, result.alert_id, result.contact_id, :channel)
-        WHERE {NOT_ENDED}
-            AND (result.state = 'sent'
-                OR deliveries.state = 'sending' AND deliveries.next_attempt_at = result.leased_until)
-        FOR UPDATE OF deliveries SKIP LOCKED
+    ), found AS (
+        SELECT result.*, free.channel FROM result LEFT JOIN LATERAL (
+            SELECT channel FROM deliveries
+            WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, channel)
+                = (result.account_id, result.alert_id, result.contact_id, :channel)
+                AND {NOT_ENDED}
+                AND (result.state = 'sent'
+                    OR deliveries.state = 'sending' AND deliveries.next_attempt_at = result.leased_until)
+            FOR UPDATE SKIP LOCKED
+        ) AS free ON true
     ), finished AS (
         UPDATE deliveries SET
-            state = CASE WHEN result.state = 'queued' AND cancelled_by IS NOT NULL THEN 'cancelled'
-                ELSE result.state END,
-            answer = result.answer, address = coalesce(result.address, deliveries.address),
-            message = result.message, attempts = greatest(attempts, 1),
-            next_attempt_at = CASE WHEN result.state = 'queued' AND cancelled_by IS NULL
-                THEN now() + make_interval(secs => result.wait) END,
-            ended_at = CASE WHEN result.state <> 'queued' OR cancelled_by IS NOT NULL THEN now() END,
-            headline_only = result.headline_only, text_refused = result.text_refused
-        FROM result JOIN free USING (account_id, alert_id, contact_id)
-        WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, channel)
-            = (free.account_id, free.alert_id, free.contact_id, :channel)
-        RETURNING deliveries.account_id, deliveries.alert_id, deliveries.contact_id
+            state = CASE WHEN found.state = 'queued' AND cancelled_by IS NOT NULL THEN 'cancelled'
+                ELSE found.state END,
+            answer = found.answer, address = coalesce(found.address, deliveries.address),
+            message = found.message, attempts = greatest(attempts, 1),
+            next_attempt_at = CASE WHEN found.state = 'queued' AND cancelled_by IS NULL
+                THEN now() + make_interval(secs => found.wait) END,
+            ended_at = CASE WHEN found.state <> 'queued' OR cancelled_by IS NOT NULL THEN now() END,
+            headline_only = found.headline_only, text_refused = found.text_refused
+        FROM found
+        WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, deliveries.channel)
+            = (found.account_id, found.alert_id, found.contact_id, found.channel)
     )
     INSERT INTO sent_deliveries (account_id, alert_id, contact_id, channel, address, answer, headline_only)
-    SELECT account_id, alert_id, contact_id, :channel, address, answer, headline_only FROM result
-    WHERE state = 'sent' AND NOT EXISTS (
-            SELECT FROM finished WHERE (finished.account_id, finished.alert_id, finished.contact_id)
-                = (result.account_id, result.alert_id, result.contact_id))
-        AND EXISTS (
-            SELECT FROM deliveries WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, channel)
-                = (result.account_id, result.alert_id, result.contact_id, :channel) AND {NOT_ENDED})
+    SELECT account_id, alert_id, contact_id, :channel, address, answer, headline_only FROM found
+    CROSS JOIN LATERAL (
+        SELECT FROM deliveries WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, channel)
+            = (found.account_id, found.alert_id, found.contact_id, :channel) AND {NOT_ENDED}
+        LIMIT 1
+    ) AS locked
+    WHERE state = 'sent' AND channel IS NULL
     ON CONFLICT DO NOTHING
 """)  # nosec B608
 _finish_sent = sa.text(f"""

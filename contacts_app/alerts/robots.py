@@ -14,7 +14,7 @@ from ..contacts.addresses import shown_robot
 from ..contacts.models import decrypted
 from ..db import db
 from . import order
-from .attempts import GIVE_UP_AT, NOT_SENT, TOLD, Claimed, Result, claimed_from, columns, limit_lock_waits
+from .attempts import CHOSEN, GIVE_UP_AT, NOT_SENT, TOLD, Claimed, Result, claimed_from, columns, limit_lock_waits
 from .channels import Outcome, dingtalk
 from .senders import Senders, guarded
 
@@ -57,7 +57,9 @@ _waiting_for_robot = sa.text(f"""
         ORDER BY message, next_attempt_at, alert_id LIMIT :most
         FOR UPDATE SKIP LOCKED
     ) AS deliveries
-    JOIN alerts ON (alerts.account_id, alerts.id) = (deliveries.account_id, alert_id)
+    CROSS JOIN LATERAL (
+        SELECT * FROM alerts WHERE (account_id, id) = (deliveries.account_id, deliveries.alert_id) LIMIT 1
+    ) AS alerts
     LEFT JOIN channel_states
         ON (channel_states.account_id, channel_states.contact_id, channel_states.channel)
         = (contacts.account_id, contacts.id, 'dingtalk')
@@ -65,11 +67,14 @@ _waiting_for_robot = sa.text(f"""
     ORDER BY message, alert_id, deliveries.contact_id
 """)  # nosec B608
 _claim_for_robot = sa.text(f"""
+    WITH chosen AS MATERIALIZED (
+        {CHOSEN} unnest(CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[])) AS chosen (alert_id, contact_id)
+    )
     UPDATE deliveries SET state = 'sending', attempts = attempts + 1, message = :message, give_up_at = {GIVE_UP_AT},
         next_attempt_at = now() + make_interval(secs => :lease)
-    FROM unnest(CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[])) AS chosen (alert_id, contact_id)
-    WHERE account_id = :account_id AND channel = 'dingtalk'
-        AND (deliveries.alert_id, deliveries.contact_id) = (chosen.alert_id, chosen.contact_id)
+    FROM chosen
+    WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, deliveries.channel)
+        = (chosen.account_id, chosen.alert_id, chosen.contact_id, chosen.channel)
 """)  # nosec B608
 _next_for_robot = sa.text("""
     SELECT min(next_attempt_at) FROM contacts
@@ -134,7 +139,7 @@ def claim(settings: Settings, busy: Sequence[int] = (), full: Sequence[int] = ()
         return True
     message = chosen[0].message or uuid4()
     ids = columns(chosen, "alert_id", "contact_id")
-    db.session.execute(_claim_for_robot, robot | ids | {"message": message, "lease": lease})
+    db.session.execute(_claim_for_robot, robot | ids | {"channel": "dingtalk", "message": message, "lease": lease})
     db.session.commit()
     claims = [claimed_from(row, settings, lease) for row in chosen]
     secrets = [_secret(row) for row in chosen]

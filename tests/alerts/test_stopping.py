@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from contacts_app.alerts import housekeeping, robots, worker
+from contacts_app.alerts import housekeeping, recording, robots, worker
 from tests.alerts import test_worker as workers
 from tests.alerts.test_integrations import add_integration, integration_of
 from tests.alerts.test_worker import ANN, Courier, Robots, Texts, deliveries, make_due, tell
@@ -256,6 +256,8 @@ def test_a_flood_is_stopped_quickly_and_keeps_no_worker_waiting(
     seconds = time.monotonic() - began
     is_over.set()
     thread.join()
+    with team.app.app_context():
+        recording.write_what_waited()  # what was sent at the moment when it was stopped
     left = states(team)
     print(
         f"{left['cancelled']:,} messages were stopped in {seconds:.1f} s; another's text took {longest:.2f} s at most"
