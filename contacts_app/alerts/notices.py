@@ -42,13 +42,22 @@ class Kind(NamedTuple):
     one: str
     many: str
     status: str
+    key: str  # of which the newer message overtakes the older, as each says all that holds
 
 
-FAILING = Kind("failing", "A channel of the team has begun to fail", "{} channels of the team fail", "firing")
-WORKING = Kind("working", "A channel of the team works again", "{} channels of the team work again", "resolved")
-QUOTA = Kind("quota", "The quota of contacts is nearly used", "", "firing")
+FAILING = Kind(
+    "failing", "A channel of the team has begun to fail", "{} channels of the team fail", "firing", "channels"
+)
+WORKING = Kind(
+    "working", "A channel of the team works again", "{} channels of the team work again", "resolved", "channels"
+)
+QUOTA = Kind("quota", "The quota of contacts is nearly used", "", "firing", "quota")
 MUTE = Kind(
-    "group", "A contact group has nobody who can be reached", "{} contact groups have nobody to reach", "firing"
+    "group",
+    "A contact group has nobody who can be reached",
+    "{} contact groups have nobody to reach",
+    "firing",
+    "groups",
 )
 
 
@@ -107,7 +116,8 @@ def _tell_what_works(account_id: int, failing: Sequence[Fact]) -> None:
     working = [fact for fact in _states(account_id, ChannelState.failing_since.is_(None)) if fact.subject in ended]
     _forget(account_id, FAILING, ended - {fact.subject for fact in working})
     if working and _may_tell(account_id, WORKING):
-        _send(account_id, WORKING, working)
+        rest = ["Still failing:", *_lines(failing)] if failing else ["No other channel fails."]
+        _send(account_id, WORKING, working, rest)
         _forget(account_id, FAILING, {fact.subject for fact in working})
 
 
@@ -120,19 +130,22 @@ def _may_tell(account_id: int, kind: Kind) -> bool:
     return False
 
 
-def _send(account_id: int, kind: Kind, facts: Sequence[Fact]) -> None:
+def _lines(facts: Sequence[Fact]) -> list[str]:
     lines = [fact.words for fact in facts[:NAMED]]
-    if len(facts) > NAMED:
-        lines.append(f"and {len(facts) - NAMED} more")
+    return [*lines, f"and {len(facts) - NAMED} more"] if len(facts) > NAMED else lines
+
+
+def _send(account_id: int, kind: Kind, facts: Sequence[Fact], rest: Sequence[str] = ()) -> None:
     alert = Alert(
         account_id=account_id,
         kind="system",
         source="console",
         addressee="System notifications",
         title=kind.one if len(facts) == 1 else kind.many.format(len(facts)),
-        text="\n".join(lines),
+        text="\n".join([*_lines(facts), *rest]),
         severity="warning" if kind.status == "firing" else "info",
         status=kind.status,
+        key=kind.key,
     )
     alert.tell(OF_SYSTEM)
 

@@ -29,9 +29,16 @@ _news = sa.text(f"""
     FROM unnest(CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[]), CAST(:integration_ids AS bigint[]),
         CAST(:keys AS text[])) AS asked (alert_id, contact_id, integration_id, key)
     CROSS JOIN LATERAL (
-        SELECT id, status, received_at FROM alerts
-        WHERE account_id = :account_id AND integration_id = asked.integration_id AND alerts.key = asked.key
-        ORDER BY id DESC LIMIT {MOST_NEWS}
+        (
+            SELECT id, status, received_at FROM alerts
+            WHERE account_id = :account_id AND integration_id = asked.integration_id AND alerts.key = asked.key
+            ORDER BY id DESC LIMIT {MOST_NEWS}
+        ) UNION ALL (
+            SELECT id, status, received_at FROM alerts
+            WHERE asked.integration_id IS NULL AND account_id = :account_id AND integration_id IS NULL
+                AND alerts.key = asked.key AND kind = 'system'
+            ORDER BY id DESC LIMIT {MOST_NEWS}
+        )
     ) AS news
     CROSS JOIN LATERAL (
         SELECT state, overtaken_by, asked_at, next_attempt_at FROM deliveries
@@ -84,13 +91,13 @@ def settle(account_id: int, channel: str, rows: Sequence[Any]) -> tuple[list[Any
     kept = []
     for row in sorted(rows, key=lambda row: row.alert_id, reverse=True):
         matter = (row.contact_id, row.integration_id, row.key)
-        if row.key is None or row.integration_id is None:
+        if not _has_key(row):
             kept.append(row)
         elif matter not in newest:
             newest[matter] = row
         elif row.asked_at is not None and row.asked_at >= newest[matter].received_at:
             kept.append(row)  # a person asked for it after the newer one had come in
-    asked = [*newest.values(), *(row for row in kept if row.key is not None and row.integration_id is not None)]
+    asked = [*newest.values(), *filter(_has_key, kept)]
     words = {(row.alert_id, row.contact_id): _late(row) for row in rows}
     if not asked:
         return sorted(kept, key=lambda row: row.alert_id), words
@@ -137,6 +144,11 @@ def with_words(told: Told, words: str | None) -> Told:
     return told._replace(text=f"{words}\n{told.text}".rstrip()) if words else told
 
 
+def _has_key(row: Any) -> bool:
+    """Tell whether there may be newer news of the same: from the same integration, or from the console itself."""
+    return row.key is not None and (row.integration_id is not None or row.kind == "system")
+
+
 def _is_to_be_overtaken(other: Any) -> bool:
     return other.state in ("queued", "sending") and not other.is_under_way
 
@@ -162,7 +174,7 @@ def _words(row: Any, older: Sequence[Any], newer: Sequence[Any]) -> str:
             carried.insert(0, other)
     if not carried:
         return ""
-    if row.status == "resolved" and all(other.status == "firing" for other in carried):
+    if row.kind != "system" and row.status == "resolved" and all(other.status == "firing" for other in carried):
         return f"Was firing from {_time(carried[0].received_at, row)} to {_time(row.received_at, row)}."
     news = ", ".join(f"{other.status} {_time(other.received_at, row)}" for other in carried[-MOST_LINES:])
     return f"Before: {'… ' if len(carried) > MOST_LINES else ''}{news}."

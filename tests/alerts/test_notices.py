@@ -165,7 +165,7 @@ def test_a_channel_that_works_again_is_told_and_may_be_told_again_when_it_fails_
     bob = team.add(name="Bob", email="bob@example.com")
     set_state(team, bob, fails=True)
     set_state(team, bob, fails=False)
-    assert told(team)[1:] == [(WORKING, "Bob: Mailbox")]
+    assert told(team)[1:] == [(WORKING, "Bob: Mailbox\nNo other channel fails.")]
     status = "SELECT status, severity FROM alerts WHERE account_id = %s ORDER BY id DESC LIMIT 1"
     assert one(team, status, team.account_id) == ("resolved", "info")
     set_state(team, bob, fails=True)

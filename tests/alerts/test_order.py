@@ -15,6 +15,7 @@ import pytest
 from contacts_app.alerts.models import CHANNELS
 from contacts_app.times import shown
 from tests.alerts import test_worker as workers
+from tests.alerts.test_notices import ask, new_group, pass_a_day, set_state
 from tests.alerts.test_stopping import come_in, sending_begins, states
 from tests.alerts.test_worker import ANN, Courier, MailServer, Robots, Texts, deliveries, make_due, tell
 from tests.conftest import Team, wait_for
@@ -195,6 +196,30 @@ def test_what_is_told_long_after_it_came_in_says_so(
     assert [text.text.splitlines()[1] for text in texts.messages] == [line] * 2
     told = [mail.message.get_body(("plain",)).get_content() for mail in post.messages]  # type: ignore[union-attr]
     assert all(line in text for text in [*told, *(message.text for message in chat.messages)])
+
+
+def test_the_newest_notice_of_the_console_overtakes_the_older_and_says_all_that_they_did(
+    team: Team, courier: Courier, texts: Texts
+) -> None:
+    team.add(name="Ann", mobile=ANN, receives_system_notifications=True)
+    bob, cid = (team.add(name=name, email=f"{name}@example.com") for name in ("Bob", "Cid"))
+    texts.behaviour = "close"
+    set_state(team, bob, fails=True)
+    courier.deliver()
+    set_state(team, cid, fails=True)
+    pass_a_day(team)
+    courier.deliver()
+    set_state(team, bob, fails=False)
+    new_group(team, "Night", minutes=11)  # is news of another key
+    ask(team)
+    texts.behaviour = None
+    make_due(team)
+    courier.deliver()
+    assert states(team) == {"overtaken": 2, "sent": 2}
+    (works, still), (mute, _) = (text.text.split("\n", 1) for text in texts.messages)
+    assert "A channel of the team works again" in works
+    assert re.search(r"Before: .*firing.*\nBob: Mailbox\nStill failing:\nCid: Mailbox, since ", still)
+    assert "A contact group has nobody who can be reached" in mute
 
 
 def numbers(text: str) -> dict[str, int]:
