@@ -244,9 +244,18 @@ def _remove_left_drafts(path: Path) -> None:
 
 @click.command()
 @click.argument("path", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--stop-waiting", is_flag=True, help="Cancel the messages that wait to be sent in it.")
 @_plainly
-def restore(path: Path) -> None:
+def restore(path: Path, stop_waiting: bool) -> None:
     """Fill an embedded database that has no accounts yet from FILE, which `backup` made."""
+    waiting = 0
+
+    def prepare(draft: psycopg.Connection) -> None:
+        # Before the database is in its place, where a worker may wait for it.
+        nonlocal waiting
+        tables = _check_backup(draft)
+        waiting = _waiting(draft, stop_waiting) if "deliveries" in tables else 0
+
     data_dir = _embedded_folder()
     serve.prepare()
     db.session.remove()
@@ -257,7 +266,7 @@ def restore(path: Path) -> None:
             if size < 0 or _seal(file, size) != file.read():
                 raise StartError(f"{path} is damaged, or no backup that this console has made.")
             file.seek(0)
-            embedded.restore(data_dir, file, _check_backup)
+            embedded.restore(data_dir, file, prepare)
     except OSError as error:
         raise StartError(f"{path} cannot be read: {error.strerror}.") from None
     serve.prepare()
@@ -265,6 +274,13 @@ def restore(path: Path) -> None:
         sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(Account.contact_count), 0))
     ).one()
     click.echo(f"Restored {accounts} accounts with {contacts} contacts.")
+    if waiting and stop_waiting:
+        click.echo(f"Messages that waited in it and have been cancelled: {waiting}.")
+    elif waiting:
+        click.echo(
+            f"Messages that wait in it, and are sent as soon as a worker runs: {waiting}. If they are not to be sent,"
+            " restore it into another empty folder with --stop-waiting."
+        )
 
 
 def _seal(file: IO[bytes], size: int) -> bytes:
@@ -277,8 +293,26 @@ def _seal(file: IO[bytes], size: int) -> bytes:
     return f"\nsha256 {digest.hexdigest()}\n".encode()
 
 
-def _check_backup(connection: psycopg.Connection) -> None:
-    """Refuse a backup that this console could not work with."""
+def _waiting(connection: psycopg.Connection, is_stopped: bool) -> int:
+    """Return how many messages wait in a backup, which may be of an earlier version, and cancel them if asked to."""
+    if not is_stopped:
+        (count,) = connection.execute(
+            "SELECT count(*) FROM deliveries WHERE next_attempt_at IS NOT NULL"
+        ).fetchone() or [0]
+        return int(count)
+    knows_cancelled = connection.execute("""
+        SELECT FROM pg_attribute WHERE attrelid = 'deliveries'::regclass AND attname = 'cancelled_by'
+    """).rowcount
+    ends = (
+        "state = 'cancelled', cancelled_by = 'restore'" if knows_cancelled else "state = 'failed', answer = 'Restored'"
+    )
+    return connection.execute(f"""
+        UPDATE deliveries SET {ends}, next_attempt_at = NULL, ended_at = now() WHERE next_attempt_at IS NOT NULL
+    """).rowcount  # nosec B608
+
+
+def _check_backup(connection: psycopg.Connection) -> set[str]:
+    """Refuse a backup that this console could not work with; return the names of its tables."""
     tables = {name for (name,) in connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")}
     if not {"alembic_version", "accounts"} <= tables:
         raise StartError("this is no backup of the console.")
@@ -287,6 +321,7 @@ def _check_backup(connection: psycopg.Connection) -> None:
             raise StartError("the backup is of a later version of the console; restore it with that one.")
     if "encryption_keys" in tables:
         encryption.check_keys(identity for (identity,) in connection.execute("SELECT id FROM encryption_keys"))
+    return tables
 
 
 @click.command()

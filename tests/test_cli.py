@@ -369,6 +369,37 @@ def test_a_backup_fills_an_empty_installation_and_no_other(folder: Path) -> None
     assert {name for (name,) in databases} == {"postgres", "contacts"}
 
 
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_a_restore_says_what_waits_in_the_backup_and_stops_it_if_asked(folder: Path, is_stopped: bool) -> None:
+    source, file = migrated(folder).rename(folder / "source"), folder / "contacts.dump"
+    wait = "UPDATE deliveries SET state = %s, next_attempt_at = now() - interval '1 day', ended_at = NULL"
+    one = " WHERE (alert_id, contact_id, channel) = (SELECT alert_id, contact_id, channel FROM deliveries {} LIMIT 1)"
+    with using(source) as (_, run):
+        assert run("demo").exit_code == 0
+        with psycopg.connect(embedded.url(source), autocommit=True) as connection:
+            connection.execute("SELECT set_config('console.account_id', 'all', false)")
+            for state in ("queued", "sending"):
+                found = one.format("WHERE state = 'sent' AND NOT headline_only ORDER BY 1, 2, 3")
+                assert connection.execute(wait + found, [state]).rowcount == 1
+        assert run("backup", str(file)).exit_code == 0
+    target = migrated(folder)
+    with using(target) as (_, run):
+        output = run("restore", *["--stop-waiting"][: int(is_stopped)], str(file)).output.splitlines()
+        with psycopg.connect(embedded.url(target)) as connection:
+            connection.execute("SELECT set_config('console.account_id', 'all', false)")
+            query = "SELECT state, cancelled_by FROM deliveries WHERE {} ORDER BY state"
+            waiting = connection.execute(query.format("next_attempt_at IS NOT NULL")).fetchall()
+            stopped = connection.execute(query.format("state = 'cancelled' AND ended_at IS NOT NULL")).fetchall()
+    assert output[0] == "Restored 1 accounts with 37 contacts."
+    if is_stopped:
+        assert output[1:] == ["Messages that waited in it and have been cancelled: 2."]
+        assert (waiting, stopped) == ([], [("cancelled", "restore")] * 2)
+    else:
+        assert output[1].startswith("Messages that wait in it, and are sent as soon as a worker runs: 2.")
+        assert "--stop-waiting" in output[1]
+        assert (waiting, stopped) == ([("queued", None), ("sending", None)], [])
+
+
 def test_what_is_no_backup_that_this_console_can_work_with_is_refused(folder: Path) -> None:
     with using(migrated(folder)) as (_, run):
         file = folder / "contacts.dump"
