@@ -27,7 +27,7 @@ function rememberRow(opener) {
   const row = opener.closest("tr") || (opener.matches("[data-batch]") && $(".list-form tr:has([name=id]:checked)"));
   const following = [];
   for (let next = row; next; next = next.nextElementSibling) following.push(next.id);
-  const control = opener.matches(".operation a:first-child") ? ".operation a" : opener.closest("tr") ? ".operation a:last-child" : "[name=id]";
+  const control = opener.matches(".operation a:first-child, th a") ? ".operation a" : opener.closest("tr") ? ".operation a:last-child" : "[name=id]";
   focusNext = () => {
     if (document.activeElement !== document.body && (!row || row.isConnected)) return;
     const next = following.map((id) => document.getElementById(id)).find(Boolean) || (row && $(".list-form tbody tr:last-child"));

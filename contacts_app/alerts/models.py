@@ -575,6 +575,7 @@ class ListedAlert(NamedTuple):
     addressee: str
     source: str
     received_at: datetime
+    group_id: int | None  # of what came in through an integration that is still there
     sent: int
     failed: int
     waiting: int
@@ -629,10 +630,16 @@ _counts = (
     .correlate(Alert)
     .lateral("counts")
 )
+_group_id = (
+    sa.select(Integration.group_id)
+    .where(Integration.account_id == Alert.account_id, Integration.id == Alert.integration_id)
+    .correlate(Alert)
+    .scalar_subquery()
+)
 _page_statement = (
     sa.select(
         *(Alert.id, Alert.kind, Alert.title, Alert.severity, Alert.status, Alert.addressee, Alert.source),
-        *(Alert.received_at, _counts.c.sent, _counts.c.failed, _counts.c.waiting),
+        *(Alert.received_at, _group_id, _counts.c.sent, _counts.c.failed, _counts.c.waiting),
         *(_counts.c.cancelled, _counts.c.overtaken),
     )
     .join(_counts, sa.true())

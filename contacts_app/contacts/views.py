@@ -191,8 +191,9 @@ def _listing(query: Query, page: Page, count: int, quota: int) -> dict[str, Any]
 
 def _rows(account_id: int, contacts: Iterable[ListedContact]) -> Markup:
     """Return the rows of the list."""
-    row, here, test = current_app.extensions[ROW], url_for("contacts.index"), url_for("notifications.test")
-    html = "".join([row(here, test, account_id, contact) for contact in contacts])
+    row = current_app.extensions[ROW]
+    places = tuple(map(url_for, ("contacts.index", "groups.index", "notifications.test")))
+    html = "".join([row(places, account_id, contact) for contact in contacts])
     return Markup(html)  # nosec B704 # a template has rendered it
 
 
@@ -204,13 +205,12 @@ def remember_rows(app: Flask) -> None:
         return app.jinja_env.get_template("contacts/_row.html").module
 
     @lru_cache(ROWS_KEPT)
-    def row(here: str, test: str, account_id: int, contact: ListedContact) -> str:
+    def row(places: tuple[str, ...], account_id: int, contact: ListedContact) -> str:
         id, name, mobile, email, robot, notified, groups, states = contact
         robot_shown = robot and shown_robot(decrypted(robot, account_id, id, "dingtalk_url"))
         addresses = (mobile and shown_mobile(mobile), email, robot_shown)
         channels = zip(addresses, surroundings.health_of(states), strict=True)
-        links = (f"{here}/{id}/edit", f"{test}?contact={id}", f"{here}/delete?id={id}")
-        return str(template().row(id, name, json.loads(groups) if groups else [], channels, notified, *links))
+        return str(template().row(id, name, json.loads(groups) if groups else [], channels, notified, *places))
 
     app.extensions[ROW] = row
 

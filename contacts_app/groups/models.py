@@ -249,7 +249,7 @@ def add_to_contacts() -> None:
     """Let the list of contacts be narrowed to those in no group, and its pages tell of groups."""
     nowhere = ~sa.exists(sa.select(1).select_from(Membership).where(_is_member(Contact)).correlate(Contact))
     FILTERS["ungrouped"] = ("In no group", nowhere)
-    names = postgresql.aggregate_order_by(Group.name, _by_name)
+    names = postgresql.aggregate_order_by(sa.func.json_build_array(Group.id, Group.name), _by_name)
     LISTED["groups"] = (
         sa.select(Membership.contact_id, sa.cast(sa.func.json_agg(names), sa.Text))
         .join(Group, _is_of_group())

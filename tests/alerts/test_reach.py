@@ -104,7 +104,7 @@ def test_a_row_is_made_again_when_something_in_it_changes_and_only_then(full_tea
     change("UPDATE channel_states SET failing_since = now(), answer = 'Refused.' WHERE contact_id = %s")
     assert is_made_again("Refused.")
     change("DELETE FROM memberships WHERE contact_id = %s")
-    assert is_made_again("<bdi>Anne</bdi></th>")
+    assert is_made_again("<bdi>Anne</bdi></a></th>")
 
 
 # At the top

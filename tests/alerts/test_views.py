@@ -10,7 +10,8 @@ import pytest
 from werkzeug.test import TestResponse
 
 from contacts_app.alerts import sample
-from tests.alerts.test_api import alerts_of, deliveries_of
+from tests.alerts.test_api import add_integration as new_token
+from tests.alerts.test_api import alerts_of, deliveries_of, post
 from tests.conftest import ROBOT, Team, watched_statements
 from tests.contacts.test_views import HOSTILE, as_page_and_htmx, refused_in_words
 from tests.groups.test_views import add_group
@@ -367,6 +368,18 @@ def test_what_a_notification_names_is_a_link_for_as_long_as_it_exists(team: Team
     team.sql.execute("DELETE FROM contacts WHERE id = %s", [ann])
     assert links() == []
     assert "Told to Night" in words(team.get(path).text)
+
+
+def test_the_list_leads_to_the_group_that_was_told_for_as_long_as_it_exists(team: Team, other_team: Team) -> None:
+    token = new_token(team, group := add_group(team, "Night"), "Backups")
+    post(team.app, token, {"title": "Disk is full"})
+    add_alert(team, addressee="Night", source="console", kind="test")
+    links = re.findall(r'<a href="(/groups/\d+)"><bdi>Night</bdi></a>', team.get("/notifications").text)
+    assert links == [f"/groups/{group}"]
+    team.sql.execute("DELETE FROM groups WHERE id = %s", [group])
+    page = team.get("/notifications").text
+    assert page.count("<bdi>Night</bdi>") == 2
+    assert "/groups/" not in page
 
 
 @pytest.mark.parametrize("form", [{}, {"contact": 1, "channel": "email"}])

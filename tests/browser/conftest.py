@@ -279,12 +279,12 @@ def dialog(page: Page, title: str | None = None) -> Locator:
 
 def names(page: Page) -> Locator:
     """Return the names that the table shows."""
-    return page.locator("#contacts-table tbody th > bdi")
+    return page.locator("#contacts-table tbody th > a > bdi")
 
 
 def row(page: Page, name: str) -> Locator:
     """Return the row of a contact or a group."""
-    return page.get_by_role("row").filter(has=page.locator("th > bdi").get_by_text(name, exact=True))
+    return page.get_by_role("row").filter(has=page.locator("th > a > bdi").get_by_text(name, exact=True))
 
 
 def control(page: Page, name: str, label: str) -> Locator:

@@ -778,3 +778,13 @@ def test_every_page_has_a_title_of_its_own_and_one_main_heading(page: Page, cont
         expect(page.get_by_role("heading", level=1)).to_have_count(1)
         expect(page.get_by_role("main")).to_have_count(1)
     assert len(titles) == len(addresses)
+
+
+@pytest.mark.parametrize("width", [769, 1024, 1120, 1121, 1279])
+def test_the_list_fits_where_its_columns_begin_to_wrap(new_page: NewPage, contacts: Team, width: int) -> None:
+    """At the bounds of the style sheet, with every column as wide as it gets."""
+    page = new_page(contacts, width=width)
+    add_groups(contacts)
+    show_health(page, contacts)
+    assert not page.evaluate(WIDER)
+    assert page.evaluate(SMALL) == []

@@ -54,7 +54,7 @@ as_page_and_htmx = pytest.mark.parametrize("htmx", [False, True], ids=["page", "
 
 def rows(answer: TestResponse) -> list[str]:
     """Return the names in the table, from the first row to the last."""
-    return [html.unescape(name) for name in re.findall(r"<bdi>([^<]*)</bdi></th>", answer.text)]
+    return [html.unescape(name) for name in re.findall(r"<bdi>([^<]*)</bdi></a></th>", answer.text)]
 
 
 def errors_of(answer: TestResponse) -> dict[str, str]:
