@@ -57,7 +57,7 @@ def test_what_is_over_the_limit_of_a_number_waits_and_goes_into_one_text(
     rows = deliveries(team)
     assert {(row["state"], row["attempts"], row["is_held"]) for row in rows[10:]} == {("queued", 0, True)}
     assert all(590 < row["wait"] <= 600 for row in rows[10:])
-    assert "Waits</span> for the limit of this number until" in team.get(f"/notifications/{rows[-1]['alert_id']}").text
+    assert ": this number has reached its limit" in team.get(f"/notifications/{rows[-1]['alert_id']}").text
     assert not is_late(team)  # which would be the console's fault
     tell(team, bob)
     courier.deliver()

@@ -135,7 +135,7 @@ def show_conflict(page: Page, team: Team) -> None:
     )
     click_ok(page)
     expect(dialog(page)).to_contain_text("Saved meanwhile")
-    expect(dialog(page)).to_contain_text("You had not touched Mobile phone number: this shows what they saved.")
+    expect(dialog(page)).to_contain_text("You did not change Mobile phone number: this field shows what they saved.")
 
 
 def show_delete(page: Page, team: Team) -> None:
@@ -373,13 +373,13 @@ def show_stopped(page: Page, team: Team) -> None:
     )
     team.sql.execute("UPDATE alerts SET integration_id = 1, integration_name = %s WHERE id = %s", [LONG, alert])
     page.goto(f"/notifications/{alert}")
-    for words in ("1 cancelled", "2 overtaken", "Waits for the limit of this mailbox until"):
+    for words in ("1 cancelled", "2 overtaken", ": this mailbox has reached its limit"):
         expect(page.get_by_role("main")).to_contain_text(words)
 
 
 def show_stop(page: Page, team: Team) -> None:
     show_stopped(page, team)
-    page.get_by_role("link", name="Stop all that waits from").click()
+    page.get_by_role("link", name="Stop all waiting messages from").click()
     expect(page.get_by_role("button", name="Stop sending")).to_be_visible()
 
 

@@ -709,7 +709,7 @@ def test_only_what_both_have_changed_is_a_conflict(team: Team, htmx: bool) -> No
         "13800138009",
         "new@example.com",
     ]
-    assert "You had not touched Mailbox, Receive system notifications: these show what they saved." in answer.text
+    assert "You did not change Mailbox, Receive system notifications: these fields show what they saved." in answer.text
     assert re.search(r'name="receives_system_notifications"[^>]* checked>', answer.text)
     # Somebody saves once more: what is in the form now is what it was opened with.
     again = opened_form(team, path)
@@ -763,7 +763,7 @@ def test_what_two_changes_make_together_has_to_be_a_contact_too(
     answer = team.post(path, form | mine, htmx)
     assert answer.status_code == 422
     assert dict.fromkeys(told, True) == {field: told[field] in words for field, words in errors_of(answer).items()}
-    assert "You had not touched Mailbox: this shows what they saved." in answer.text
+    assert "You did not change Mailbox: this field shows what they saved." in answer.text
     assert (value_of(answer, "mobile"), value_of(answer, "email")) == (mine["mobile"], "")
     assert team.contact(contact)["mobile"] == "+8613800138000"
     mended = {name: value_of(answer, name) for name in FIELDS} | {"mobile": "13800138008"}
