@@ -163,3 +163,22 @@ def test_a_worker_reads_what_it_takes_of_a_flood_that_the_server_has_not_counted
         if (read := rows_read(node)) > 10_000
     }
     assert much == set()
+
+
+def test_a_large_account_among_many_small_ones_is_read_by_its_keys(new_database, data_dir) -> None:
+    url = new_database()
+    app = create_app({"DATABASE_URL": url, "DATA_DIR": str(data_dir), "SECRET_KEY": "k" * 40})
+    with app.app_context():
+        migrations.upgrade()
+        db.engine.dispose()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO accounts (name, contact_quota) SELECT 'a' || n, 9 FROM generate_series(1, 2000) n"
+        )
+        connection.execute(
+            "INSERT INTO contacts (account_id, name, email) SELECT id, 'x', 'x@example.com' FROM accounts"
+        )
+        connection.execute("ANALYZE contacts")
+        # How a foreign key looks a contact up.
+        plan = connection.execute("EXPLAIN SELECT 1 FROM contacts WHERE account_id = 1 AND id = 1 FOR KEY SHARE")
+        assert "contacts_pkey" in "".join(line for (line,) in plan)
