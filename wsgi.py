@@ -10,4 +10,4 @@ try:
 except StartError as error:
     print(f"alert-contacts: {error}", file=sys.stderr)
     # Flask's command ends with 1; to gunicorn 4 says that the app cannot be loaded, so that it does not try for ever.
-    sys.exit(4 if "gunicorn" in sys.modules else 1)
+    sys.exit(4 if "gunicorn.arbiter" in sys.modules else 1)
