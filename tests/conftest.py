@@ -140,6 +140,8 @@ def new_database(data_dir: Path) -> Callable[[], str]:
     given = os.environ.get("DATABASE_URL")
     if not given:
         embedded.SERVER_SETTINGS["fsync"] = "off"  # nobody needs these databases after the machine's crash
+        # One process makes many consoles, each of which keeps up to 20 connections.
+        embedded.SERVER_SETTINGS["max_connections"] = "400"
         embedded.ensure(data_dir)
     admin = given or make_conninfo(
         **conninfo_to_dict(embedded.url(data_dir)) | {"user": "postgres", "dbname": "postgres"}
