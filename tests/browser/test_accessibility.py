@@ -478,17 +478,27 @@ def show_renew(page: Page, team: Team) -> None:
     expect(page.get_by_role("heading", name="Renew the token", level=1)).to_be_visible()
 
 
+def let_wait(team: Team) -> None:
+    """Have messages wait that came in through the team's integration."""
+    query = "UPDATE alerts SET integration_id = (SELECT max(id) FROM integrations WHERE account_id = %s) WHERE id = %s"
+    team.sql.execute(query, [team.account_id, add_alerts(team)])
+
+
 def show_delete_integration(page: Page, team: Team) -> None:
     add_integration(page, team)
+    let_wait(team)
     page.get_by_role("link", name="Delete integration").click()
     expect(page.get_by_role("heading", name="Delete Alertmanager Frankfurt?", level=1)).to_be_visible()
+    expect(page.get_by_role("checkbox", name="Also stop the")).to_be_visible()
 
 
 def show_delete_used_group(page: Page, team: Team) -> None:
     add_integration(page, team)
+    let_wait(team)
     page.goto("/groups")
     control(page, "Operations", "Delete").click()
     expect(dialog(page)).to_contain_text("An integration uses it")
+    expect(dialog(page).get_by_role("checkbox", name="Also stop the")).to_be_visible()
 
 
 def show_mute_group(page: Page, team: Team) -> None:
