@@ -251,7 +251,7 @@ def test_an_alert_comes_in_through_an_integration_fails_and_is_sent_again(
     page.get_by_role("link", name="The disk is full").click()
     world.mail.unknown.clear()
     page.get_by_role("button", name="Send again to Ann, Mailbox").click()
-    expect(page.locator("#messages")).to_contain_text("1 message is sent again.")
+    expect(page.locator("#messages")).to_contain_text("1 message is sent again, to Ann (Mailbox).")
     reload_until(page, "1 sent")
     assert len(world.mails_to("ann@example.com")) == 1
 
