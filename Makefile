@@ -19,7 +19,8 @@ test: .venv/installed-tests
 chaos: .venv/installed-tests
 	@tests/browser/get-chromium
 	@$(PYTEST) --chaos -n 0 -s tests/chaos tests/test_attacks.py tests/test_costs.py tests/test_model.py tests/alerts/test_api.py tests/browser/test_accessibility.py \
-		tests/alerts/test_faults.py tests/test_serve.py::test_what_was_confirmed_survives_kill_9
+		tests/alerts/test_faults.py tests/alerts/test_neighbours.py tests/alerts/test_order.py tests/alerts/test_stopping.py \
+		tests/test_front.py tests/test_killed.py tests/test_serve.py::test_what_was_confirmed_survives_kill_9
 
 # Bandit's stderr only lists the parts of a statement that a nosec was not needed for; what it finds goes to stdout.
 lint: .venv/installed-tests
