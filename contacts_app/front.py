@@ -71,6 +71,7 @@ class Visit:
         self.came = bytearray()
         self.answer, self.sent = b"", 0
         self.keeps = False  # the connection, after the answer
+        self.has_turn = True  # unless it turns out that its account has all its threads
         self.forget()
 
     def forget(self) -> None:
@@ -427,6 +428,11 @@ class FrontWorker(Worker):  # type: ignore[misc] # gunicorn has no types
             except Exception as error:
                 self.log.error("%s: %s", HTTPStatus(500).phrase, type(error).__name__)
                 visit.answer, visit.keeps = self.refusal(500, visit.path), False
+            if not visit.has_turn:  # nothing has been done or read for it yet
+                visit.answer, visit.has_turn = b"", True
+                self.places.give_back(visit)
+                self.places.add(visit)
+                continue
             visit.sent = 0
             with suppress(OSError):  # the main thread sees why
                 visit.sent = visit.sock.send(visit.answer)
@@ -435,11 +441,15 @@ class FrontWorker(Worker):  # type: ignore[misc] # gunicorn has no types
             with suppress(BlockingIOError):
                 os.write(self.PIPE[1], b".")
 
+    def _recognise(self, visit: Visit, account_id: int) -> bool:
+        visit.has_turn = self.places.recognise(visit, account_id)
+        return visit.has_turn
+
     def _ask_app(self, visit: Visit) -> bytes:
         began, answer = datetime.now(), Answer()
         response, environ = create(visit.request, answer, visit.address, visit.server, self.cfg)
         environ["wsgi.multithread"] = True
-        environ[ACCOUNT] = partial(self.places.recognise, visit)
+        environ[ACCOUNT] = partial(self._recognise, visit)
         self.nr += 1
         if self.nr >= self.max_requests:
             self.alive = False
@@ -451,7 +461,8 @@ class FrontWorker(Worker):  # type: ignore[misc] # gunicorn has no types
                 response.write(piece)
             response.close()
         finally:
-            self.log.access(response, visit.request, environ, datetime.now() - began)
+            if visit.has_turn:
+                self.log.access(response, visit.request, environ, datetime.now() - began)
             if hasattr(pieces, "close"):
                 pieces.close()
         visit.keeps = not response.should_close()

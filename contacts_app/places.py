@@ -11,7 +11,6 @@ from .errors import RETRY_SECONDS
 
 ALERT_PATIENCE = 2  # seconds that an alert waits for a thread
 PATIENCE = 30  # seconds that any other request does
-THREAD_PATIENCE = 0.2  # seconds that a thread waits which turns out to be more than the account may have
 
 
 ACCOUNT = "console.account"  # where the app finds, in the environment, a function to tell whose request it is
@@ -36,7 +35,8 @@ Request = TypeVar("Request", bound=Asking)
 def note_account(environ: Mapping[str, Any], account_id: int) -> None:
     """Tell the server, if it asks for that, whose the request is; as early as the app knows it.
 
-    Raise ServiceUnavailable where the account has all its threads, which nobody could know when this one was given.
+    Raise ServiceUnavailable where the account has all its threads, which nobody could know when this one was given: the
+    server does not send that answer, but asks again when it is the account's turn.
     """
     if ACCOUNT in environ and not environ[ACCOUNT](account_id):
         raise ServiceUnavailable(retry_after=RETRY_SECONDS)
@@ -57,9 +57,7 @@ class Places(Generic[Request]):
         self._running: set[Request] = set()
         self._held: Counter[Hashable] = Counter()
         self._held_by_alerts: Counter[Hashable] = Counter()
-        lock = threading.Lock()
-        self._change = threading.Condition(lock)  # of what waits or is held
-        self._fewer = threading.Condition(lock)  # are held
+        self._change = threading.Condition()
 
     def add(self, request: Request) -> None:
         """Have a request wait for a thread."""
@@ -83,8 +81,8 @@ class Places(Generic[Request]):
     def recognise(self, request: Request, who: Hashable) -> bool:
         """Note whose a request is that a thread works for, and with it all that show the same.
 
-        Tell whether it may go on: who shows something new with each request has no more threads than others. Alerts go
-        on in any case, as not all senders try again, and leave a thread to the pages anyway.
+        Tell whether it may go on, or has to wait for its turn again: who shows something new with each request has no
+        more threads than others. Alerts go on in any case; they leave a thread to the pages anyway.
         """
         with self._change:
             if self.known.get(request.credential) == who == request.who:
@@ -100,7 +98,7 @@ class Places(Generic[Request]):
                 self._remove(waiting)
                 self._add(waiting)
             self._change.notify_all()  # those whom it was counted with before may be let in now
-            return request.is_alert or self._fewer.wait_for(lambda: self._held[who] <= self.of_one, THREAD_PATIENCE)
+            return request.is_alert or self._held[who] <= self.of_one
 
     def give_back(self, request: Request) -> None:
         """Have the place of a request that has been answered taken by the next."""
@@ -109,7 +107,6 @@ class Places(Generic[Request]):
             self._hold(request, -1)
             # What was not let in before may be now, and whoever gave this back takes only one.
             self._change.notify()
-            self._fewer.notify_all()
 
     def _hold(self, request: Request, number: int) -> None:
         for held in (self._held, self._held_by_alerts)[: 1 + request.is_alert]:

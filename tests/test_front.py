@@ -397,8 +397,7 @@ def test_who_shows_something_new_with_each_request_gets_no_more_threads(
                 assert (status, seconds < 1) == (202, True), text
         for deleter in deleters:
             deleter.join()
-        assert {status for status, _, _ in answers} == {303, 503}
-        assert all("too much to do" in text for status, text, _ in answers if status == 503)
+        assert [status for status, _, _ in answers] == 16 * [303]
         query = "SELECT FROM integrations WHERE account_id = %s FOR UPDATE"
         with locked(database_url, query, team.account_id) as waiting:
             spaces = count(1)
