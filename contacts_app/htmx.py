@@ -36,7 +36,7 @@ def saved(
     if not (fragment and wants_fragment()):
         flash(message)
         return leave_for(address)
-    response = make_response(render_template(fragment, message=message, **context), status)
+    response = make_response(render_template(fragment, message=message, in_dialog=stays, **context), status)
     if not stays:
         response.headers["HX-Trigger"] = "dialog:close"
     show_address(response, address)

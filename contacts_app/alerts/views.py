@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 import sqlalchemy as sa
-from flask import Blueprint, Response, abort, make_response, render_template, request, url_for
+from flask import Blueprint, Response, abort, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import BadRequest
 
@@ -107,7 +107,7 @@ def test() -> ResponseReturnValue:
     if not htmx.wants_fragment():
         return htmx.leave_for(url_for(".show", id=alert.id))
     context = result_of(alert)
-    return _refreshing(make_response(render_template("notifications/_result.html", **context)), context)
+    return _refreshing(htmx.render("notifications/result.html", "notifications/_result.html", **context), context)
 
 
 @blueprint.get("/notifications/<int(max=9223372036854775807):id>/result")

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import Held, NewPage, batch_delete, control, dialog, message, names, search_box, until
+from tests.browser.conftest import WIDE, Held, NewPage, batch_delete, control, dialog, message, names, search_box, until
 from tests.conftest import Team
 
 ALL = ["Ann", "Bob", "Joanna"]
@@ -186,8 +186,10 @@ def test_a_search_keeps_the_sort_and_starts_at_the_first_page(page: Page, team: 
     for number in range(110):
         team.add(f"Many {number:03}")
     page.goto("/contacts?sort=-name")
+    page.set_viewport_size({"width": WIDE, "height": 300})
     page.get_by_role("link", name="Next").click()
     expect(page.get_by_text("Page 2 of 2")).to_be_visible()
+    expect(page.get_by_role("heading", name="Contact Management")).to_be_in_viewport()
     expect(page).to_have_url(re.compile("sort=-name&page=2$"))
     page.go_back()
     expect(page.get_by_text("Page 1 of 2")).to_be_visible()

@@ -70,9 +70,8 @@ def send(team: Team, method: str, path: str, group: int, contact: int, htmx: boo
 
 def picked(answer: TestResponse) -> set[int]:
     """Return the ids that the form in `answer` sends as members."""
-    tags = re.findall(r'<input[^>]* name="member"[^>]*>', answer.text)
-    sent = [tag for tag in tags if " checked" in tag or 'type="hidden"' in tag]
-    return {int(re.search(r'value="(\d+)"', tag)[1]) for tag in sent}
+    shown = re.findall(r'<input[^>]* name="member"[^>]* value="(\d+)"[^>]* checked', answer.text)
+    return {int(id) for id in shown + re.findall(r'<option value="(\d+)" selected>', answer.text)}
 
 
 def offered(answer: TestResponse) -> list[str]:
