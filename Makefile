@@ -11,16 +11,16 @@ PYTEST = PATH="$(CURDIR)/.venv/chromium:$$PATH" LD_LIBRARY_PATH="$(CURDIR)/.venv
 
 test: .venv/installed-tests
 	@tests/browser/get-chromium
-	@tests/alerts/get-alertmanager
+	@tests/intake/get-alertmanager
 	@tests/get-pgbouncer
 	@$(PYTEST)
 
 # What takes too long for each change: kills, faults, crowds and clocks, and every case of what make test takes a share of.
 chaos: .venv/installed-tests
 	@tests/browser/get-chromium
-	@$(PYTEST) --chaos -n 0 -s tests/chaos tests/test_attacks.py tests/test_costs.py tests/test_model.py tests/alerts/test_api.py tests/browser/test_accessibility.py \
-		tests/alerts/test_faults.py tests/alerts/test_neighbours.py tests/alerts/test_order.py tests/alerts/test_stopping.py \
-		tests/test_front.py tests/test_killed.py tests/test_serve.py::test_what_was_confirmed_survives_kill_9
+	@$(PYTEST) --chaos -n 0 -s tests/chaos tests/test_attacks.py tests/test_costs.py tests/test_model.py tests/api/test_alerts.py tests/browser/test_accessibility.py \
+		tests/delivery/test_faults.py tests/delivery/test_neighbours.py tests/delivery/test_order.py tests/delivery/test_stopping.py \
+		tests/ops/test_front.py tests/test_killed.py tests/ops/test_serve.py::test_what_was_confirmed_survives_kill_9
 
 # Bandit's stderr only lists the parts of a statement that a nosec was not needed for; what it finds goes to stdout.
 lint: .venv/installed-tests

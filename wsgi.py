@@ -1,4 +1,4 @@
-"""Serve the console: `gunicorn --config python:contacts_app.gunicorn_conf wsgi:app`."""
+"""Serve the console: `gunicorn --config python:contacts_app.ops.gunicorn_conf wsgi:app`."""
 
 import sys
 

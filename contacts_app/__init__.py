@@ -7,21 +7,10 @@ from datetime import timedelta
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from . import (
-    accounts,
-    alerts,
-    assets,
-    cli,
-    compression,
-    config,
-    contacts,
-    db,
-    errors,
-    groups,
-    health,
-    security,
-    templating,
-)
+from . import api, cli, config, pages
+from .core import db
+from .pages.accounts import views as logon
+from .web import assets, compression, errors, security, templating
 
 
 def create_app(environ: Mapping[str, str] | None = None) -> Flask:
@@ -57,13 +46,11 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     errors.init_app(app)
     # First the log-on, so that no large form is read of a stranger; then what is read of it; last its token, so that
     # whose session has ended is led to log on, not told of a forged request.
-    app.before_request(accounts.require_logon)
+    app.before_request(logon.require_logon)
     security.init_app(app)
-    accounts.init_app(app)
+    logon.init_app(app)
     assets.init_app(app)
-    contacts.init_app(app)
-    groups.init_app(app)
-    alerts.init_app(app)
-    app.register_blueprint(health.blueprint)
+    pages.init_app(app)
+    api.init_app(app)
     cli.init_app(app)
     return app

@@ -12,10 +12,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, cycle
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -25,9 +26,11 @@ from itsdangerous import URLSafeTimedSerializer
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from werkzeug.test import TestResponse
 
-from contacts_app import create_app, embedded, migrations
+from contacts_app import create_app, migrations
 from contacts_app.accounts.models import Session, _digest, _hasher
 from contacts_app.contacts.models import Contact, decrypted
+from contacts_app.core.db import db
+from contacts_app.ops import embedded
 
 PASSWORD = "correct horse battery"
 PASSWORD_HASH = _hasher.hash(PASSWORD)
@@ -312,7 +315,7 @@ def console(app: Flask, settings: dict[str, str]) -> Iterator[str]:
     """Return the address of the console as production serves it: gunicorn with its configuration."""
     port = free_port()
     environ = os.environ | settings | {"PORT": str(port), "HOST": "127.0.0.1"}
-    command = [sys.executable, "-m", "gunicorn", "--config", "python:contacts_app.gunicorn_conf", "wsgi:app"]
+    command = [sys.executable, "-m", "gunicorn", "--config", "python:contacts_app.ops.gunicorn_conf", "wsgi:app"]
     process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL)
     try:
         wait_for(lambda: answers(port) or process.poll() is not None, what="gunicorn")
@@ -320,3 +323,46 @@ def console(app: Flask, settings: dict[str, str]) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait()
+
+
+ALL_CHANNELS = {
+    "SMTP_HOST": "localhost",
+    "SMTP_FROM": "console@example.com",
+    "SMS_PROVIDER": "twilio",
+    "TWILIO_ACCOUNT_SID": "AC1",
+    "TWILIO_AUTH_TOKEN": "x",
+    "TWILIO_FROM": "+15005550006",
+}
+
+
+@pytest.fixture(scope="session")
+def full_app(app: Flask, settings: dict[str, str]) -> Iterator[Flask]:
+    """Return the console with every channel set up; it sends nothing by itself."""
+    full = create_app(settings | ALL_CHANNELS)
+    yield full
+    with full.app_context():
+        db.engine.dispose()
+
+
+@pytest.fixture
+def full_team(full_app: Flask, new_team: Callable[..., Team]) -> Team:
+    """Return a team whose console has every channel set up."""
+    team = new_team()
+    client = full_app.test_client()
+    client.set_cookie("console", team.cookie)
+    return replace(team, app=full_app, client=client)
+
+
+@pytest.fixture
+def no_worker(sql: psycopg.Connection) -> None:
+    """Have no delivery worker running."""
+    sql.execute("DELETE FROM workers")
+
+
+@pytest.fixture
+def worker(sql: psycopg.Connection) -> Iterator[None]:
+    """Have a delivery worker seen just now."""
+    identity = uuid4()
+    sql.execute("INSERT INTO workers (id, host) VALUES (%s, 'here')", [identity])
+    yield
+    sql.execute("DELETE FROM workers WHERE id = %s", [identity])

@@ -17,11 +17,12 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from werkzeug.test import TestResponse
 
-from contacts_app.alerts import housekeeping, notices
-from contacts_app.alerts.channels import Outcome
-from contacts_app.alerts.worker import Worker
-from contacts_app.db import db
-from contacts_app.demo import SAMPLE_NAMES
+from contacts_app.cli.demo import SAMPLE_NAMES
+from contacts_app.core.db import db
+from contacts_app.delivery import housekeeping
+from contacts_app.delivery.channels import Outcome
+from contacts_app.delivery.worker import Worker
+from contacts_app.reach import notices
 from tests.conftest import CSRF_SECRET, HTMX, PASSWORD, PASSWORD_HASH
 
 CONTACTS = 100  # of each account

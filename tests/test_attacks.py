@@ -17,10 +17,10 @@ from werkzeug.routing import Rule
 from werkzeug.test import TestResponse
 
 from contacts_app import create_app, migrations
-from contacts_app.accounts.views import setup_token
-from contacts_app.db import db
-from tests.accounts.test_views import new_address
+from contacts_app.core.db import db
+from contacts_app.pages.accounts.views import setup_token
 from tests.conftest import HTMX, PASSWORD, Share, Team
+from tests.pages.accounts.test_views import new_address
 
 # Whatever else is served asks for a log-on; who adds a route here says that it is meant for everybody.
 PUBLIC = {"static", "accounts.setup", "accounts.logon", "accounts.logoff", "health.healthz"}
@@ -124,7 +124,7 @@ class Fields(HTMLParser):
 
 
 def rules(app: Flask, verb: str | None = None) -> list[Rule]:
-    """Return the routes for people; tests/alerts/test_api.py attacks the one for programs."""
+    """Return the routes for people; tests/api/test_alerts.py attacks the one for programs."""
     found = (rule for rule in app.url_map.iter_rules() if not rule.endpoint.startswith("api."))
     return [rule for rule in found if verb is None or verb in (rule.methods or ())]
 

@@ -12,7 +12,7 @@ import certifi
 import pytest
 
 from contacts_app.config import PROJECT, Aliyun, Smtp, StartError, Twilio, load
-from tests.test_embedded import flask
+from tests.ops.test_embedded import flask
 
 KEY = "k" * 32
 KEYS = [base64.b64encode(letter * 32).decode() for letter in (b"a", b"b")]

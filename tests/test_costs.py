@@ -18,11 +18,11 @@ from werkzeug.datastructures import Headers
 from werkzeug.routing import Rule
 
 from contacts_app import cli, create_app
-from contacts_app.groups.views import MOST_BYTES as GROUP_BYTES
-from tests.alerts.test_api import PATH as ALERTS
-from tests.alerts.test_api import token as token  # a fixture
-from tests.alerts.test_intake import alert, grafana, group
+from contacts_app.pages.groups.views import MOST_BYTES as GROUP_BYTES
+from tests.api.test_alerts import PATH as ALERTS
+from tests.api.test_alerts import token as token  # a fixture
 from tests.conftest import HTMX, PASSWORD, Share, Team
+from tests.intake.test_formats import alert, grafana, group
 from tests.test_attacks import PUBLIC, QUERY, READS, Fields, add_both, path_of, rules
 from tests.test_attacks import setup_app as setup_app  # a fixture
 

@@ -14,10 +14,10 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from contacts_app import embedded
 from contacts_app.config import PROJECT, StartError, load
+from contacts_app.ops import embedded
 from tests.conftest import PASSWORD, Share, wait_for
-from tests.test_embedded import (
+from tests.ops.test_embedded import (
     environment,
     flask,
     is_ready,
@@ -29,7 +29,7 @@ from tests.test_embedded import (
     processes,
     use,
 )
-from tests.test_serve import Console, refusal
+from tests.ops.test_serve import Console, refusal
 
 folder = pytest.fixture(new_folder)
 # `flask --app wsgi`, killed as soon as the server has answered a statement with these words so many times.
@@ -235,7 +235,7 @@ def test_a_lock_that_somebody_keeps_is_told_with_who_has_it(folder: Path) -> Non
             if name == "serve.lock":
                 told = refusal(data_dir)
             else:
-                user = use(data_dir, "from contacts_app import locks; locks.PATIENCE = 0.3")
+                user = use(data_dir, "from contacts_app.core import locks; locks.PATIENCE = 0.3")
                 told = user.communicate(timeout=30)[0]
                 assert user.returncode != 0
         assert f"{data_dir / name} is locked by the process {os.getpid()} (" in told

@@ -18,10 +18,12 @@ from flask import Flask
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from contacts_app import create_app, embedded, migrations, postgres
+from contacts_app import create_app, migrations
 from contacts_app.config import StartError
 from contacts_app.contacts.models import Contact, decrypted
-from contacts_app.db import Base, db
+from contacts_app.core import postgres
+from contacts_app.core.db import Base, db
+from contacts_app.ops import embedded
 from tests.conftest import PASSWORD_HASH, ROBOT, Team, free_port
 from tests.growth import administrator
 

@@ -16,8 +16,8 @@ from hypothesis.stateful import run_state_machine_as_test as run
 from werkzeug.test import TestResponse
 
 from tests.conftest import Team
-from tests.contacts.test_views import errors_of, usage, value_of
-from tests.groups.test_views import add_group, groups, snapshot
+from tests.pages.contacts.test_views import errors_of, usage, value_of
+from tests.pages.groups.test_views import add_group, groups, snapshot
 
 QUOTA = 4
 BAD = "bad"  # what the form refuses, in the place of what is kept

@@ -4,10 +4,10 @@ import psycopg
 import pytest
 
 from contacts_app import create_app, migrations
-from contacts_app.alerts import housekeeping
 from contacts_app.config import StartError
 from contacts_app.contacts.models import Contact
-from contacts_app.db import db
+from contacts_app.core.db import db
+from contacts_app.delivery import housekeeping
 from tests.growth import (
     CHANNELS_SET_UP,
     CONTACTS,

@@ -8,7 +8,7 @@ import phonenumbers
 from phonenumbers import NumberParseException, PhoneNumber, PhoneNumberFormat, PhoneNumberType, ValidationResult
 
 from ..config import current_settings
-from ..fields import ENDS, FULL_WIDTH, PAIRS, Doubtful, clean_email, clean_pasted, unwrapped
+from ..web.fields import ENDS, FULL_WIDTH, PAIRS, Doubtful, clean_email, clean_pasted, unwrapped
 
 UNREADABLE_ROBOT = "cannot be read: enter it again"
 CAN_BE_MOBILE = (PhoneNumberType.MOBILE, PhoneNumberType.FIXED_LINE_OR_MOBILE)

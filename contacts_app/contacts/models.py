@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from .. import encryption
 from ..accounts.models import Account
 from ..config import StartError, current_settings
-from ..db import Base, db, run
+from ..core import encryption
+from ..core.db import Base, db, run
 
 PAGE_SIZE = 100
 CLEAN_NAME = (

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from ..accounts.models import Account
 from ..contacts.models import CLEAN_NAME, FILTERS, LISTED, PAGE_SIZE, Contact, ListedContact, surroundings
-from ..db import Base, db, run
+from ..core.db import Base, db, run
 
 
 class Membership(Base):

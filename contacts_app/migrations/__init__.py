@@ -11,7 +11,7 @@ import psycopg
 import sqlalchemy as sa
 
 from ..config import StartError
-from ..db import check_server, connect, db
+from ..core.db import check_server, connect, db
 
 LOCK = 0x616C657274  # an advisory lock of our own: two consoles that start at once migrate one after the other
 

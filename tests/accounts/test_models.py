@@ -13,7 +13,7 @@ from psycopg import sql as query
 from contacts_app import create_app
 from contacts_app.accounts import models
 from contacts_app.accounts.models import LONGEST_PASSWORD, LogonAttempt, Session, User
-from contacts_app.db import db
+from contacts_app.core.db import db
 from tests.conftest import PASSWORD, PASSWORD_HASH, Team
 
 ZERO_HASH = b"\0" * 32

@@ -17,13 +17,13 @@ from werkzeug.test import TestResponse
 
 from contacts_app import create_app
 from contacts_app.accounts.models import Session, User
-from contacts_app.alerts.models import OF_GROUP, Alert
 from contacts_app.config import PROJECT
 from contacts_app.contacts.models import PAGE_SIZE, Contact
-from contacts_app.db import db
+from contacts_app.core.db import db
+from contacts_app.delivery.models import OF_GROUP, Alert
 from contacts_app.groups.models import Group
 from tests.growth import CHANNELS_SET_UP, Team
-from tests.test_embedded import FLASK, environment, kill, migrated, processes
+from tests.ops.test_embedded import FLASK, environment, kill, migrated, processes
 
 CONTACTS, ROUNDS = 20_000, 10
 SLOW = 1000  # milliseconds, from which a page is no longer usable

@@ -29,17 +29,18 @@ import psutil
 import psycopg
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from contacts_app import create_app, embedded
+from contacts_app import create_app
 from contacts_app.accounts.models import Account
-from contacts_app.alerts.models import Integration
-from contacts_app.alerts.worker import let_pages_go_first
 from contacts_app.config import PROJECT
 from contacts_app.contacts.models import Contact
-from contacts_app.db import db
+from contacts_app.core.db import db
+from contacts_app.delivery.models import Integration
+from contacts_app.delivery.worker import let_pages_go_first
 from contacts_app.groups.models import Group, Membership
-from tests.alerts.counterparts import AliyunSms, Authority, DingTalk, MailServer, environment
-from tests.test_embedded import kill, migrated, processes
-from tests.test_serve import Console
+from contacts_app.ops import embedded
+from tests.delivery.counterparts import AliyunSms, Authority, DingTalk, MailServer, environment
+from tests.ops.test_embedded import kill, migrated, processes
+from tests.ops.test_serve import Console
 
 ALERTS, CONTACTS, ROBOTS = 500, 100, 5
 SENDERS = 4  # connections that post alerts

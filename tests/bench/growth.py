@@ -23,13 +23,14 @@ from typing import NamedTuple
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from contacts_app import create_app, embedded, migrations
-from contacts_app.alerts.housekeeping import check_all
+from contacts_app import create_app, migrations
 from contacts_app.config import PROJECT
-from contacts_app.db import db
+from contacts_app.core.db import db
+from contacts_app.delivery.housekeeping import check_all
+from contacts_app.ops import embedded
 from tests.conftest import watched_statements
 from tests.growth import CHANNELS_SET_UP, CONTACTS, PEOPLE, WORKERS, Act, Explainer, Team, administrator, faults, fill
-from tests.test_embedded import kill, processes
+from tests.ops.test_embedded import kill, processes
 
 SMALL, BIG = 1_000, 100_000
 TEAMS, ROUNDS, WARM_ROUNDS = 20, 3, 1

@@ -16,7 +16,7 @@ import psutil
 
 from contacts_app.config import PROJECT
 from tests.conftest import free_port
-from tests.test_embedded import environment
+from tests.ops.test_embedded import environment
 
 REFERENCES = "tests.bench.references"
 CONSOLES = ("wsgi:app", f"{REFERENCES}.rows_made_anew:app")
@@ -67,7 +67,7 @@ class Server:
 
     def __init__(self, folder: Path, target: str, settings: dict[str, str]) -> None:
         self.target, self.errors, self.port = target, folder / "errors", free_port()
-        config = "contacts_app.gunicorn_conf" if target in CONSOLES else f"{REFERENCES}.gunicorn_conf"
+        config = "contacts_app.ops.gunicorn_conf" if target in CONSOLES else f"{REFERENCES}.gunicorn_conf"
         self.began = time.monotonic()
         with self.errors.open("w") as errors:
             self.process = psutil.Popen(

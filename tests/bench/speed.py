@@ -27,17 +27,18 @@ import psutil
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from contacts_app import create_app, embedded
+from contacts_app import create_app
 from contacts_app.accounts.models import Account
 from contacts_app.config import PROJECT
 from contacts_app.contacts.models import Contact
-from contacts_app.db import db
+from contacts_app.core.db import db
 from contacts_app.groups.models import Group, Membership
+from contacts_app.ops import embedded
 from tests.bench.burst import percentile
 from tests.bench.references.templates import DJANGO, JINJA, template
 from tests.bench.serving import BROWSER, CONSOLES, REFERENCES, Candidate, Page, Server, check, first_load, load
 from tests.conftest import HTMX, ROBOT
-from tests.test_embedded import environment, flask, kill, processes
+from tests.ops.test_embedded import environment, flask, kill, processes
 
 EMAIL, PASSWORD, SECRET_KEY = "bench@example.com", "correct horse battery", "k" * 40
 CONTACTS, BUSY, DELETES = 100, 16, 10  # in the account; connections of a full house; times a round deletes them all

@@ -17,8 +17,8 @@ from flask import Flask
 from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page, Request, Route, expect, sync_playwright
 
 from contacts_app import create_app, migrations
-from tests.alerts.counterparts import Authority, DingTalk, MailServer, TwilioSms, environment
 from tests.conftest import Team, answers, free_port, wait_for
+from tests.delivery.counterparts import Authority, DingTalk, MailServer, TwilioSms, environment
 
 WIDE, NARROW = 1280, 375
 SECONDS = 15
@@ -129,7 +129,7 @@ def console(app: Flask, settings: dict[str, str]) -> Iterator[str]:
     """Return the address of the console as production serves it, with a worker that delivers what waits."""
     port = free_port()
     address = {"PORT": str(port), "HOST": "127.0.0.1"}
-    gunicorn = ("gunicorn", "--config", "python:contacts_app.gunicorn_conf", "wsgi:app")
+    gunicorn = ("gunicorn", "--config", "python:contacts_app.ops.gunicorn_conf", "wsgi:app")
     with (
         running(settings | address, *gunicorn) as server,
         running(settings, "flask", "--app", "wsgi", "deliver") as worker,

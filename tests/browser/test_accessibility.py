@@ -14,11 +14,9 @@ from playwright.sync_api import Page, expect
 from werkzeug.serving import make_server
 
 from contacts_app import create_app, migrations
-from contacts_app.accounts.views import setup_token
-from tests.alerts.test_api import add_integration as new_token
-from tests.alerts.test_api import post
-from tests.alerts.test_facts import UNIFIED
-from tests.alerts.test_intake import alert, grafana, group
+from contacts_app.pages.accounts.views import setup_token
+from tests.api.test_alerts import add_integration as new_token
+from tests.api.test_alerts import post
 from tests.browser.conftest import (
     NARROW,
     WIDE,
@@ -33,7 +31,9 @@ from tests.browser.conftest import (
     search_box,
 )
 from tests.conftest import ROBOT, Team
-from tests.groups.test_views import add_group as add_group_of
+from tests.intake.test_facts import UNIFIED
+from tests.intake.test_formats import alert, grafana, group
+from tests.pages.groups.test_views import add_group as add_group_of
 
 LONG = "Zoe-with-a-name-of-sixty-four-characters-and-not-one-space-in-it"
 TAGS = ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"]

@@ -9,22 +9,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.alerts.alertmanager import hurried, running
-from tests.browser.conftest import (
-    NewPage,
-    World,
-    control,
-    dialog,
-    field,
-    is_marked,
-    mark,
-    message,
-    no_native_box,
-    row,
-)
+from tests.browser.conftest import NewPage, World, control, dialog, field, is_marked, mark, message, no_native_box, row
 from tests.browser.test_accessibility import add_group
 from tests.browser.test_keyboard import press_on
 from tests.conftest import Team, wait_for
+from tests.intake.alertmanager import hurried, running
 
 MOBILE, SECRET = "+12025550123", "SEC0123456789abcdef"
 ANN_MAIL = "ann@example.com"

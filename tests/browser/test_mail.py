@@ -6,12 +6,12 @@ from itertools import product
 from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser
 
-from contacts_app.alerts import sample
-from contacts_app.alerts.channels.mail import message_of
-from tests.alerts.counterparts import SMTP_FROM
-from tests.alerts.test_dingtalk import told
+from contacts_app.delivery import sample
+from contacts_app.delivery.channels.mail import message_of
 from tests.browser.conftest import NARROW, WIDE
 from tests.browser.test_accessibility import AXE, TAGS, WIDER
+from tests.delivery.counterparts import SMTP_FROM
+from tests.delivery.test_dingtalk import told
 
 WCAG = [tag for tag in TAGS if tag.startswith("wcag")]  # a mail has no landmarks
 URL = f"https://wiki.example.com/{'a-long-way/' * 30}?from=mail&to=page"

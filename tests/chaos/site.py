@@ -16,10 +16,10 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from contacts_app import embedded
+from contacts_app.ops import embedded
 from tests.conftest import PASSWORD, PASSWORD_HASH, wait_for
-from tests.test_embedded import migrated
-from tests.test_serve import Console
+from tests.ops.test_embedded import migrated
+from tests.ops.test_serve import Console
 
 NO_ANSWER = 0  # in place of a status
 _numbers = count(1)

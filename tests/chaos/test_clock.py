@@ -9,7 +9,7 @@ import pytest
 from tests.chaos.site import Site, told
 from tests.chaos.test_database import Server
 from tests.conftest import wait_for
-from tests.test_embedded import let_go, new_folder
+from tests.ops.test_embedded import let_go, new_folder
 
 LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 folder = pytest.fixture(new_folder, scope="module")

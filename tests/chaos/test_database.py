@@ -12,11 +12,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from contacts_app import embedded
+from contacts_app.ops import embedded
 from tests.chaos.site import Answer, Load, Person, Site, told
 from tests.conftest import wait_for
-from tests.test_embedded import is_ready, kill, let_go, migrated, new_folder, postmasters, processes, use
-from tests.test_wsgi import address_of
+from tests.ops.test_embedded import is_ready, kill, let_go, migrated, new_folder, postmasters, processes, use
+from tests.ops.test_wsgi import address_of
 
 AWAY_SECONDS = 30
 folder = pytest.fixture(new_folder)

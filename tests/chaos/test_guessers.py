@@ -18,8 +18,8 @@ import pytest
 from flask import Flask
 
 from contacts_app.accounts.models import LOGONS_PER_ADDRESS, LOGONS_PER_SUBJECT, User
-from contacts_app.accounts.views import WRONG
-from contacts_app.db import db
+from contacts_app.core.db import db
+from contacts_app.pages.accounts.views import WRONG
 from tests.conftest import PASSWORD, Team, answers, free_port, wait_for
 
 ROUNDS = 5
@@ -38,7 +38,7 @@ def port(app: Flask, settings: dict[str, str]) -> Iterator[int]:
     """Serve the console by gunicorn, with two workers behind a proxy that says where a visitor comes from."""
     port = free_port()
     environ = os.environ | settings | {"PORT": str(port), "HOST": "127.0.0.1", "WORKERS": "2", "PROXY_COUNT": "1"}
-    command = [sys.executable, "-m", "gunicorn", "--config", "python:contacts_app.gunicorn_conf", "wsgi:app"]
+    command = [sys.executable, "-m", "gunicorn", "--config", "python:contacts_app.ops.gunicorn_conf", "wsgi:app"]
     process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL)
     try:
         wait_for(lambda: answers(port) or process.poll() is not None, what="gunicorn")

@@ -11,7 +11,7 @@ import pytest
 from contacts_app.cli import SEAL_BYTES
 from tests.chaos.site import told
 from tests.conftest import PASSWORD
-from tests.test_embedded import FLASK, PROJECT, environment, flask, migrated, new_folder
+from tests.ops.test_embedded import FLASK, PROJECT, environment, flask, migrated, new_folder
 from tests.test_killed import ACCOUNT, ask, succeeds
 
 folder = pytest.fixture(new_folder)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.chaos.site import Person, Site, told
 from tests.conftest import wait_for
-from tests.test_embedded import kill, new_folder, postmasters
+from tests.ops.test_embedded import kill, new_folder, postmasters
 
 folder = pytest.fixture(new_folder, scope="module")
 CONTACTS = 100

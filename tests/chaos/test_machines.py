@@ -25,17 +25,18 @@ import pytest
 import requests
 from psycopg.conninfo import make_conninfo
 
-from contacts_app import create_app, embedded
+from contacts_app import create_app
 from contacts_app.accounts.models import Account
-from contacts_app.alerts.models import Integration
 from contacts_app.config import PROJECT
 from contacts_app.contacts.models import Contact
-from contacts_app.db import db
+from contacts_app.core.db import db
+from contacts_app.delivery.models import Integration
 from contacts_app.groups.models import Group, Membership
-from tests.alerts.counterparts import Authority, MailServer
-from tests.alerts.counterparts import environment as counterparts
+from contacts_app.ops import embedded
 from tests.conftest import PASSWORD, free_port, wait_for
-from tests.test_embedded import environment, flask, kill
+from tests.delivery.counterparts import Authority, MailServer
+from tests.delivery.counterparts import environment as counterparts
+from tests.ops.test_embedded import environment, flask, kill
 
 EMAIL = "ann@example.com"
 PAUSE = 2  # seconds between the death of the first database and the decision that the second takes over
@@ -141,7 +142,7 @@ class Network:
         subprocess.run(["ip", *arguments], check=True)
 
 
-GUNICORN = ("gunicorn", "--config", "python:contacts_app.gunicorn_conf", "wsgi:app")
+GUNICORN = ("gunicorn", "--config", "python:contacts_app.ops.gunicorn_conf", "wsgi:app")
 DELIVER = ("flask", "--app", "wsgi", "deliver")
 
 

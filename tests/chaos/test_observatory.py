@@ -13,8 +13,8 @@ import pytest
 from flask import Flask
 
 from contacts_app.config import PROJECT
-from tests.alerts.counterparts import Authority
 from tests.conftest import answers, free_port, wait_for
+from tests.delivery.counterparts import Authority
 
 HERE = Path(__file__).parent / "observatory"
 SCANNER = PROJECT / ".venv/observatory/node_modules/@mdn/mdn-http-observatory/src/scan.js"
@@ -42,7 +42,7 @@ def ports(app: Flask, settings: dict[str, str], authority: Authority) -> Iterato
     """Serve the console over TLS as production does; return where, by the port that browsers use."""
     ports = {"80": free_port(), "443": free_port()}
     environ = os.environ | settings | {"PORT": str(ports["443"]), "HOST": "127.0.0.1", "HTTPS": "1"}
-    command = [sys.executable, "-m", "gunicorn", "--config", "python:contacts_app.gunicorn_conf"]
+    command = [sys.executable, "-m", "gunicorn", "--config", "python:contacts_app.ops.gunicorn_conf"]
     # In production a proxy ends TLS, which the console's own worker does not speak.
     command += ["--worker-class", "gthread", "--certfile", str(authority.certificate), "--keyfile", str(authority.key)]
     command += ["wsgi:app"]

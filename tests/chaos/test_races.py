@@ -9,7 +9,7 @@ from itertools import count
 import pytest
 
 from tests.chaos.site import Answer, Person, Site, told
-from tests.test_embedded import new_folder
+from tests.ops.test_embedded import new_folder
 
 CLIENTS, SECONDS = 64, 12
 folder = pytest.fixture(new_folder, scope="module")

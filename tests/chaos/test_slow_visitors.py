@@ -16,7 +16,7 @@ import pytest
 from contacts_app.config import PROJECT
 from tests.chaos.site import Site, told
 from tests.conftest import free_port, wait_for
-from tests.test_embedded import new_folder
+from tests.ops.test_embedded import new_folder
 
 VISITORS, SECONDS = 200, 5
 (STYLES,) = (PROJECT / "static" / "vendor").glob("bootstrap-*.css")

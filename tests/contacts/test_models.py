@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from psycopg import errors
 from werkzeug.test import TestResponse
 
-from contacts_app.contacts.forms import read_query
 from contacts_app.contacts.models import FIELDS, PAGE_SIZE, SORTS, Contact, Page
-from contacts_app.db import db
-from contacts_app.fields import clean_text as clean_text_of
+from contacts_app.core.db import db
+from contacts_app.pages.contacts.forms import read_query
+from contacts_app.web.fields import clean_text as clean_text_of
 from tests.conftest import Team, wait_for
-from tests.contacts.test_views import opened_form
+from tests.pages.contacts.test_views import opened_form
 
 repeatable = settings(
     derandomize=True,

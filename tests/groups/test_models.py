@@ -11,11 +11,11 @@ import pytest
 from werkzeug.test import TestResponse
 
 from contacts_app.contacts.models import Contact, Query
-from contacts_app.db import db
+from contacts_app.core.db import db
 from contacts_app.groups.models import Group, groups_of, left_by
 from tests.conftest import Team, wait_for
 from tests.contacts.test_models import add_numbered, at_once, pressing_ok, statuses
-from tests.groups.test_views import add_group, groups, opened_form
+from tests.pages.groups.test_views import add_group, groups, opened_form
 
 
 @contextmanager

@@ -13,11 +13,11 @@ from flask.typing import ResponseReturnValue
 from flask_wtf.csrf import generate_csrf, validate_csrf
 
 from contacts_app.accounts.models import _digest, _visitor_query
-from contacts_app.alerts.reach import _reach
 from contacts_app.contacts.models import _shown, _statement
-from contacts_app.db import _compiled
+from contacts_app.core.db import _compiled
 from contacts_app.groups.models import _groups_of
-from contacts_app.security import headers
+from contacts_app.reach.reachability import _reach
+from contacts_app.web.security import headers
 from tests.bench.references import limit
 from wsgi import app as console
 

@@ -1,4 +1,4 @@
-"""Serve a reference as contacts_app/gunicorn_conf.py serves the console, with nothing of the console in memory."""
+"""Serve a reference as contacts_app/ops/gunicorn_conf.py serves the console, with nothing of the console in memory."""
 
 import gc
 import os

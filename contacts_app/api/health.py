@@ -1,0 +1,43 @@
+"""Tell whoever balances the load whether this console can do its work."""
+
+import logging
+
+import psycopg
+import sqlalchemy as sa
+from flask import Blueprint
+from flask.typing import ResponseReturnValue
+
+from .. import migrations
+from ..config import StartError, current_settings
+from ..core.db import db
+from ..core.postgres import unmet_settings, wanted_settings
+from ..pages.accounts.views import public
+
+blueprint = Blueprint("health", __name__)
+logger = logging.getLogger("contacts_app")
+
+
+@blueprint.get("/healthz")
+@public
+def healthz() -> ResponseReturnValue:
+    """Answer 200 where the database works as the pages need it, and 503 where it does not."""
+    try:
+        reason = _reason()
+    except (sa.exc.SQLAlchemyError, psycopg.Error, StartError) as error:  # StartError: the embedded one does not start
+        reason = str(error) if isinstance(error, StartError) else type(error).__name__
+    if reason is None:
+        return "ok\n", 200, {"Content-Type": "text/plain"}
+    logger.error("Not healthy: %s", reason)
+    return "unavailable\n", 503, {"Content-Type": "text/plain"}
+
+
+def _reason() -> str | None:
+    """Return why the pages cannot work although the database answers."""
+    revision = db.session.scalar(sa.text("SELECT version_num FROM alembic_version"))
+    if revision is None or revision < migrations.newest():  # a newer one is met while machines are upgraded in turn
+        return "the schema is older than the console; run migrate."
+    raw = db.session.connection().connection.dbapi_connection
+    assert isinstance(raw, psycopg.Connection)
+    if unmet := unmet_settings(raw, wanted_settings(current_settings().database_url)):
+        return f"the session has lost its settings, as behind a pooler by transaction: {', '.join(unmet)}."
+    return None

@@ -1,0 +1,195 @@
+"""Fill an account with samples, behind which nobody real is: what people see first of the console is what it is for.
+
+Nothing of it is ever sent: what was told is written as it would stand after it was sent, and nobody receives system
+notifications, which the workers would send for what fails here.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import phonenumbers
+import sqlalchemy as sa
+
+from ..config import DINGTALK_HOSTS
+from ..contacts.addresses import shown_mobile, shown_robot
+from ..contacts.models import Contact
+from ..core.db import db
+from ..delivery.models import Alert, ChannelState, Delivery, Integration
+from ..groups.models import Group
+
+SAMPLE_NAMES = (
+    *("Ada Okafor", "张伟", "Jürgen Müller", "Night shift", "Sofía Álvarez", "李娜", "Database on-call"),
+    *("Olga Petrova", "佐藤 健", "Network operations", "Amélie Laurent", "王芳", "Priya Raman", "김민준"),
+    *("Payments team", "Mohammed Al-Sayed", "مريم حسن", "Payments robot", "Nguyễn Thị Lan", "Tom O’Brien"),
+    *("刘洋", "Storage duty", "Βασίλης Παππάς", "Emma de Vries", "陈静", "Web front end", "Kofi Mensah"),
+)
+SAMPLE_GROUPS = ("Night shift", "Databases", "Payments", "Network")
+# By the place of the contact: a channel that fails, and why. The second has no other, and cannot be reached.
+FAILING = {
+    1: ("email", "The mail server refused the mailbox: 550 5.1.1 No such user here."),
+    2: ("email", "The mail server refused the message: 552 5.2.2 The mailbox is full."),
+}
+TOOK = {"sms": "The provider took the text.", "email": "The mail server took the message."}
+TOOK |= {"dingtalk": "The robot took the message."}
+SENDERS = {"alertmanager": "Alertmanager", "grafana": "Grafana", "plain": "Backup script"}
+
+
+class News(NamedTuple):
+    """Something that came in: how many minutes ago, for which group, and what."""
+
+    ago: int
+    group: int
+    source: str
+    title: str
+    text: str
+    severity: str
+    status: str = "firing"
+    key: str | None = None
+
+
+NEWS = (
+    News(
+        *(190, 3, "alertmanager", "LinkDown: The uplink of switch-2 is down", "Port 48 has had no carrier for 2 min."),
+        *("critical", "firing", "link-switch-2"),
+    ),
+    News(
+        *(168, 3, "alertmanager", "LinkDown: The uplink of switch-2 is down", "Port 48 has a carrier again."),
+        *("critical", "resolved", "link-switch-2"),
+    ),
+    News(
+        *(95, 0, "plain", "The nightly backup has failed", "Host backup1: no space is left at /srv/backup."),
+        *("error",),
+    ),
+    News(
+        *(41, 1, "alertmanager", "DiskAlmostFull: The disk of db1 is 96 % full", "At this rate it is full in 3 hours."),
+        *("critical", "firing", "disk-db1"),
+    ),
+    News(
+        *(12, 2, "grafana", "Payments take longer than 2 s", "The 95th percentile is 3.4 s, on pay-1 and pay-3."),
+        *("warning", "firing", "latency-payments"),
+    ),
+)
+
+
+def fill(account_id: int, count: int) -> None:
+    """Add `count` contacts to an account, and groups, integrations and notifications around them."""
+    contacts = list(_contacts(account_id, count))
+    db.session.add_all(contacts)
+    groups, members = [], []
+    for index, name in enumerate(SAMPLE_GROUPS):
+        group = Group(account_id=account_id, name=name)
+        db.session.add(group)
+        db.session.flush()
+        members.append(contacts[index :: len(SAMPLE_GROUPS) + 1])
+        group.add_members(contact.id for contact in members[-1])
+        groups.append(group)
+    now: datetime = db.session.scalars(sa.select(sa.func.now())).one()
+    integrations: dict[tuple[int, str], Integration] = {}
+    states: dict[tuple[int, str], dict[str, Any]] = {}
+    failing = {contacts[place].id: told for place, told in FAILING.items() if place < count}
+    for news in NEWS:
+        at = now - timedelta(minutes=news.ago)
+        integration = integrations.get((news.group, news.source))
+        if integration is None:
+            integration = Integration(account_id=account_id, group_id=groups[news.group].id, name=SENDERS[news.source])
+            integration.renew_token()  # nobody knows it: to send, one renews it
+            integrations[news.group, news.source] = integration
+            db.session.add(integration)
+        integration.used_at = at
+        db.session.flush()
+        alert = Alert(
+            account_id=account_id,
+            kind="alert",
+            source=news.source,
+            integration_id=integration.id,
+            integration_name=integration.name,
+            addressee=groups[news.group].name,
+            title=news.title,
+            text=news.text,
+            severity=news.severity,
+            status=news.status,
+            key=news.key,
+            received_at=at,
+        )
+        _tell(alert, members[news.group], failing, states)
+    test = Alert(account_id=account_id, kind="test", source="console", addressee=contacts[0].name, severity="")
+    test.title, test.text, test.status = "This is a test", "Nothing is wrong: this was a sample of a test.", "firing"
+    test.received_at = now - timedelta(minutes=5)
+    _tell(test, contacts[:1], failing, states)
+    db.session.execute(sa.insert(ChannelState).execution_options(render_nulls=True), list(states.values()))
+
+
+def _tell(
+    alert: Alert,
+    contacts: Sequence[Contact],
+    failing: dict[int, tuple[str, str]],
+    states: dict[tuple[int, str], dict[str, Any]],
+) -> None:
+    """Write an alert and its messages, which all are at their end, and note in `states` what is known by them."""
+    db.session.add(alert)
+    db.session.flush()
+    rows = []
+    for contact in contacts:
+        robot = contact.dingtalk_url
+        addresses = {
+            "sms": contact.mobile and shown_mobile(contact.mobile),
+            "email": contact.email,
+            "dingtalk": robot and shown_robot(robot),
+        }
+        for channel, address in addresses.items():
+            if not address:
+                continue
+            broken, reason = failing.get(contact.id, ("", ""))
+            fails = channel == broken
+            at = alert.received_at + timedelta(seconds=2)
+            key = {"account_id": alert.account_id, "contact_id": contact.id, "channel": channel}
+            rows.append(
+                key
+                | {
+                    "alert_id": alert.id,
+                    "contact_name": contact.name,
+                    "address": address,
+                    "state": "failed" if fails else "sent",
+                    "attempts": 1,
+                    "next_attempt_at": None,
+                    "give_up_at": alert.received_at + timedelta(hours=1),
+                    "answer": reason if fails else TOOK[channel],
+                    "ended_at": at,
+                }
+            )
+            known = states.setdefault(
+                (contact.id, channel), key | {"worked_at": None, "failing_since": None, "answer": None}
+            )
+            if not fails:
+                known["worked_at"] = at
+            elif known["failing_since"] is None:
+                known |= {"failing_since": at, "answer": reason}
+    if rows:
+        db.session.execute(sa.insert(Delivery).execution_options(render_nulls=True), rows)
+
+
+def _contacts(account_id: int, count: int) -> Iterator[Contact]:
+    """Make contacts that nobody real is behind: numbers reserved for fiction, domains reserved for examples."""
+    chance = random.Random(account_id)  # nosec B311
+    # The North American plan keeps 555-0100 to 555-0199 of every area code for fiction.
+    fiction = (f"+1{area}55501{line:02}" for area in range(201, 990) for line in range(100))
+    mobiles = filter(lambda number: phonenumbers.is_valid_number(phonenumbers.parse(number)), fiction)
+    for index in range(count):
+        name = SAMPLE_NAMES[index % len(SAMPLE_NAMES)]
+        if index >= len(SAMPLE_NAMES):
+            name = f"{name} {index // len(SAMPLE_NAMES) + 1}"
+        mobile = next(mobiles) if chance.random() < 0.85 or index == 2 else None
+        email = f"contact{index + 1}@example.com" if not mobile or chance.random() < 0.8 or index in FAILING else None
+        token = "".join(chance.choices("0123456789abcdef", k=64)) if chance.random() < 0.4 else None
+        if index == 1:
+            mobile = token = None
+        yield Contact(
+            account_id=account_id,
+            id=Contact.next_id(),
+            name=name,
+            mobile=mobile,
+            email=email,
+            dingtalk_url=token and f"https://{DINGTALK_HOSTS[0]}/robot/send?access_token={token}",
+        )

@@ -1,0 +1,1 @@
+"""The way out: notifications, deliveries and the worker."""

@@ -1,0 +1,280 @@
+"""Tell alerts to a DingTalk robot, and say in words why it refused.
+
+A robot answers HTTP 200 in any case; `errcode` says whether it took the message.
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+import re
+import time
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit
+
+import phonenumbers
+import requests
+
+from ...config import Settings
+from ...core.times import shown
+from . import Outcome, Told, bare, headline, or_headline, outgoing, particulars, quoted
+
+MOST_BYTES = 17_000  # of text as it stands in JSON; DingTalk takes 20,000 for the whole message
+MOST_MENTIONS = 100
+MOST_ALERTS = 50  # in one message: so many short titles fit, whatever letters they are in
+SHORT_TITLE = 80
+FIRST_LINES, FIRST_CHARACTERS = 3, 300  # of each of several alerts
+BLOCKED_SECONDS = 600
+DETAILS, FEW_DETAILS = 4000, 600  # bytes of values and links of one alert, alone and among several
+NEWLINE = "  \n"  # two spaces, or markdown joins the lines
+MARKUP = "\\`*_[]<~|"
+PLAIN_URL = r"https?://[A-Za-z0-9./_?=&%#:+-]+"
+BUSY, TOO_FAST, REFUSED = -1, (130101, 410100), 310000
+UNKNOWN = "DingTalk does not know the token. Copy the robot's address from its settings again."
+FAILED = {
+    300001: UNKNOWN,
+    300005: UNKNOWN,
+    400101: UNKNOWN,
+    400013: "The robot's group chat has been dissolved. Enter the robot of another.",
+    400102: "The robot is switched off. Switch it on in the settings of its group chat.",
+    400106: "The robot is not in its group chat any more. Add it again, and enter its address.",
+    430101: "The text holds a link that DingTalk does not take for safe.",
+    430102: "The text holds a word that DingTalk does not send.",
+    430103: "The text holds a picture that DingTalk does not send.",
+    430104: "The text holds something that DingTalk does not send.",
+    460101: "The text is longer than DingTalk takes.",
+}
+CONTENT = (430101, 430102, 430103, 430104, 460101)
+
+
+def send(
+    session: requests.Session,
+    settings: Settings,
+    url: str,
+    secret: str | None,
+    keyword: str | None,
+    alerts: Sequence[Told],
+    mobiles: Sequence[str],
+    uuid: str,
+    may_repeat: bool = True,
+) -> Outcome:
+    """Send one message about all `alerts` that mentions `mobiles` (E.164); `uuid` makes sending it again harmless.
+
+    Where the text is refused, the headlines alone are sent, later unless the robot `may_repeat`: take another message.
+    """
+    parts = urlsplit(url)
+    if parts.netloc.lower() not in settings.dingtalk_hosts:
+        return Outcome("failed", "The robot's host is not one of DingTalk's. Enter the robot's address again.")
+    numbers = [_mention(mobile) for mobile in mobiles[:MOST_MENTIONS]]
+
+    def post(alerts: Sequence[Told], uuid: str) -> Outcome:
+        body = {
+            "msgtype": "markdown",
+            "markdown": {"title": _title(alerts), "text": text_of(alerts, keyword, numbers, len(mobiles))},
+            "at": {"atMobiles": numbers, "isAtAll": False},
+            "msgUuid": uuid,
+        }
+        return _post(session, settings, url, secret, keyword, body)
+
+    outcome = post(alerts, uuid)
+    if outcome.content == "refused" and not may_repeat:
+        return outcome._replace(state="later")
+    return or_headline(outcome, lambda: post([bare(told) for told in alerts], f"{uuid}-headline"))
+
+
+def _post(
+    session: requests.Session, settings: Settings, url: str, secret: str | None, keyword: str | None, body: Any
+) -> Outcome:
+    signed = url + (_signature(secret, time.time()) if secret else "")
+    # In UTF-8: escaped to ASCII, Chinese would take twice the bytes.
+    data = json.dumps(body, ensure_ascii=False).encode()
+    try:
+        answer = outgoing.post(session, signed, data=data, headers={"Content-Type": "application/json; charset=utf-8"})
+    except outgoing.CannotReach as error:
+        return Outcome("later", error.words, is_uncertain=error.is_uncertain)
+    token = parse_qs(urlsplit(url).query).get("access_token", [""])[0]
+    return _outcome(answer, settings, secret, keyword, (token, secret or ""))
+
+
+def text_of(alerts: Sequence[Told], keyword: str | None, numbers: Sequence[str], count: int) -> str:
+    """Return the markdown text with the keyword in it and the mentions of `numbers`, `count` if all could be."""
+    mentions = " ".join(f"@{number}" for number in numbers)
+    if count > len(numbers):
+        mentions += f" and {count - len(numbers)} more"
+    # What must stand in the text is set aside first, whatever the alerts take.
+    mark = _keyword(keyword) if keyword else ""
+    room = MOST_BYTES - _size(mentions) - _size(mark) - 100
+    text = _alert(alerts[0], alerts[0].text, room) if len(alerts) == 1 else _alerts(alerts, room)
+    if keyword and keyword not in text:
+        text += f"\n\n{mark}"
+    return f"{text}\n\n{mentions}" if mentions else text
+
+
+def _keyword(keyword: str) -> str:
+    """Return the keyword as no markup, as far as it then still stands literally, which the robot asks for."""
+    plain = escaped(keyword)
+    if keyword in plain:
+        return plain
+    # What begins with markup is none after a backslash, which may stand before the keyword but not in it.
+    return f"\\{keyword}" if keyword[0] in MARKUP else keyword
+
+
+def escaped(words: str) -> str:
+    """Return `words` so that they are no markup: no link, no picture, no mention, no heading."""
+    # An address is left as it is: DingTalk makes a link of it that shows where it leads.
+    words = re.sub(
+        rf"({PLAIN_URL})|[{re.escape(MARKUP)}]|^\s*[-+=#>]", lambda found: found[1] or f"\\{found[0].strip()}", words
+    )
+    return words.replace("@", "@\u200b")
+
+
+def _title(alerts: Sequence[Told]) -> str:
+    return headline(alerts[0]) if len(alerts) == 1 else f"{len(alerts)} alerts"
+
+
+def _alerts(alerts: Sequence[Told], room: int) -> str:
+    """Return the markdown of several: each has its title, and the first as many as fit have their text."""
+    title = f"### {len(alerts)} alerts"
+    blocks = [_short(told) for told in alerts]
+    room -= _size("\n\n".join([title, *blocks]))
+    for index, told in enumerate(alerts):
+        lines = told.text.strip().splitlines()
+        first = "\n".join(lines[:FIRST_LINES])
+        is_cut = len(lines) > FIRST_LINES or len(first) > FIRST_CHARACTERS
+        block = _alert(told, first[:FIRST_CHARACTERS] + (" …" if is_cut else ""), MOST_BYTES, FEW_DETAILS)
+        room -= _size(block) - _size(blocks[index])
+        if room < 0:
+            break
+        blocks[index] = block
+    return "\n\n".join([title, *blocks])
+
+
+def _short(told: Told) -> str:
+    title = headline(told)
+    return f"- {escaped(title if len(title) <= SHORT_TITLE else title[: SHORT_TITLE - 1] + '…')}"
+
+
+def _alert(told: Told, text: str, room: int, details: int = DETAILS) -> str:
+    """Return the markdown of one alert, its text cut to fit into `room` bytes."""
+    head = f"#### {escaped(headline(told))}\n\n"
+    facts = " · ".join(f"{name}: {escaped(value)}" for name, value in particulars(told))
+    tail = f"{_details(told, details)}\n\n{facts}" + (f"\n\n[Open in the console]({told.url})" if told.url else "")
+    room -= _size(head) + _size(tail)
+    lines = [escaped(line.strip()) for line in text.strip().splitlines()]
+    body = _cut(NEWLINE.join(lines), room)
+    return f"{head}{body}{tail}" if body else f"{head.rstrip()}{tail}"
+
+
+def _details(told: Told, room: int) -> str:
+    """Return what is told of each alert beside its text, with links, of as many as fit into `room` bytes."""
+    found = ""
+    for fact in told.facts:
+        lines = [escaped(f"{name}: {value}") for name, value in fact.texts_beside(told.text)]
+        if links := " · ".join(f"[{link.name}]({_link(link.url)})" for link in fact.main_links):
+            lines.append(links)
+        if lines and fact.alert:
+            lines.insert(0, f"**{escaped(fact.alert)}**")
+        block = f"\n\n{NEWLINE.join(lines)}" if lines else ""
+        if _size(found + block) > room:
+            break
+        found += block
+    return found
+
+
+def _link(url: str) -> str:
+    """Return an address in which no character ends the link or is markup."""
+    return re.sub(r"[^A-Za-z0-9./_?=&%#:+-]", lambda found: f"%{ord(found[0]):02X}", url)
+
+
+def _cut(text: str, room: int) -> str:
+    if _size(text) <= room:
+        return text
+    ellipsis = " …"
+    room -= _size(ellipsis)
+    while (size := _size(text)) > room:
+        text = text[: len(text) * room // size]
+    # A backslash at the end must not have lost what it escapes.
+    is_alone = (len(text) - len(text.rstrip("\\"))) % 2
+    return (text[:-1] if is_alone else text) + ellipsis
+
+
+def _size(text: str) -> int:
+    """Return the bytes that the text takes in JSON, where newlines and backslashes are escaped."""
+    return len(json.dumps(text, ensure_ascii=False).encode()) - 2
+
+
+def _mention(mobile: str) -> str:
+    """Return the number as DingTalk knows it: 13800000000 in China, +1-2025550123 elsewhere."""
+    try:
+        code = str(phonenumbers.parse(mobile).country_code)
+    except phonenumbers.NumberParseException:  # of a country that the table does not know
+        return mobile
+    national = mobile.removeprefix(f"+{code}")
+    return national if code == "86" else f"+{code}-{national}"
+
+
+def _signature(secret: str, now: float) -> str:
+    timestamp = str(int(now * 1000))
+    digest = hmac.new(secret.encode(), f"{timestamp}\n{secret}".encode(), hashlib.sha256).digest()
+    return f"&timestamp={timestamp}&sign={quote(base64.b64encode(digest), safe='')}"
+
+
+def _outcome(
+    answer: outgoing.Answer, settings: Settings, secret: str | None, keyword: str | None, secrets: tuple[str, ...]
+) -> Outcome:
+    """Say what the robot's answer means."""
+    if answer.status == 429:
+        return Outcome("later", "DingTalk was sent more than it takes at once (HTTP 429).")
+    if answer.status >= 500:
+        return Outcome("later", f"DingTalk is out of order (HTTP {answer.status}).", is_uncertain=True)
+    try:
+        said = json.loads(answer.body)
+        code, message = int(said["errcode"]), str(said.get("errmsg", ""))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        if answer.status >= 400:
+            return Outcome("failed", f"DingTalk refused the message (HTTP {answer.status}).")
+        return Outcome("later", "DingTalk answered something that cannot be read.", is_uncertain=True)
+    if code == 0:
+        return Outcome("sent", "The robot took the message.")
+    if code in TOO_FAST:
+        until = shown(datetime.now(settings.timezone) + timedelta(seconds=BLOCKED_SECONDS), "%H:%M")
+        words = f"The robot is blocked until {until}, because it was sent more than 20 messages in a minute."
+        return Outcome("later", f"{words} ({code})", wait=BLOCKED_SECONDS)
+    if code == BUSY:
+        return Outcome("later", f"DingTalk is busy. ({code})")
+    reason = _reason(message, answer, secret, keyword) if code == REFUSED else FAILED.get(code)
+    if reason:
+        return Outcome("failed", f"{reason} ({code})", content="refused" if code in CONTENT else "whole")
+    return Outcome("failed", f"DingTalk refused the message: {code} {quoted(message, *secrets)}".rstrip())
+
+
+def _reason(message: str, answer: outgoing.Answer, secret: str | None, keyword: str | None) -> str | None:
+    """Say what to do about a refusal by the robot's security settings; None if the message does not tell."""
+    # What follows is the proposed solution, which names keyword, signature and timestamp alike.
+    message = re.split(r"[;；]\s*solution|[;；]\s*解决", message.lower())[0]
+    if "keyword" in message or "关键" in message:
+        is_set = f"'{keyword[:100]}' is not one of its keywords" if keyword else "none is set"
+        return f"The robot wants a keyword in the text, and {is_set}. Enter the robot's keyword in the contact."
+    if "timestamp" in message or "过期" in message or "时间戳" in message:
+        return _clock(answer)
+    if "sign" in message or "签名" in message:
+        if secret:
+            return "The signature does not match: the secret in the contact is not the robot's. Enter it again."
+        return "The robot wants a signature. Enter its secret (SEC…) in the contact."
+    if "whitelist" in message or "白名单" in message or re.search(r"\bip\b", message):
+        return "The robot does not take messages from the address of this console. Add it to the robot's IP addresses."
+    return None
+
+
+def _clock(answer: outgoing.Answer) -> str:
+    try:
+        seconds = time.time() - parsedate_to_datetime(answer.headers["Date"]).timestamp()
+    except (KeyError, ValueError, TypeError):
+        seconds = 0.0
+    if abs(seconds) < 60:
+        return "The robot finds the time of the message wrong. Check the clock of the console's machine."
+    direction = "fast" if seconds > 0 else "slow"
+    return f"The clock of the console's machine is {abs(seconds) / 60:.0f} minutes {direction}. Set it right."

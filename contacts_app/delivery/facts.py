@@ -1,0 +1,187 @@
+"""Read what a sender tells of each alert beside its words: values, errors, and links to where it is looked into.
+
+None of it is required, so nothing of it is a reason to refuse an alert: what cannot be read is left out.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple, TypeGuard
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import idna
+
+from ..core.cleaning import clean_line
+
+# Of one notification: alerts, what is told of each, and the size of all of it as JSON.
+MOST_ALERTS, MOST_TEXTS, MOST_LINKS, MOST_BYTES = 20, 10, 10, 20_000
+MOST_READ = 50  # annotations or values of one alert that are looked at
+MOST_NAME, MOST_TEXT, MOST_VALUE, MOST_URL = 120, 500, 200, 2000
+RUNBOOK, ERROR, VALUE = "Runbook", "Error", "Value"
+ORIGINS = ("Panel", "Dashboard", "Source")  # where an alert came from, the best first
+# Annotations that have a name of ours; those that stand in the alert's line are not told again.
+_NAMES = {
+    **dict.fromkeys(("runbook_url", "runbook", "runbookurl", "runbook_link"), RUNBOOK),
+    **dict.fromkeys(("dashboard_url", "dashboard", "dashboardurl"), "Dashboard"),
+    **dict.fromkeys(("panel_url", "panel", "panelurl"), "Panel"),
+    **{"error": ERROR, "value": VALUE},
+}
+IN_LINE = ("summary", "description", "message")
+_FIELDS = (("Panel", "panelURL"), ("Dashboard", "dashboardURL"), ("Source", "generatorURL"))
+_MORE_FIELDS = (("Silence", "silenceURL"), ("Image", "imageURL"))
+_VALUE_STRING = re.compile(r"(?:var|metric)='([^']{1,60})'|\bvalue=([^\s\]]{1,40})")  # [ var='B' labels={…} value=22 ]
+_NO_ADDRESS = re.compile(r"[\x00-\x20\x7f-\xa0\\<>\"\u2028\u2029\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+
+
+class Link(NamedTuple):
+    """An address, http or https, and what it leads to."""
+
+    name: str
+    url: str
+
+
+class Fact(NamedTuple):
+    """What is told of one alert: `alert` tells it from the others, and is empty where there are none."""
+
+    alert: str
+    texts: tuple[tuple[str, str], ...]
+    links: tuple[Link, ...]
+
+    @property
+    def main_links(self) -> list[Link]:
+        """Return the links that a message carries: the runbook, and one to where the alert came from."""
+        first = {link.name: link for link in reversed(self.links)}
+        origin = next((first[name] for name in ORIGINS if name in first), None)
+        return [link for link in (first.get(RUNBOOK), origin) if link]
+
+    def shortened(self) -> "Fact":
+        """Return what matters most of it."""
+        return self._replace(texts=self.texts[:2], links=tuple(self.main_links))
+
+    def texts_beside(self, words: str) -> list[tuple[str, str]]:
+        """Return what is told but does not stand in `words` already."""
+        return [(name, value) for name, value in self.texts if value not in words]
+
+
+def read_facts(alerts: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[Fact, ...]:
+    """Return what is told of the first alerts, each given with what tells it from the others."""
+    found: list[Fact] = []
+    for name, item in alerts:
+        fact = _fact(clean_line(name, MOST_NAME), item)
+        if not (fact.texts or fact.links):
+            continue
+        if len(found) == MOST_ALERTS:
+            break
+        room = MOST_BYTES - sum(map(_size, found))
+        fitting = next((one for one in (fact, fact.shortened()) if _size(one) <= room), None)
+        if fitting is None:
+            break
+        found.append(fitting)
+    return tuple(found)
+
+
+def from_json(found: Sequence[Sequence[Any]] | None) -> tuple[Fact, ...]:
+    """Return the facts that were kept as JSON."""
+    return tuple(
+        Fact(
+            alert,
+            tuple((name, value) for name, value in texts),
+            tuple(Link(name, url) for name, url in links if safe_link(url)),
+        )
+        for alert, texts, links in found or ()
+    )
+
+
+def value_of(item: Mapping[str, Any]) -> str:
+    """Return what was measured, as Grafana tells it: B=22, C=1."""
+    values = item.get("values")
+    if isinstance(values, dict):
+        known = [(name, _number(value)) for name, value in islice(values.items(), MOST_READ) if _is_number(value)]
+        return clean_line(", ".join(f"{name}={value}" for name, value in sorted(known)), MOST_VALUE)
+    text, name, told = item.get("valueString"), "", []
+    for found in _VALUE_STRING.finditer(text[:2000] if isinstance(text, str) else ""):
+        if found[1]:
+            name = found[1]
+        elif name:
+            told.append(f"{name}={found[2]}")
+            name = ""
+    return clean_line(", ".join(told), MOST_VALUE)
+
+
+def error_of(item: Mapping[str, Any]) -> str:
+    """Return why the sender could not measure."""
+    return next((clean_line(text, MOST_TEXT) for name, text in _annotations(item) if _named(name) == ERROR), "")
+
+
+def safe_link(value: str) -> str | None:
+    """Return an address as it may be a link: http or https, with a host and without a user; None for all others."""
+    value = value.strip()
+    if not re.match("https?://", value, re.IGNORECASE) or len(value) > MOST_URL or _NO_ADDRESS.search(value):
+        return None
+    try:
+        parts = urlsplit(value)
+        host, port = parts.hostname or "", parts.port
+        if not host.isascii():
+            host = idna.encode(host, uts46=True).decode()
+    except ValueError:  # which IDNAError is
+        return None
+    if parts.username is not None or not re.fullmatch(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9.])?|[0-9a-f]*:[0-9a-f:.]+", host):
+        return None
+    netloc = (f"[{host}]" if ":" in host else host) + (f":{port}" if port is not None else "")
+    rest = (quote(part, safe="/%:=&?~+!$,;'@()*[]-._#") for part in parts[2:])
+    return urlunsplit((parts.scheme, netloc, *rest))
+
+
+def _fact(alert: str, item: Mapping[str, Any]) -> Fact:
+    texts: dict[str, str] = {}
+    links: dict[str, str] = {}
+    if value := value_of(item):
+        texts[VALUE] = value
+    fields = [(name, item.get(field)) for name, field in (*_FIELDS, *_MORE_FIELDS)]
+    told = [(name, text) for name, text in fields if _is_text(text)]
+    for name, text in (*_annotations(item), *told):
+        name = _named(name)
+        if name.lower() in IN_LINE or name.startswith("__"):  # such as Grafana's __orgId__
+            continue
+        if url := safe_link(text):
+            links.setdefault(name, url)
+        elif (name, text) not in told and (words := clean_line(text, MOST_TEXT)):
+            texts.setdefault(name, words)
+    order = (RUNBOOK, *(name for name, _ in (*_FIELDS, *_MORE_FIELDS)))
+    ordered = sorted(links.items(), key=lambda link: order.index(link[0]) if link[0] in order else len(order))
+    shown = tuple(Link(name, url) for name, url in ordered[:MOST_LINKS])
+    # What is told first stays when there is too much.
+    first = sorted(texts.items(), key=lambda text: text[0] not in (VALUE, ERROR))
+    return Fact(alert, tuple(first[:MOST_TEXTS]), shown)
+
+
+def _size(fact: Fact) -> int:
+    return len(json.dumps(fact, ensure_ascii=False).encode()) + 2
+
+
+def _annotations(item: Mapping[str, Any]) -> list[tuple[str, str]]:
+    found = item.get("annotations")
+    if not isinstance(found, dict):
+        return []
+    return [(name, text) for name, text in islice(found.items(), MOST_READ) if _is_text(text)]
+
+
+def _named(name: str) -> str:
+    """Return the name that an annotation is shown by."""
+    name = clean_line(name, MOST_NAME)
+    return _NAMES.get(name.lower(), name)
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _number(value: float) -> str:
+    if abs(value) < 1e15 and value == int(value):
+        return str(int(value))
+    return f"{value:.6g}"

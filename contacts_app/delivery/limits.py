@@ -1,0 +1,183 @@
+"""Send a number and a mailbox no more than a person can read; what is more waits, and goes into one message."""
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from werkzeug.exceptions import TooManyRequests
+
+from ..config import Settings, StartError
+from ..core.db import db
+from .attempts import Claimed, Result
+from .channels import Told, headline
+
+WINDOW = timedelta(minutes=10)
+TESTS, TEST_WINDOW = 6, timedelta(minutes=1)
+LIMIT_OF_TESTS = f"the limit of {TESTS} tests a minute"
+MOST_ALERTS = 500  # in one message
+MOST_AT_ONCE = 2_000  # deliveries that one claim ends or lets wait: the others have their turn in between
+# Only for contacts that exist and that nobody holds a lock on. In the order of their ids, as whoever deletes contacts
+# locks them.
+_make_windows = sa.text("""
+    INSERT INTO send_windows (account_id, contact_id, kind)
+    SELECT account_id, id, :kind FROM contacts WHERE account_id = :account_id AND id = ANY (CAST(:ids AS bigint[]))
+        AND NOT EXISTS (
+            SELECT FROM send_windows WHERE (account_id, contact_id, kind) = (contacts.account_id, contacts.id, :kind))
+    ORDER BY id FOR KEY SHARE SKIP LOCKED
+    ON CONFLICT DO NOTHING
+""")
+# Whoever has the window of a contact's channel decides what is sent over it next; whoever finds it locked goes on.
+_lock_windows = sa.text("""
+    SELECT contact_id, sent_at, now() AS now FROM send_windows
+    WHERE account_id = :account_id AND kind = :kind AND contact_id = ANY (CAST(:ids AS bigint[]))
+    ORDER BY contact_id FOR UPDATE SKIP LOCKED
+""")
+_note_sent = sa.text("""
+    UPDATE send_windows SET
+        sent_at = ARRAY(SELECT at FROM unnest(sent_at) AS at WHERE at > now() - CAST(:window AS interval) ORDER BY at)
+            || array_fill(now(), ARRAY[sent.messages])
+    FROM unnest(CAST(:contact_ids AS bigint[]), CAST(:counts AS integer[])) AS sent (contact_id, messages)
+    WHERE account_id = :account_id AND send_windows.contact_id = sent.contact_id AND kind = :kind
+""")
+_give_back = sa.text("""
+    UPDATE send_windows SET sent_at = sent_at[1:place - 1] || sent_at[place + 1:]
+    FROM (
+        SELECT account_id, contact_id, kind, array_position(sent_at, CAST(:slot AS timestamptz)) AS place
+        FROM send_windows WHERE account_id = :account_id AND contact_id = :contact_id AND kind = :kind
+        FOR UPDATE SKIP LOCKED
+    ) AS found
+    WHERE (send_windows.account_id, send_windows.contact_id, send_windows.kind)
+        = (found.account_id, found.contact_id, found.kind) AND place IS NOT NULL
+""")
+# The hour in which it is tried again does not run while it waits for the limit.
+_hold = sa.text("""
+    UPDATE deliveries SET state = 'queued', is_held = true, next_attempt_at = held.until,
+        give_up_at = CASE WHEN attempts = 0 THEN give_up_at ELSE give_up_at + (held.until - now()) END
+    FROM (
+        SELECT due.*, until
+        FROM unnest(CAST(:contact_ids AS bigint[]), CAST(:untils AS timestamptz[])) AS limits (contact_id, until)
+        CROSS JOIN LATERAL (
+            SELECT account_id, alert_id, deliveries.contact_id, channel FROM deliveries
+            WHERE account_id = :account_id AND deliveries.contact_id = limits.contact_id AND channel = :channel
+                AND state IN ('queued', 'sending') AND next_attempt_at <= now() AND cancelled_by IS NULL
+            ORDER BY next_attempt_at LIMIT :most FOR UPDATE SKIP LOCKED
+        ) AS due
+        LIMIT :most
+    ) AS held
+    WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, deliveries.channel)
+        = (held.account_id, held.alert_id, held.contact_id, held.channel)
+    RETURNING 1
+""")
+# One statement admits and counts, so that of several at once no more are let through.
+_admit_tests = sa.text("""
+    INSERT INTO send_windows AS known (account_id, contact_id, kind, sent_at)
+    SELECT account_id, id, 'test', ARRAY[now()] FROM contacts
+    WHERE account_id = :account_id AND id = ANY (CAST(:ids AS bigint[])) ORDER BY id
+    ON CONFLICT (account_id, contact_id, kind) DO UPDATE SET
+        sent_at = ARRAY(SELECT at FROM unnest(known.sent_at) AS at WHERE at > now() - CAST(:window AS interval))
+            || excluded.sent_at
+    WHERE (SELECT count(*) FROM unnest(known.sent_at) AS at WHERE at > now() - CAST(:window AS interval)) < :most
+    RETURNING contact_id
+""")
+_next_test = sa.text("""
+    SELECT ceil(extract(epoch FROM min(sent_at[cardinality(sent_at) + 1 - :most]) + CAST(:window AS interval) - now()))
+    FROM send_windows WHERE account_id = :account_id AND kind = 'test' AND contact_id = ANY (CAST(:ids AS bigint[]))
+""")
+
+
+class Room(NamedTuple):
+    """Say how many messages a contact may be sent now, and from when on it may be sent one."""
+
+    messages: int
+    until: datetime
+
+
+def limit_of(channel: str, settings: Settings) -> int:
+    """Return how many messages a number or a mailbox is sent within WINDOW."""
+    return settings.texts_per_number if channel == "sms" else settings.mails_per_mailbox
+
+
+def take_rooms(account_id: int, channel: str, contact_ids: Collection[int], limit: int) -> dict[int, Room]:
+    """Lock the windows of the contacts that nobody else decides about, and return the room in each."""
+    mine = {"account_id": account_id, "kind": channel, "ids": list(contact_ids)}
+    db.session.execute(_make_windows, mine)
+    rooms = {}
+    for row in db.session.execute(_lock_windows, mine):
+        recent = sorted(at for at in row.sent_at if at > row.now - WINDOW)
+        is_full = len(recent) >= limit
+        rooms[row.contact_id] = Room(max(limit - len(recent), 0), recent[-limit] + WINDOW if is_full else row.now)
+    return rooms
+
+
+def note_sent(account_id: int, channel: str, counts: dict[int, int]) -> None:
+    """Count messages to contacts, whose windows are locked, against their limits."""
+    values = {"account_id": account_id, "kind": channel, "window": WINDOW}
+    db.session.execute(_note_sent, values | {"contact_ids": list(counts), "counts": list(counts.values())})
+
+
+def give_back(channel: str, claims: Sequence[Claimed]) -> None:
+    """Count messages that have certainly not arrived no more, and commit; that may be left out when it cannot be."""
+    values = [
+        {"account_id": one.account_id, "contact_id": one.contact_id, "kind": channel, "slot": one.slot}
+        for one in claims
+    ]
+    if not values:
+        return
+    try:
+        db.session.execute(_give_back, values)
+        db.session.commit()
+    except (sa.exc.SQLAlchemyError, StartError):
+        db.session.rollback()
+
+
+def hold(account_id: int, channel: str, rooms: dict[int, Room]) -> bool:
+    """Have all that is due for the contacts wait until they may be sent a message; return whether anything does."""
+    untils = {"contact_ids": list(rooms), "untils": [room.until for room in rooms.values()]}
+    values = {"account_id": account_id, "channel": channel, "most": MOST_AT_ONCE}
+    return bool(db.session.execute(_hold, values | untils).all())
+
+
+def digest(claims: Sequence[Claimed], channel: str, settings: Settings) -> Told:
+    """Return one thing to tell about several alerts, newest first; a text has no room for links."""
+    told = [one.told for one in claims]
+    counts = Counter(one.status for one in told if one.kind == "alert")
+    words = [f"{counts[status]} {status}" for status in ("firing", "resolved") if counts[status]]
+    blocks = [[headline(one.told), one.words, "" if channel == "sms" else one.told.url] for one in reversed(claims)]
+    return told[-1]._replace(
+        title=f"{len(claims)} alerts" + (f": {', '.join(words)}" if words else ""),
+        text="\n".join(line for block in blocks for line in block if line),
+        severity="",
+        status="firing" if any(one.status == "firing" for one in told) else "resolved",
+        group="",
+        url=f"{settings.public_url}/notifications" if settings.public_url else None,
+        kind="system",  # whose headline stands as it is
+        integration="",
+    )
+
+
+def of_digest(result: Result) -> list[Result]:
+    """Return what became of each delivery that went in the one message."""
+    claimed, outcome = result.claimed, result.outcome
+    if not claimed.others:
+        return [result]
+    if outcome.state == "sent":
+        outcome = outcome._replace(
+            answer=f"{outcome.answer} It went in one message with {len(claimed.others)} others, because more came than"
+            " the limit of this contact lets through one by one."
+        )
+    # What may have arrived goes again as it was.
+    result = result._replace(outcome=outcome, message=claimed.message if outcome.is_uncertain else None)
+    return [result, *(result._replace(claimed=other) for other in claimed.others)]
+
+
+def admit_tests(account_id: int, contact_ids: Collection[int]) -> set[int]:
+    """Count a test to each of the contacts, and return those that may be sent it; raise TooManyRequests if none may."""
+    mine = {"account_id": account_id, "ids": list(contact_ids), "window": TEST_WINDOW, "most": TESTS}
+    admitted = set(db.session.scalars(_admit_tests, mine))
+    if contact_ids and not admitted:
+        seconds = max(int(db.session.scalar(_next_test, mine) or 1), 1)
+        wait = f"{seconds} second" + ("" if seconds == 1 else "s")
+        raise TooManyRequests(f"A contact gets at most {TESTS} tests a minute. Try again in {wait}.", None, seconds)
+    return admitted

@@ -1,0 +1,275 @@
+"""Write down what became of attempts, come what may: else what was sent would be sent again."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from ..config import StartError
+from ..core.db import db
+from . import robots
+from .attempts import KEY, Result, columns, limit_lock_waits, pause
+from .channels import Outcome
+
+logger = logging.getLogger("contacts_app")
+REFUSED = (sa.exc.DataError, sa.exc.IntegrityError, sa.exc.ProgrammingError)  # which no waiting mends
+# Somebody may have stopped it while it was being sent: what arrived all the same is sent.
+NOT_ENDED = "(deliveries.ended_at IS NULL OR deliveries.state = 'cancelled')"
+# What was sent is sent, also when somebody else has taken the message for lost meanwhile. This waits for no lock: what
+# was sent and cannot be written goes to sent_deliveries, which each claim looks at. What has not ended is asked for in
+# words that fit no partial index: by the one of what is due, all that waits would be read for each message. For why
+# each row is looked up LATERAL, see attempts.CHOSEN.
+_finish = sa.text(f"""
+    WITH result AS (
+        SELECT * FROM unnest(
+            CAST(:account_ids AS bigint[]), CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[]),
+            CAST(:leased_untils AS timestamptz[]), CAST(:states AS text[]), CAST(:answers AS text[]),
+            CAST(:waits AS float[]), CAST(:addresses AS text[]), CAST(:messages AS uuid[]),
+            CAST(:headlines AS boolean[]), CAST(:refusals AS boolean[])
+        ) AS result (account_id, alert_id, contact_id, leased_until, state, answer, wait, address, message,
+            headline_only, text_refused)
+    ), found AS (
+        SELECT result.*, free.channel FROM result LEFT JOIN LATERAL (
+            SELECT channel FROM deliveries
+            WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, channel)
+                = (result.account_id, result.alert_id, result.contact_id, :channel)
+                AND {NOT_ENDED}
+                AND (result.state = 'sent'
+                    OR deliveries.state = 'sending' AND deliveries.next_attempt_at = result.leased_until)
+            FOR UPDATE SKIP LOCKED
+        ) AS free ON true
+    ), finished AS (
+        UPDATE deliveries SET
+            state = CASE WHEN found.state = 'queued' AND cancelled_by IS NOT NULL THEN 'cancelled'
+                ELSE found.state END,
+            answer = found.answer, address = coalesce(found.address, deliveries.address),
+            message = found.message, attempts = greatest(attempts, 1),
+            next_attempt_at = CASE WHEN found.state = 'queued' AND cancelled_by IS NULL
+                THEN now() + make_interval(secs => found.wait) END,
+            ended_at = CASE WHEN found.state <> 'queued' OR cancelled_by IS NOT NULL THEN now() END,
+            headline_only = found.headline_only, text_refused = found.text_refused
+        FROM found
+        WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, deliveries.channel)
+            = (found.account_id, found.alert_id, found.contact_id, found.channel)
+    )
+    INSERT INTO sent_deliveries (account_id, alert_id, contact_id, channel, address, answer, headline_only)
+    SELECT account_id, alert_id, contact_id, :channel, address, answer, headline_only FROM found
+    CROSS JOIN LATERAL (
+        SELECT FROM deliveries WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, channel)
+            = (found.account_id, found.alert_id, found.contact_id, :channel) AND {NOT_ENDED}
+        LIMIT 1
+    ) AS locked
+    WHERE state = 'sent' AND channel IS NULL
+    ON CONFLICT DO NOTHING
+""")  # nosec B608
+_finish_sent = sa.text(f"""
+    WITH free AS (
+        SELECT deliveries.account_id, deliveries.alert_id, deliveries.contact_id, deliveries.channel,
+            sent.address, sent.answer, sent.sent_at, sent.headline_only
+        FROM sent_deliveries AS sent
+        JOIN deliveries USING (account_id, alert_id, contact_id, channel)
+        WHERE {NOT_ENDED}
+        FOR UPDATE OF deliveries SKIP LOCKED
+    )
+    UPDATE deliveries SET
+        state = 'sent', answer = free.answer, address = coalesce(free.address, deliveries.address), message = NULL,
+        attempts = greatest(attempts, 1), next_attempt_at = NULL, ended_at = free.sent_at,
+        headline_only = free.headline_only
+    FROM free
+    WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, deliveries.channel)
+        = (free.account_id, free.alert_id, free.contact_id, free.channel)
+""")  # nosec B608
+_forget_sent = sa.text(f"""
+    DELETE FROM sent_deliveries WHERE (account_id, alert_id, contact_id, channel) IN (
+        SELECT account_id, alert_id, contact_id, channel FROM sent_deliveries AS sent
+        WHERE NOT EXISTS (
+            SELECT FROM deliveries WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id,
+                deliveries.channel) = (sent.account_id, sent.alert_id, sent.contact_id, sent.channel) AND {NOT_ENDED})
+        FOR UPDATE SKIP LOCKED)
+""")  # nosec B608
+# What channel_states says already is no news; beside news that waits, everything is.
+_keep_news = sa.text("""
+    INSERT INTO channel_news (account_id, contact_id, channel, works, used, answer)
+    SELECT found.account_id, found.contact_id, :channel, works, used, found.answer
+    FROM unnest(
+        CAST(:account_ids AS bigint[]), CAST(:contact_ids AS bigint[]), CAST(:works AS boolean[]),
+        CAST(:answers AS text[]), CAST(:used AS text[])
+    ) AS found (account_id, contact_id, works, answer, used)
+    LEFT JOIN channel_states AS known
+        ON (known.account_id, known.contact_id, known.channel) = (found.account_id, found.contact_id, :channel)
+    WHERE known.account_id IS NULL OR known.answer IS DISTINCT FROM found.answer
+        OR works AND coalesce(known.worked_at, '-infinity') < now() - interval '1 minute'
+        OR EXISTS (
+            SELECT FROM channel_news AS waiting WHERE (waiting.account_id, waiting.contact_id, waiting.channel)
+                = (found.account_id, found.contact_id, :channel))
+    RETURNING account_id
+""")
+# The contact may have been given another address while this one was tried.
+_forget_outdated_news = sa.text("""
+    DELETE FROM channel_news WHERE account_id = :account_id AND id IN (
+        SELECT id FROM channel_news WHERE account_id = :account_id AND NOT EXISTS (
+            SELECT FROM contacts WHERE (contacts.account_id, contacts.id) = (channel_news.account_id, contact_id)
+                AND used = CASE channel
+                    WHEN 'sms' THEN mobile WHEN 'email' THEN email ELSE encode(dingtalk_url_hash, 'hex') END)
+        FOR UPDATE SKIP LOCKED)
+""")
+# The address is compared again with the contact locked, because it may be given another just now. What somebody else
+# holds a lock on waits until that is gone; of one channel the older news comes first.
+_note_news = sa.text("""
+    WITH news AS (
+        SELECT channel_news.* FROM channel_news
+        JOIN contacts ON (contacts.account_id, contacts.id) = (channel_news.account_id, contact_id)
+            AND used = CASE channel
+                WHEN 'sms' THEN mobile WHEN 'email' THEN email ELSE encode(dingtalk_url_hash, 'hex') END
+        WHERE channel_news.account_id = :account_id AND NOT EXISTS (
+            SELECT FROM channel_news AS older
+            WHERE (older.account_id, older.contact_id, older.channel)
+                = (channel_news.account_id, channel_news.contact_id, channel_news.channel)
+                AND older.id < channel_news.id)
+        ORDER BY contact_id
+        FOR UPDATE OF channel_news SKIP LOCKED FOR SHARE OF contacts SKIP LOCKED
+    ), free AS (
+        SELECT known.account_id, known.contact_id, known.channel FROM channel_states AS known
+        JOIN news USING (account_id, contact_id, channel)
+        FOR UPDATE OF known SKIP LOCKED
+    ), noted AS (
+        SELECT news.* FROM news LEFT JOIN channel_states AS known USING (account_id, contact_id, channel)
+        LEFT JOIN free USING (account_id, contact_id, channel)
+        WHERE known.channel IS NULL OR free.channel IS NOT NULL
+    ), forgotten AS (
+        DELETE FROM channel_news USING noted
+        WHERE (channel_news.account_id, channel_news.id) = (noted.account_id, noted.id)
+    )
+    INSERT INTO channel_states AS known (account_id, contact_id, channel, worked_at, failing_since, answer)
+    SELECT account_id, contact_id, channel, CASE WHEN works THEN noted_at END,
+        CASE WHEN NOT works THEN noted_at END, answer
+    FROM noted ORDER BY contact_id, channel
+    ON CONFLICT (account_id, contact_id, channel) DO UPDATE SET
+        worked_at = coalesce(excluded.worked_at, known.worked_at),
+        failing_since = CASE WHEN excluded.failing_since IS NOT NULL
+            THEN coalesce(known.failing_since, excluded.failing_since) END,
+        answer = excluded.answer
+    RETURNING account_id
+""")
+_ask_for_check = sa.text("""
+    INSERT INTO system_checks (account_id) VALUES (:account_id)
+    ON CONFLICT (account_id) DO UPDATE SET due_at = now() WHERE system_checks.due_at > now()
+""")
+_waiting_news = sa.text("SELECT DISTINCT account_id FROM channel_news ORDER BY account_id")
+
+
+def keep(results: Sequence[Result], patience: float, robot: dict[str, Any] | None = None) -> None:
+    """Write down what became of attempts of one account; while the database is away, try for `patience` seconds.
+
+    First that, and what is news of the channels, in one transaction that waits for nobody's lock; then what may wait.
+    """
+    try:
+        persist(lambda: _record(results), patience)
+    except Exception as error:
+        logger.error("An answer could not be written down: %s", reason(error))
+        db.session.rollback()
+        plain = Outcome("later", "The answer could not be written down. Tell your administrator.")
+        results = [
+            result._replace(outcome=result.outcome._replace(answer="") if result.outcome.state == "sent" else plain)
+            for result in results
+        ]
+        persist(lambda: _record(results), patience)
+    if robot:
+        persist(lambda: robots.note_sent(robot, results), patience)
+
+
+def write_what_waited() -> None:
+    """Write what could not be written when it became known, as far as no lock is in the way, and commit."""
+    db.session.execute(_finish_sent)
+    db.session.execute(_forget_sent)
+    db.session.commit()
+    for account_id in db.session.scalars(_waiting_news).all():
+        note_news(account_id)
+
+
+def note_news(account_id: int) -> None:
+    """Note in channel_states what is news of an account's channels, as far as no lock is in the way, and commit."""
+    try:
+        limit_lock_waits()
+        db.session.execute(_forget_outdated_news, {"account_id": account_id})
+        if db.session.execute(_note_news, {"account_id": account_id}).all():
+            db.session.execute(_ask_for_check, {"account_id": account_id})
+        db.session.commit()
+    except sa.exc.OperationalError:  # a lock on the account, or the database is away
+        db.session.rollback()
+
+
+def persist(act: Callable[[], None], patience: float) -> None:
+    """Do what must not be lost while the database is away, again and again for `patience` seconds."""
+    until = time.monotonic() + patience
+    while True:
+        try:
+            return act()
+        except (sa.exc.SQLAlchemyError, StartError) as error:
+            db.session.rollback()
+            if isinstance(error, REFUSED):
+                raise
+            if time.monotonic() > until:
+                logger.error("What a worker knows could not be written down: %s", reason(error))
+                return
+            time.sleep(0.5)
+
+
+def reason(error: Exception) -> str:
+    """Say what happened in a word that quotes nobody's data."""
+    original = getattr(error, "orig", None)
+    return type(original or error).__name__ if not isinstance(error, StartError) else str(error)
+
+
+def _record(results: Sequence[Result]) -> None:
+    """Write down what became of the attempts, each if it is still ours, with what is news of the channels."""
+    channel, account_id = results[0].channel, results[0].claimed.account_id
+    db.session.execute(_finish, {"channel": channel} | _finished(results))
+    said = {result.claimed.contact_id: result for result in results if _says_something(result)}
+    is_news = said and db.session.execute(_keep_news, {"channel": channel} | _news(list(said.values()))).all()
+    db.session.commit()
+    if is_news:
+        note_news(account_id)
+
+
+def _finished(results: Sequence[Result]) -> dict[str, list[Any]]:
+    """Return the columns of _finish."""
+    found = columns([result.claimed for result in results], *KEY, "leased_until")
+    found |= {name: [] for name in ("states", "answers", "waits", "addresses", "messages", "headlines", "refusals")}
+    waits: dict[int, float] = {}  # what went together is tried again together
+    for result in results:
+        outcome, claimed = result.outcome, result.claimed
+        state, answer, wait = outcome.state, outcome.answer, outcome.wait
+        if state == "later":
+            wait = waits.setdefault(id(outcome), wait or pause(claimed.attempts))
+            if wait > claimed.seconds_left:
+                state, answer = "failed", f"{answer} Given up after an hour."
+        found["states"].append("queued" if state == "later" else state)
+        found["answers"].append(answer[:500])
+        found["waits"].append(wait)
+        found["addresses"].append(result.address)
+        found["messages"].append(result.message)
+        found["headlines"].append(outcome.content == "headline")
+        found["refusals"].append(state == "failed" and outcome.content == "refused")
+    return found
+
+
+def _says_something(result: Result) -> bool:
+    """Tell whether the attempt says whether the channel works; the first of a passing fault does not.
+
+    That a text was refused says nothing about where it was sent.
+    """
+    if result.used is None or result.outcome.content == "refused":
+        return False
+    return result.outcome.state != "later" or result.claimed.attempts > 1
+
+
+def _news(results: Sequence[Result]) -> dict[str, list[Any]]:
+    """Return the columns of _keep_news."""
+    found = columns([result.claimed for result in results], "account_id", "contact_id")
+    found["works"] = [result.outcome.state == "sent" for result in results]
+    found["answers"] = [None if result.outcome.state == "sent" else result.outcome.answer[:500] for result in results]
+    found["used"] = [result.used for result in results]
+    return found

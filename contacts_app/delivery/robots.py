@@ -1,0 +1,256 @@
+"""Claim the messages that wait for a DingTalk robot, and send them: bundled where its limit is near."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
+
+import sqlalchemy as sa
+
+from ..config import Settings
+from ..contacts.addresses import shown_robot
+from ..contacts.models import decrypted
+from ..core.db import db
+from . import order
+from .attempts import CHOSEN, GIVE_UP_AT, NOT_SENT, TOLD, Claimed, Result, claimed_from, columns, limit_lock_waits
+from .channels import Outcome, dingtalk
+from .senders import Senders, guarded
+
+ROBOT_LIMIT, ROBOT_WINDOW = 20, timedelta(minutes=1)
+LOCKED_PAUSE = timedelta(seconds=0.5)
+UNREADABLE = "The robot's address cannot be read, because ENCRYPTION_KEYS of this worker lacks its key."
+MOST_SECRETS = 5  # that are tried for one message at once: what is refused counts against the robot's limit
+NOT_TRIED_SECONDS = 15  # after which others are tried: a robot's limit takes no more
+NOT_TRIED = "The secret of this contact was not tried yet: {} of other contacts were refused before it. Correct those."
+# An account for which nothing is being sent comes before those for which something is.
+_claim_robot = sa.text("""
+    WITH idle AS (
+        SELECT account_id, url_hash FROM robots
+        WHERE due_at <= now() AND account_id <> ALL (CAST(:busy AS bigint[])) ORDER BY due_at LIMIT 1
+        FOR UPDATE SKIP LOCKED
+    ), other AS (
+        SELECT account_id, url_hash FROM robots
+        WHERE due_at <= now() AND account_id <> ALL (CAST(:full AS bigint[])) AND NOT EXISTS (SELECT FROM idle)
+        ORDER BY due_at LIMIT 1
+        FOR UPDATE SKIP LOCKED
+    )
+    UPDATE robots SET due_at = now() + make_interval(secs => :lease)
+    FROM (SELECT * FROM idle UNION ALL SELECT * FROM other) AS due
+    WHERE (robots.account_id, robots.url_hash) = (due.account_id, due.url_hash)
+    RETURNING robots.account_id, robots.url_hash, sent_at, blocked_until, now() AS now
+""")
+_lock_robot = sa.text("SELECT 1 FROM robots WHERE account_id = :account_id AND url_hash = :url_hash FOR UPDATE")
+# LATERAL has each contact's part read by its index: from the statistics, which know of an empty queue, PostgreSQL would
+# rather read the whole queue for each of them. What went together once comes first, and whole.
+_waiting_for_robot = sa.text(f"""
+    SELECT deliveries.account_id, alert_id, deliveries.contact_id, attempts, message, asked_at,
+        extract(epoch FROM {GIVE_UP_AT} - now())::float AS seconds_left,
+        dingtalk_url_encrypted, dingtalk_secret_encrypted, dingtalk_keyword, worked_at, failing_since, {TOLD}
+    FROM contacts
+    CROSS JOIN LATERAL (
+        SELECT * FROM deliveries
+        WHERE deliveries.account_id = contacts.account_id AND contact_id = contacts.id AND channel = 'dingtalk'
+            AND state IN ('queued', 'sending') AND next_attempt_at <= now() AND cancelled_by IS NULL
+            AND {NOT_SENT}
+        ORDER BY message, next_attempt_at, alert_id LIMIT :most
+        FOR UPDATE SKIP LOCKED
+    ) AS deliveries
+    CROSS JOIN LATERAL (
+        SELECT * FROM alerts WHERE (account_id, id) = (deliveries.account_id, deliveries.alert_id) LIMIT 1
+    ) AS alerts
+    LEFT JOIN channel_states
+        ON (channel_states.account_id, channel_states.contact_id, channel_states.channel)
+        = (contacts.account_id, contacts.id, 'dingtalk')
+    WHERE contacts.account_id = :account_id AND dingtalk_url_hash = :url_hash
+    ORDER BY message, alert_id, deliveries.contact_id
+""")  # nosec B608
+_claim_for_robot = sa.text(f"""
+    WITH chosen AS MATERIALIZED (
+        {CHOSEN} unnest(CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[])) AS chosen (alert_id, contact_id)
+    )
+    UPDATE deliveries SET state = 'sending', attempts = attempts + 1, message = :message, give_up_at = {GIVE_UP_AT},
+        next_attempt_at = now() + make_interval(secs => :lease)
+    FROM chosen
+    WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, deliveries.channel)
+        = (chosen.account_id, chosen.alert_id, chosen.contact_id, chosen.channel)
+""")  # nosec B608
+_next_for_robot = sa.text("""
+    SELECT min(next_attempt_at) FROM contacts
+    CROSS JOIN LATERAL (
+        SELECT next_attempt_at FROM deliveries
+        WHERE deliveries.account_id = contacts.account_id AND contact_id = contacts.id AND channel = 'dingtalk'
+            AND state IN ('queued', 'sending') AND cancelled_by IS NULL
+        ORDER BY next_attempt_at LIMIT 1
+    ) AS next
+    WHERE contacts.account_id = :account_id AND dingtalk_url_hash = :url_hash
+""")
+_plan_robot = sa.text("UPDATE robots SET due_at = :due_at WHERE account_id = :account_id AND url_hash = :url_hash")
+_robot_has_sent = sa.text(f"""
+    UPDATE robots SET
+        sent_at = (sent_at || array_fill(clock_timestamp(), ARRAY[CAST(:posts AS integer)]))
+            [greatest(1, cardinality(sent_at) + :posts + 1 - {ROBOT_LIMIT}):],
+        blocked_until = now() + make_interval(secs => CAST(:blocked AS float))
+    WHERE account_id = :account_id AND url_hash = :url_hash
+""")  # nosec B608
+
+
+class Bundle(NamedTuple):
+    """What goes to a robot in one message, and with what."""
+
+    robot: dict[str, Any]  # its key
+    message: UUID
+    claimed: Sequence[Claimed]
+    url: str | None
+    secrets: Sequence[str | None]  # as each of the contacts has it
+    tries: Sequence[str | None]  # the secrets, the one that is most likely right first
+    keyword: str | None
+    room: int  # messages that the robot takes within this minute
+
+
+def claim(settings: Settings, busy: Sequence[int] = (), full: Sequence[int] = ()) -> Bundle | bool:
+    """Claim what one robot may be sent now, and commit; otherwise return whether a robot was looked at.
+
+    The accounts in `busy` come after the others, and those in `full` not at all.
+    """
+    lease = settings.delivery_lease
+    found = db.session.execute(_claim_robot, {"lease": lease, "busy": list(busy), "full": list(full)}).one_or_none()
+    db.session.commit()  # an alert that comes in waits for the robot's row, and must not wait for this process
+    if found is None:
+        return False
+    limit_lock_waits()
+    robot = {"account_id": found.account_id, "url_hash": found.url_hash}
+    recent = [at for at in found.sent_at if at > found.now - ROBOT_WINDOW]
+    if found.blocked_until and found.blocked_until > found.now:
+        plan(robot, found.blocked_until)
+        return True
+    if len(recent) >= ROBOT_LIMIT:
+        plan(robot, recent[-ROBOT_LIMIT] + ROBOT_WINDOW)
+        return True
+    rows = db.session.execute(_waiting_for_robot, robot | {"most": 2 * dingtalk.MOST_ALERTS}).all()
+    sendable, words = order.settle(found.account_id, "dingtalk", rows)
+    kept = {(row.alert_id, row.contact_id) for row in sendable}
+    chosen = _choose([row for row in rows if (row.alert_id, row.contact_id) in kept], ROBOT_LIMIT - len(recent))
+    if not chosen:
+        db.session.execute(_lock_robot, robot)
+        # What is due and was not chosen, somebody holds a lock on.
+        plan(robot, None, not_before=found.now + LOCKED_PAUSE)
+        return True
+    message = chosen[0].message or uuid4()
+    ids = columns(chosen, "alert_id", "contact_id")
+    db.session.execute(_claim_for_robot, robot | ids | {"channel": "dingtalk", "message": message, "lease": lease})
+    db.session.commit()
+    claims = [claimed_from(row, settings, lease) for row in chosen]
+    secrets = [_secret(row) for row in chosen]
+    return Bundle(
+        robot=robot,
+        message=message,
+        claimed=[
+            one._replace(told=order.with_words(one.told, words.get((one.alert_id, one.contact_id)))) for one in claims
+        ],
+        url=next(filter(None, map(_url, chosen)), None),
+        secrets=secrets,
+        tries=_most_likely_first(secrets, chosen),
+        keyword=" ".join(dict.fromkeys(row.dingtalk_keyword for row in chosen if row.dingtalk_keyword)) or None,
+        room=ROBOT_LIMIT - len(recent),
+    )
+
+
+def send(bundle: Bundle, settings: Settings, senders: Senders) -> list[Result]:
+    """Send a bundle, and return what became of each of its deliveries."""
+    alerts = list({one.told.id: one.told for one in bundle.claimed}.values())
+    mobiles = list(dict.fromkeys(one.mobile for one in bundle.claimed if one.mobile))
+    # The members may know the robot's secret differently: one who is wrong must not silence it for all.
+    outcomes: dict[str | None, Outcome] = {}
+    outcome = Outcome("later", UNREADABLE)
+    posts, untried = 0, None
+    for secret in (bundle.tries or [None]) if bundle.url else ():
+        if posts >= min(bundle.room, MOST_SECRETS):
+            untried = Outcome("later", NOT_TRIED.format(posts), wait=NOT_TRIED_SECONDS)
+            break
+        send = partial(dingtalk.send, senders.session, settings, str(bundle.url), secret, bundle.keyword)
+        tried = guarded(partial(send, alerts, mobiles, str(bundle.message), bundle.room > posts + 1))
+        posts += tried.posts
+        outcome = outcomes[secret] = tried._replace(posts=posts)  # the last one stands for all
+        if outcome.state != "failed" or outcome.content == "refused":
+            break
+    halves: dict[int, UUID] = {}
+    if outcome.state == "failed" and outcome.content == "refused" and len(alerts) > 1:
+        outcome, halves = outcome._replace(state="later", wait=1), _halves([told.id for told in alerts])
+    # What was refused may go in another company the next time; what may have arrived goes again as it was.
+    kept = bundle.message if outcome.is_uncertain else None
+    results = []
+    for one, its in zip(bundle.claimed, bundle.secrets, strict=True):
+        own = outcomes.get(its, untried or outcome)
+        said = own if outcome.state == "failed" and outcome.content != "refused" else outcome
+        # Of a secret that was refused, or not tried, it is not known that it works.
+        is_known = bool(outcomes) and own is said and its in (None, *outcomes)
+        results.append(
+            Result(
+                claimed=one,
+                channel="dingtalk",
+                outcome=said,
+                address=shown_robot(bundle.url) if bundle.url else None,
+                used=bundle.robot["url_hash"].hex() if is_known else None,
+                message=halves.get(one.alert_id, kept),
+            )
+        )
+    return results
+
+
+def note_sent(robot: dict[str, Any], results: Sequence[Result]) -> None:
+    """Count what the robot was given against its limit, look when it is due again, and commit."""
+    posts = max(result.outcome.posts for result in results)
+    limit_lock_waits()
+    blocked = next((result.outcome.wait for result in results if result.outcome.wait), None)
+    db.session.execute(_robot_has_sent, robot | {"blocked": blocked, "posts": posts})
+    plan(robot, None)
+
+
+def plan(robot: dict[str, Any], due_at: datetime | None, not_before: datetime | None = None) -> None:
+    """Have the robot looked at again at `due_at`, by default when something is due for it, and commit."""
+    if due_at is None:
+        # A statement of its own: what was committed while the lock was waited for is seen.
+        due_at = db.session.execute(_next_for_robot, robot).scalar_one()
+        if due_at and not_before:
+            due_at = max(due_at, not_before)
+    db.session.execute(_plan_robot, robot | {"due_at": due_at})
+    db.session.commit()
+
+
+def _choose(rows: Sequence[Any], budget: int) -> Sequence[Any]:
+    """Return what goes into the next message: one that may have arrived as it was, or one alert, or many."""
+    if rows and rows[0].message:
+        return [row for row in rows if row.message == rows[0].message]
+    alerts = list(dict.fromkeys(row.alert_id for row in rows))
+    # As few as may be in one message, as long as the robot's limit lets each have its own.
+    chosen = set(alerts[:1] if len(alerts) <= budget else alerts[: dingtalk.MOST_ALERTS])
+    return [row for row in rows if row.alert_id in chosen]
+
+
+def _halves(alert_ids: Sequence[int]) -> dict[int, UUID]:
+    """Return the message that each alert goes into next: of several, one had a text that was refused with its headline.
+
+    Sent in halves, and those in halves, it does not take the others along.
+    """
+    (first, second), middle = sorted((uuid4(), uuid4())), len(alert_ids) // 2  # older news goes first
+    return {identity: first if place < middle else second for place, identity in enumerate(alert_ids)}
+
+
+def _most_likely_first(secrets: Sequence[str | None], rows: Sequence[Any]) -> Sequence[str]:
+    """Return the different secrets of the rows: what worked last, what most contacts have, what is known to fail."""
+    worked: dict[str, list[float]] = defaultdict(list)
+    for secret, row in zip(secrets, rows, strict=True):
+        if secret:
+            fails = row.failing_since is not None
+            worked[secret].append(-1 if fails else row.worked_at.timestamp() if row.worked_at else 0)
+    return sorted(worked, key=lambda secret: (-max(worked[secret]), -len(worked[secret])))
+
+
+def _url(row: Any) -> str | None:
+    return decrypted(row.dingtalk_url_encrypted, row.account_id, row.contact_id, "dingtalk_url")
+
+
+def _secret(row: Any) -> str | None:
+    return decrypted(row.dingtalk_secret_encrypted, row.account_id, row.contact_id, "dingtalk_secret")

@@ -1,0 +1,124 @@
+"""Stop what waits to be sent: of one notification, or of all that came in through an integration."""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from ..core.db import db
+from ..groups.models import group_surroundings
+from .models import IS_WAITING, Integration
+
+ALERTS_AT_ONCE = 10  # so that no transaction keeps a worker waiting for long
+PATIENCE_SECONDS = 10  # for rows that a worker has locked, which takes milliseconds
+
+
+class Waiting(NamedTuple):
+    """Say how many messages wait, and of how many notifications."""
+
+    messages: int = 0
+    notifications: int = 0
+
+    def __str__(self) -> str:
+        """Return both in words."""
+        messages = f"{self.messages:,} message" + ("" if self.messages == 1 else "s")
+        return f"{messages} of {self.notifications:,} notification" + ("" if self.notifications == 1 else "s")
+
+
+def waiting_of(account_id: int, integration_ids: Iterable[int]) -> Waiting:
+    """Return what waits of all that came in through the integrations, whether they still exist or not."""
+    values = {"account_id": account_id, "integration_ids": list(integration_ids)}
+    counts = [row.messages for row in db.session.execute(_alerts_of_integrations, values)]
+    return Waiting(sum(counts), len(counts))
+
+
+def stop_integrations(account_id: int, integration_ids: Iterable[int], who: str) -> Waiting:
+    """Stop what waits of all that has come in through the integrations, in several transactions.
+
+    Returns what was stopped. What comes in from now on is sent as usual.
+    """
+    values = {"account_id": account_id, "integration_ids": list(integration_ids)}
+    return stop_alerts(account_id, [row.alert_id for row in db.session.execute(_alerts_of_integrations, values)], who)
+
+
+def stop_alerts(account_id: int, alert_ids: Iterable[int], who: str) -> Waiting:
+    """Stop what waits of the alerts, in several transactions; return what was stopped.
+
+    A message that is being sent is not tried again, and recorded as what becomes of it.
+    """
+    ids = list(alert_ids)
+    messages = notifications = 0
+    for first in range(0, len(ids), ALERTS_AT_ONCE):
+        values = {"account_id": account_id, "alert_ids": ids[first : first + ALERTS_AT_ONCE], "who": who}
+        stopped: set[int] = set()
+        until = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            # What a worker has locked at this moment is skipped and looked at again: to wait for it could deadlock.
+            rows = db.session.execute(_stop, values).all()
+            db.session.commit()
+            messages += sum(row.messages for row in rows)
+            stopped.update(row.alert_id for row in rows)
+            if not db.session.scalar(_is_left, values) or time.monotonic() > until:
+                break
+            time.sleep(0.02)
+        notifications += len(stopped)
+    db.session.commit()
+    return Waiting(messages, notifications)
+
+
+def stopped_words(stopped: Waiting) -> str:
+    """Return what to say after something was stopped."""
+    if not stopped.messages:
+        return "Nothing here waits any more."
+    return f"{stopped} {'has' if stopped.messages == 1 else 'have'} been stopped."
+
+
+def waiting_of_groups(account_id: int, group_ids: Iterable[int]) -> tuple[str, Callable[[str], str]]:
+    """Return in words what waits of the groups' integrations, and what stops it once they are deleted with them."""
+    found = sa.select(Integration.id).where(
+        Integration.account_id == account_id, Integration.group_id.in_(list(group_ids))
+    )
+    ids = db.session.scalars(found).all()
+    waiting = waiting_of(account_id, ids)
+    return str(waiting) if waiting.messages else "", lambda who: stopped_words(stop_integrations(account_id, ids, who))
+
+
+def add_to_groups() -> None:
+    """Let the pages that delete groups offer to stop what waits."""
+    group_surroundings.waiting_of = waiting_of_groups
+
+
+# The notifications with messages that wait and are not stopped yet, oldest first.
+_alerts_of_integrations = sa.text(f"""
+    SELECT alert_id, count(*) AS messages FROM deliveries
+    JOIN alerts ON (alerts.account_id, alerts.id) = (deliveries.account_id, alert_id)
+    WHERE deliveries.account_id = :account_id AND {IS_WAITING} AND cancelled_by IS NULL
+        AND integration_id = ANY (CAST(:integration_ids AS bigint[]))
+    GROUP BY alert_id ORDER BY alert_id
+""")  # nosec B608
+_stop = sa.text(f"""
+    WITH waiting AS (
+        SELECT account_id, alert_id, contact_id, channel FROM deliveries
+        WHERE account_id = :account_id AND alert_id = ANY (CAST(:alert_ids AS bigint[]))
+            AND {IS_WAITING} AND cancelled_by IS NULL
+        FOR UPDATE SKIP LOCKED
+    ), stopped AS (
+        UPDATE deliveries SET
+            cancelled_by = :who,
+            state = CASE deliveries.state WHEN 'queued' THEN 'cancelled' ELSE deliveries.state END,
+            next_attempt_at = CASE WHEN deliveries.state <> 'queued' THEN next_attempt_at END,
+            ended_at = CASE WHEN deliveries.state = 'queued' THEN now() END
+        FROM waiting
+        WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, deliveries.channel)
+            = (waiting.account_id, waiting.alert_id, waiting.contact_id, waiting.channel)
+        RETURNING deliveries.alert_id
+    )
+    SELECT alert_id, count(*) AS messages FROM stopped GROUP BY alert_id
+""")  # nosec B608
+_is_left = sa.text(f"""
+    SELECT EXISTS (
+        SELECT FROM deliveries
+        WHERE account_id = :account_id AND alert_id = ANY (CAST(:alert_ids AS bigint[]))
+            AND {IS_WAITING} AND cancelled_by IS NULL)
+""")  # nosec B608

@@ -1,0 +1,245 @@
+"""Deliver what is queued: claim, send, record, in any number of threads, processes and machines.
+
+A claim is committed before anything is sent, and ends by itself after a while (the lease). Whatever is killed at
+whatever moment, a delivery is thus either recorded or claimed again.
+
+A claim is of one account. What hangs for it takes its own share of the threads of that channel, in whose place others
+are started: see lanes.
+"""
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from uuid import UUID, uuid4
+
+import psycopg
+import sqlalchemy as sa
+from flask import Flask
+
+from ..config import Settings, StartError, current_settings
+from ..core.db import db
+from . import messages, robots
+from .attempts import Claimed, Result, limit_lock_waits
+from .housekeeping import keep_house
+from .lanes import Lane
+from .models import CHANNELS
+from .recording import keep, persist, reason
+from .senders import Senders, attempt
+
+logger = logging.getLogger("contacts_app")
+# What was sent is written down together, which costs a third less; who dies before sends so much again.
+WRITE_SECONDS = 0.2
+SEND_SECONDS = 25  # that a message and, if it is refused, its headline may take, with room to record it in the lease
+NICENESS = 10
+POLL_SECONDS, BEAT_SECONDS, TEND_SECONDS = 2, 5, 0.2
+MOST_TURNS = 5  # accounts that are asked for one after the other when others claim at the same moment
+# Where somebody holds a lock on the row of this worker, it gets another.
+_seen = sa.text("""
+    WITH own AS (
+        SELECT id FROM workers WHERE id = ANY (CAST(:ids AS uuid[])) LIMIT 1 FOR UPDATE SKIP LOCKED
+    ), seen AS (
+        UPDATE workers SET seen_at = now() FROM own WHERE workers.id = own.id RETURNING workers.id
+    )
+    INSERT INTO workers (id, host) SELECT :new, :host WHERE NOT EXISTS (SELECT FROM seen) RETURNING id
+""")
+_leave = sa.text("""
+    DELETE FROM workers WHERE id IN (
+        SELECT id FROM workers WHERE id = ANY (CAST(:ids AS uuid[])) FOR UPDATE SKIP LOCKED)
+""")
+
+
+class Worker:
+    """One process that delivers until it is told to stop."""
+
+    def __init__(self, app: Flask, settings: Settings) -> None:
+        self.app = app
+        self.settings = settings
+        self.stopping = threading.Event()
+        share = settings.delivery_threads
+        self.lanes = {channel: Lane(share, partial(self._deliver, channel)) for channel in CHANNELS}
+        self.spare: list[Senders] = []  # of threads that have ended; to make them costs more than a message
+        self.ids: list[UUID] = []  # of its rows
+
+    def run(self) -> None:
+        """Deliver until SIGTERM or SIGINT; what is being sent then is sent to its end."""
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            self.stopping.set()
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, stop)
+        tending = threading.Thread(target=self._tend)
+        tending.start()
+        for target in (self._listen, self._beat):
+            threading.Thread(target=target, daemon=True).start()
+        with self.app.app_context():
+            keep_house(self.stopping, self.settings.retention_days)
+            tending.join()
+            for lane in self.lanes.values():
+                lane.join()
+            for senders in self.spare:
+                senders.close()
+            persist(self._leave, patience=1)
+
+    def _tend(self) -> None:
+        """Keep each channel in threads that do not hang."""
+        while not self.stopping.is_set():
+            for lane in self.lanes.values():
+                lane.tend()
+            self.stopping.wait(TEND_SECONDS)
+
+    def _beat(self) -> None:
+        """Show that this worker lives, as long as a thread of each channel comes round."""
+        patience = self.settings.delivery_lease + POLL_SECONDS * self.settings.delivery_threads + SEND_SECONDS
+        is_known = False
+        while not self.stopping.is_set():
+            with suppress(sa.exc.SQLAlchemyError, StartError), self.app.app_context():
+                now = time.monotonic()
+                if all(lane.seen and now - lane.seen < patience for lane in self.lanes.values()):
+                    self._show()
+                    is_known = True
+            self.stopping.wait(BEAT_SECONDS if is_known else 0.2)
+
+    def _show(self) -> None:
+        """Write down that this worker lives."""
+        limit_lock_waits()
+        values = {"ids": self.ids, "new": uuid4(), "host": socket.gethostname()}
+        self.ids += db.session.scalars(_seen, values).all()
+        db.session.commit()
+
+    def _listen(self) -> None:
+        """Wake the threads when something is queued; while the database is away they look by themselves."""
+        while not self.stopping.is_set():
+            try:
+                with self.app.app_context(), db.engine.connect() as connection:
+                    raw = connection.connection.driver_connection
+                    assert isinstance(raw, psycopg.Connection)
+                    raw.autocommit = True
+                    try:
+                        raw.execute("LISTEN deliveries")
+                        while not self.stopping.is_set():
+                            for _ in raw.notifies(timeout=1, stop_after=1):
+                                for lane in self.lanes.values():
+                                    lane.wake.set()
+                    finally:
+                        connection.invalidate()  # it listens, and may be lost: it is not for the others
+            except (sa.exc.SQLAlchemyError, psycopg.Error, StartError):
+                self.stopping.wait(1)
+
+    def _deliver(self, channel: str, turns: float) -> None:
+        """Work on one channel; look now and then for what nobody announces: what is to be tried again."""
+        lane = self.lanes[channel]
+        senders: Senders | None = None
+        step = self._step_robot if channel == "dingtalk" else self._step
+        is_away = False
+        while not self.stopping.is_set():
+            lane.wake.clear()
+            try:
+                senders = senders or (self.spare.pop() if self.spare else Senders(self.settings))
+                with self.app.app_context():
+                    is_busy = step(channel, senders)
+                is_away = False
+                lane.let_go()
+            except Exception as error:
+                lane.let_go()
+                if not is_away:  # said once, not every second
+                    logger.error("Delivering by %s has to wait: %s", channel, reason(error))
+                is_away = True
+                self.stopping.wait(1)
+                continue
+            if is_busy:
+                lane.wake.set()  # there may be enough for the others, too
+            elif lane.may_end():
+                break
+            else:
+                lane.wake.wait(POLL_SECONDS * turns)
+        if senders:
+            self.spare.append(senders)
+
+    def _step(self, channel: str, senders: Senders) -> bool:
+        """Send the deliveries that are due, a few at a time; return whether there were any."""
+        claims = self._claim(channel)
+        results: list[Result] = []
+        rest: list[Claimed] = []
+        stopped: set[tuple[int, int]] = set()
+        write_at = time.monotonic() + WRITE_SECONDS
+        until = time.monotonic() + self.settings.delivery_lease - SEND_SECONDS
+        for index, claimed in enumerate(claims):
+            if (self.stopping.is_set() or time.monotonic() > until) and index:
+                rest += claims[index:]
+                break
+            if (claimed.alert_id, claimed.contact_id) in stopped:
+                rest.append(claimed)
+                continue
+            results.append(attempt(channel, claimed, self.settings, senders))
+            if time.monotonic() > write_at:
+                messages.record(channel, results, self.settings.delivery_lease)
+                stopped = messages.stopped(channel, claims[index + 1 :])
+                results, write_at = [], time.monotonic() + WRITE_SECONDS
+        if results:
+            messages.record(channel, results, self.settings.delivery_lease)
+        if rest:
+            persist(partial(messages.release, channel, rest), self.settings.delivery_lease)
+        return bool(claims)
+
+    def _claim(self, channel: str) -> Sequence[Claimed]:
+        """Claim what is due for the account whose turn it is, a few at a time: first of those that hold no thread."""
+        lane = self.lanes[channel]
+        with lane.claiming:
+            busy, full = lane.busy(), lane.full()
+            for passed_over in (busy, full) if busy != full else (full,):
+                turns = 0
+                while turns < MOST_TURNS and not self.stopping.is_set():
+                    found = messages.claim(channel, lane.turn, self.settings, passed_over)
+                    if found.turn is None:
+                        break
+                    lane.turn = found.turn
+                    if found.claimed:
+                        lane.hold(found.turn)
+                        return found.claimed
+                    # Of an account of which all has to wait there may be more; else another one has claimed it at this
+                    # moment.
+                    turns += not found.is_busy
+        return []
+
+    def _step_robot(self, channel: str, senders: Senders) -> bool:
+        """Send one message to a robot that may be sent one: one alert, or all that wait where its limit is near."""
+        lane = self.lanes[channel]
+        with lane.claiming:
+            bundle = robots.claim(self.settings, lane.busy(), lane.full())
+            if not isinstance(bundle, bool):
+                lane.hold(bundle.robot["account_id"])
+        if isinstance(bundle, bool):
+            return bundle
+        keep(robots.send(bundle, self.settings, senders), self.settings.delivery_lease, bundle.robot)
+        return True
+
+    def _leave(self) -> None:
+        db.session.execute(_leave, {"ids": self.ids})
+        db.session.commit()
+
+
+def let_pages_go_first() -> None:
+    """Have this process be given less of the processor, because a burst must not be felt in a browser."""
+    os.nice(NICENESS)
+    if os.getsid(0) == os.getpid():
+        # Linux shares the processor among sessions before it asks who is nice (sched(7), autogroup).
+        with suppress(OSError):
+            Path("/proc/self/autogroup").write_text(str(NICENESS))
+
+
+def run() -> None:
+    """Deliver in the foreground until SIGTERM or Ctrl-C."""
+    from flask import current_app
+
+    let_pages_go_first()
+    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+    Worker(app, current_settings()).run()

@@ -1,0 +1,1 @@
+"""The way in: integrations and the formats that they send."""

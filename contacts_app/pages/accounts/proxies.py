@@ -1,0 +1,33 @@
+"""Warn in the log where a log-on shows that the settings for a reverse proxy are wrong, which shows nowhere else."""
+
+import logging
+from functools import lru_cache
+
+from flask import request
+
+from ...config import current_settings
+
+FORWARDED = ("X-Forwarded-For", "X-Real-IP", "Forwarded")
+ONE_ADDRESS = (
+    "so the log-on may count all visitors as one address, and a few wrong passwords of one refuse the others."
+    " Set PROXY_COUNT to the number of reverse proxies before the console."
+)
+logger = logging.getLogger("contacts_app")
+
+
+def warn_of_settings() -> None:
+    """Warn, once for each process and reason, where addresses are not the visitors' or cookies are not Secure."""
+    settings = current_settings()
+    given = [name for name in FORWARDED if name in request.headers]
+    if settings.proxy_count == 0 and given:
+        _warn(f"A log-on came with {given[0]} while PROXY_COUNT is 0, {ONE_ADDRESS}")
+    hops = [hop for hop in request.headers.get("X-Forwarded-For", "").split(",") if hop.strip()]
+    if len(hops) < settings.proxy_count:
+        _warn(f"A log-on came with fewer addresses in X-Forwarded-For than PROXY_COUNT says, {ONE_ADDRESS}")
+    if "https" in (request.scheme, request.headers.get("X-Forwarded-Proto")) and not settings.https:
+        _warn("A log-on came over HTTPS while HTTPS is 0, so cookies are sent without Secure. Set HTTPS to 1.")
+
+
+@lru_cache  # what is logged already; there are no more lines than there are reasons
+def _warn(line: str) -> None:
+    logger.warning(line)

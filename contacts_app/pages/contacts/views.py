@@ -1,0 +1,231 @@
+"""List, create, edit and delete contacts."""
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import cache, lru_cache, partial
+from math import ceil
+from typing import Any
+from urllib.parse import urlencode
+
+import sqlalchemy as sa
+from flask import Blueprint, Flask, Response, abort, current_app, redirect, request, url_for
+from flask.typing import ResponseReturnValue
+from markupsafe import Markup
+from sqlalchemy.orm.exc import StaleDataError
+from werkzeug.exceptions import BadRequest, TooManyRequests
+
+from ...accounts.models import Account
+from ...contacts.addresses import shown_mobile, shown_robot
+from ...contacts.models import FILTERS, PAGE_SIZE, Contact, ListedContact, Page, Query, decrypted, surroundings
+from ...core.db import db
+from ...core.encryption import note_key
+from ...web import htmx
+from ..accounts.views import visitor
+from .forms import ContactForm, read_ids, read_query
+
+blueprint = Blueprint("contacts", __name__)
+NAMES_SHOWN = 10
+ROW, ROWS_KEPT = "contacts.row", 500  # of 5 KB each
+GONE = "This contact does not exist, or somebody has deleted it meanwhile."
+
+
+@blueprint.get("/")
+def home() -> ResponseReturnValue:
+    """Lead to the contacts."""
+    return redirect(url_for(".index"))
+
+
+@blueprint.get("/contacts")
+def index() -> ResponseReturnValue:
+    """Show the contacts: all, or those that a search finds."""
+    query = read_query(request.args)
+    page = Contact.search(visitor().account_id, query)
+    if not page.rows and query.page > 1:
+        abort(404, f"The list has no page {query.page}.")
+    who = visitor()
+    context = _listing(query, page, who.contact_count, who.contact_quota)
+    response = htmx.render("contacts/index.html", "contacts/_found.html", **context)
+    htmx.show_address(response, context["address"]())
+    return response
+
+
+@blueprint.route("/contacts/new", methods=["GET", "POST"])
+def new() -> ResponseReturnValue:
+    """Create a contact."""
+    who = visitor()
+    if request.method != "POST" and who.contact_count >= who.contact_quota:
+        return htmx.render("contacts/full.html", "contacts/_full.html", quota=who.contact_quota)
+    return _edit(Contact(account_id=who.account_id))
+
+
+@blueprint.route("/contacts/<int(max=9223372036854775807):id>/edit", methods=["GET", "POST"])
+def edit(id: int) -> ResponseReturnValue:
+    """Edit a contact."""
+    find = Contact.of if request.method == "POST" else Contact.shown
+    return _edit(find(visitor().account_id, id) or abort(404, GONE))
+
+
+def _edit(contact: Contact) -> ResponseReturnValue:
+    """Show the form of a new or a known contact, or save what it holds."""
+    account_id, contact_id = contact.account_id, contact.id
+    form = ContactForm()
+    wants_test = request.form.get("action") == "test"
+
+    def show(status: int, theirs: dict[str, Any] | None = None) -> Response:
+        groups = surroundings.groups_of(account_id, contact_id) if contact_id else []
+        context = {"form": form, "contact_id": contact_id, "theirs": theirs or {}, "groups": groups}
+        return htmx.render("contacts/edit.html", "contacts/_edit.html", status, **context)
+
+    if request.method != "POST":
+        if contact_id:
+            form.show(contact)
+        return show(200)
+    if not form.validate():
+        return show(422)
+    while True:
+        if contact_id and form.version.data != contact.version:
+            if theirs := form.merge(contact):
+                return show(409, theirs)
+            if not form.is_whole():
+                return show(422)
+        try:
+            if not contact_id:
+                contact.id = Contact.next_id()
+            if form.dingtalk_url.normal:
+                note_key()  # or the workers, who may have other keys, would find out only when they send
+            form.write_to(contact)
+            db.session.add(contact)
+            name = contact.name  # read before the commit: somebody may delete the contact right after it
+            db.session.flush()
+            test, refusal = None, ""
+            try:
+                test = surroundings.send_test(account_id, contact.id, name) if wants_test else None
+            except TooManyRequests as error:
+                refusal = f" {error.description}"  # the contact is saved all the same
+            db.session.commit()
+            break
+        except sa.exc.IntegrityError as error:
+            db.session.rollback()
+            form.explain(error, account_id, contact_id)
+            return show(422)
+        except StaleDataError:  # somebody else has saved it since it was read
+            db.session.rollback()
+            contact = Contact.of(account_id, contact_id) or abort(404, GONE)
+    told = f"{name} has been {'saved' if contact_id else 'created'}."
+    if form.kept:
+        told += f" What somebody else has changed meanwhile stays as they saved it: {', '.join(form.kept)}."
+    return changed(told + refusal, test=test)
+
+
+@blueprint.route("/contacts/delete", methods=["GET", "POST"])
+def delete() -> ResponseReturnValue:
+    """Ask whether to delete the selected contacts, or delete them."""
+    account_id = visitor().account_id
+    ids = read_ids(request.values.getlist("id"))
+    if request.method != "POST":
+        contacts = Contact.names(account_id, ids)
+        if not contacts:
+            abort(404, GONE)
+        return htmx.render(
+            *("contacts/delete.html", "contacts/_delete.html"),
+            contacts=contacts,
+            names_shown=NAMES_SHOWN,
+            left_groups=surroundings.left_by(account_id, ids),
+        )
+    names = Contact.delete(account_id, ids)
+    db.session.commit()
+    if not names and not htmx.wants_fragment():
+        abort(404, GONE)
+    return changed(told_deleted(names, len(ids), "contacts"), 200 if names else 404)
+
+
+def told_deleted(names: Sequence[str], asked: int, things: str) -> str:
+    """Say in words how many of the `asked` were deleted and how many somebody else had deleted before."""
+    told = f"{names[0]} has been deleted." if len(names) == 1 else f"{len(names)} {things} have been deleted."
+    gone = asked - len(names)
+    if not gone:
+        return told
+    were_gone = "1 was gone already." if gone == 1 else f"{gone} were gone already."
+    return f"{told} {were_gone}" if names else f"Nothing to delete: {were_gone}"
+
+
+def changed(message: str, status: int = 200, test: Any = None) -> Response:
+    """Answer a change with the list that the person was looking at, as it is now, and with the test that was sent."""
+    shown = htmx.query_shown(url_for("contacts.index"))
+    if shown is None:
+        return htmx.saved(message, url_for("notifications.show", id=test.id) if test else url_for("contacts.index"))
+    try:
+        query = read_query(shown)
+    except BadRequest:
+        query = Query()
+    account_id = visitor().account_id
+    page = Contact.search(account_id, query)
+    for number in (query.page - 1, 1):
+        if not page.rows and number > 0:  # the last page has just lost its last row
+            query = query._replace(page=number)
+            page = Contact.search(account_id, query)
+    context = _listing(query, page, *Account.usage(account_id))
+    if test:
+        context = surroundings.told_of(test) | context  # both have pages: the list's are meant
+    address = context["address"]()
+    response = htmx.saved(message, address, "contacts/_changed.html", status, stays=bool(test), **context)
+    db.session.commit()  # only what was read; a rollback would forget what is prepared
+    return response
+
+
+def _listing(query: Query, page: Page, count: int, quota: int) -> dict[str, Any]:
+    """Return what the templates of the list need."""
+    account_id = visitor().account_id
+    return {
+        "query": query,
+        "rows": _rows(account_id, page.rows),
+        "total": page.total,
+        "pages": ceil(page.total / PAGE_SIZE),
+        "count": count,
+        "filters": {name: words for name, (words, _) in FILTERS.items()},
+        "quota": quota,
+        "reach": surroundings.reach_of(account_id),
+        "address": partial(_address, url_for("contacts.index"), query),
+    }
+
+
+def _rows(account_id: int, contacts: Iterable[ListedContact]) -> Markup:
+    """Return the rows of the list."""
+    row = current_app.extensions[ROW]
+    places = tuple(map(url_for, ("contacts.index", "groups.index", "notifications.test")))
+    html = "".join([row(places, account_id, contact) for contact in contacts])
+    return Markup(html)  # nosec B704 # a template has rendered it
+
+
+def remember_rows(app: Flask) -> None:
+    """Have `app` render a row once for as long as nothing in it changes: the rows are most of what a page costs."""
+
+    @cache
+    def template() -> Any:
+        return app.jinja_env.get_template("contacts/_row.html").module
+
+    @lru_cache(ROWS_KEPT)
+    def row(places: tuple[str, ...], account_id: int, contact: ListedContact) -> str:
+        id, name, mobile, email, robot, notified, groups, states = contact
+        robot_shown = robot and shown_robot(decrypted(robot, account_id, id, "dingtalk_url"))
+        addresses = (mobile and shown_mobile(mobile), email, robot_shown)
+        channels = zip(addresses, surroundings.health_of(states), strict=True)
+        return str(template().row(id, name, json.loads(groups) if groups else [], channels, notified, *places))
+
+    app.extensions[ROW] = row
+
+
+def _address(here: str, query: Query, **changes: Any) -> str:
+    """Return the address of the list that `query` describes, without what is the default."""
+    wanted = query._replace(page=1)._replace(**changes) if changes else query
+    values: dict[str, Any] = {
+        "q": wanted.text,
+        "field": wanted.field,
+        "sort": wanted.sort,
+        "page": wanted.page,
+        "show": wanted.show,
+    }
+    default = {"q": "", "field": "name", "sort": "name", "page": 1, "show": "all"}
+    # Not by url_for, which takes several times as long: a page has six of these.
+    text = urlencode({name: value for name, value in values.items() if value != default[name]})
+    return f"{here}?{text}" if text else here

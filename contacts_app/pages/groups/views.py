@@ -1,0 +1,216 @@
+"""List, create, edit and delete groups, and put contacts into them."""
+
+from collections.abc import Sequence
+from math import ceil
+from typing import Any
+
+import sqlalchemy as sa
+from flask import Blueprint, Response, abort, request, url_for
+from flask.typing import ResponseReturnValue
+from sqlalchemy.orm.exc import StaleDataError
+from werkzeug.exceptions import BadRequest
+
+from ...contacts.models import PAGE_SIZE, Contact, Query, surroundings
+from ...core.db import db
+from ...groups.models import Group, group_surroundings
+from ...web import htmx
+from ..accounts.views import visitor
+from ..contacts.forms import read_ids, read_page, read_text
+from ..contacts.views import NAMES_SHOWN, changed, told_deleted
+from .forms import GroupForm, read_members
+
+blueprint = Blueprint("groups", __name__)
+MOST_BYTES = 1024 * 1024  # a form names each member, and there may be tens of thousands
+GONE = "This group does not exist, or somebody has deleted it meanwhile."
+
+
+@blueprint.url_value_preprocessor
+def take_large_forms(endpoint: str | None, values: dict[str, Any] | None) -> None:
+    """Let a group have many members; this runs before anything reads the form."""
+    request.max_content_length = request.max_form_memory_size = MOST_BYTES
+
+
+@blueprint.get("/groups")
+def index() -> ResponseReturnValue:
+    """Show the groups: all, or those whose name or a member's contains what is searched for."""
+    text, page = _read_query(request.args)
+    context = _listing(text, page)
+    if not context["rows"] and page > 1:
+        abort(404, f"The list has no page {page}.")
+    response = htmx.render("groups/index.html", "groups/_found.html", **context)
+    htmx.show_address(response, _address(text, page))
+    return response
+
+
+@blueprint.get("/groups/<int(max=9223372036854775807):id>")
+def show(id: int) -> ResponseReturnValue:
+    """Show who is in a group."""
+    account_id = visitor().account_id
+    group = Group.of(account_id, id) or abort(404, GONE)
+    unreachable, members = group_surroundings.unreachable_members(account_id, id), group.members()
+    members = sorted(members, key=lambda member: member[0] not in unreachable)  # first who is not reached
+    context = {"group": group, "members": members, "unreachable": unreachable}
+    return htmx.render("groups/show.html", "groups/_show.html", **context)
+
+
+@blueprint.route("/groups/new", methods=["GET", "POST"])
+def new() -> ResponseReturnValue:
+    """Create a group."""
+    return _edit(Group(account_id=visitor().account_id))
+
+
+@blueprint.route("/groups/<int(max=9223372036854775807):id>/edit", methods=["GET", "POST"])
+def edit(id: int) -> ResponseReturnValue:
+    """Edit a group."""
+    return _edit(Group.of(visitor().account_id, id) or abort(404, GONE))
+
+
+def _edit(group: Group) -> ResponseReturnValue:
+    """Show the form of a new or a known group, or save what it holds."""
+    account_id, group_id = group.account_id, group.id
+    form = GroupForm()
+
+    def show(status: int, picked: Sequence[int], theirs: dict[str, Any] | None = None) -> Response:
+        context = {"form": form, "group_id": group_id, "theirs": theirs or {}}
+        context |= _picker(picked, request.form.get("pick", ""))
+        return htmx.render("groups/edit.html", "groups/_edit.html", status, **context)
+
+    if request.method != "POST":
+        members = [id for id, _ in group.members()] if group_id else []
+        if group_id:
+            form.show(group, members)
+        return show(200, members)
+    picked: Sequence[int] = read_members(request.form.getlist("member"))
+    if "filter" in request.form:
+        return show(200, picked)
+    if not form.validate():
+        return show(422, picked)
+    is_merged = False
+    while True:
+        if group_id and form.version.data != group.version:
+            picked, theirs = form.merge(group, picked)
+            if theirs:
+                return show(409, picked, theirs)
+            is_merged = True
+        try:
+            group.name = name = str(form.name.normal)
+            db.session.add(group)
+            db.session.flush()
+            group.set_members(picked)
+            db.session.commit()
+            break
+        except sa.exc.IntegrityError as error:
+            db.session.rollback()
+            form.explain(error)
+            return show(422, picked)
+        except StaleDataError:  # somebody else has saved it since it was read
+            db.session.rollback()
+            group = Group.of(account_id, group_id) or abort(404, GONE)
+    told = f"{name} has been {'saved' if group_id else 'created'}."
+    return _changed(f"{told} It holds what somebody else has changed meanwhile, too." if is_merged else told)
+
+
+@blueprint.post("/groups/members")
+def members() -> ResponseReturnValue:
+    """Show the contacts that a filter finds, for picking; what is picked stays picked."""
+    picked = read_members(request.form.getlist("member"))
+    return htmx.render("groups/picker.html", "groups/_members.html", **_picker(picked, request.form.get("pick", "")))
+
+
+@blueprint.route("/groups/delete", methods=["GET", "POST"])
+def delete() -> ResponseReturnValue:
+    """Ask whether to delete the selected groups, or delete them."""
+    account_id = visitor().account_id
+    ids = read_ids(request.values.getlist("id"))
+    if request.method != "POST":
+        groups = Group.names(account_id, ids)
+        if not groups:
+            abort(404, GONE)
+        used_by = [name for names in group_surroundings.integrations_of(account_id, ids).values() for name in names]
+        waiting, _ = group_surroundings.waiting_of(account_id, ids)
+        context = {"groups": groups, "names_shown": NAMES_SHOWN, "used_by": used_by, "waiting": waiting}
+        return htmx.render("groups/delete.html", "groups/_delete.html", **context)
+    _, stop = group_surroundings.waiting_of(account_id, ids)
+    names = Group.delete(account_id, ids)
+    db.session.commit()
+    if not names and not htmx.wants_fragment():
+        abort(404, GONE)
+    message = told_deleted(names, len(ids), "groups")
+    if names and "stop" in request.form:
+        message += f" {stop(visitor().email)}"  # after the deletion: nothing comes in any more
+    return _changed(message, 200 if names else 404)
+
+
+@blueprint.route("/groups/assign", methods=["GET", "POST"])
+def assign() -> ResponseReturnValue:
+    """Ask which group to add the selected contacts to, or to take them from, and do it."""
+    account_id = visitor().account_id
+    ids = read_ids(request.values.getlist("id"))
+    if request.method != "POST":
+        contacts = Contact.names(account_id, ids)
+        if not contacts:
+            abort(404, "These contacts do not exist, or somebody has deleted them meanwhile.")
+        groups = Group.names(account_id)
+        return htmx.render("groups/assign.html", "groups/_assign.html", contacts=contacts, groups=groups)
+    chosen = read_ids(request.form.getlist("group"))[0]
+    group = Group.locked(account_id, chosen) or abort(404, GONE)
+    name = group.name
+    if request.form.get("action") == "remove":
+        count, verb = group.remove_members(ids), "taken from"
+    else:
+        count, verb = group.add_members(ids), "added to"
+    db.session.commit()
+    if not count:
+        return changed(f"Nothing has changed in {name}.")
+    return changed(f"{count} contact{' has' if count == 1 else 's have'} been {verb} {name}.")
+
+
+def _picker(picked: Sequence[int], text: str) -> dict[str, Any]:
+    """Return what the picker needs: the contacts that `text` finds, and who is picked but not among them."""
+    query = Query(read_text(text))
+    page = Contact.search(visitor().account_id, query)
+    shown = {row.id for row in page.rows}
+    hidden = [id for id in picked if id not in shown]
+    context = {"pick": query.text, "rows": page.rows, "total": page.total, "picked": set(picked), "hidden": hidden}
+    return context | {"unreachable": group_surroundings.unreachable_among(page.rows)}
+
+
+def _changed(message: str, status: int = 200) -> Response:
+    """Answer a change with the list that the person was looking at, as it is now."""
+    shown = htmx.query_shown(url_for(".index"))
+    if shown is None:
+        return htmx.saved(message, url_for(".index"))
+    try:
+        text, page = _read_query(shown)
+    except BadRequest:
+        text, page = "", 1
+    context = _listing(text, page)
+    if not context["rows"] and page > 1:
+        page = 1
+        context = _listing(text, page)
+    db.session.commit()  # only what was read; a rollback would forget what is prepared
+    return htmx.saved(message, _address(text, page), "groups/_changed.html", status, **context)
+
+
+def _read_query(arguments: Any) -> tuple[str, int]:
+    return read_text(arguments.get("q", "")), read_page(arguments.get("page", "1"))
+
+
+def _listing(text: str, number: int) -> dict[str, Any]:
+    account_id = visitor().account_id
+    page = Group.search(account_id, text, number)
+    ids = [row.id for row in page.rows]
+    return {
+        "text": text,
+        "page": number,
+        "rows": page.rows,
+        "total": page.total,
+        "pages": ceil(page.total / PAGE_SIZE),
+        "address": _address,
+        "known": group_surroundings.known_of(account_id, ids),
+        "reach": surroundings.reach_of(account_id),
+    }
+
+
+def _address(text: str, page: int) -> str:
+    return url_for(".index", q=text or None, page=page if page > 1 else None)

@@ -1,0 +1,146 @@
+"""Create, show, renew and delete integrations: the ways in for alerts."""
+
+from typing import NoReturn
+
+import sqlalchemy as sa
+from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from sqlalchemy.orm.exc import StaleDataError
+
+from ...config import current_settings
+from ...core.db import db
+from ...delivery.models import Integration
+from ...delivery.stopping import stop_integrations, stopped_words, waiting_of
+from ...groups.models import Group
+from ...intake import refusals
+from ...intake.configurations import alertmanager_config, curl_example, grafana_config
+from ..accounts.views import visitor
+from ..groups.views import GONE as GROUP_GONE
+from .forms import IntegrationForm
+
+blueprint = Blueprint("integrations", __name__)
+GONE = "This integration does not exist, or somebody has deleted it meanwhile."
+PLACEHOLDER = "YOUR-TOKEN"
+
+
+@blueprint.route("/groups/<int(max=9223372036854775807):id>/integrations", methods=["GET", "POST"])
+def index(id: int) -> ResponseReturnValue:
+    """Show the integrations of a group, or create one."""
+    account_id = visitor().account_id
+    # Locked for creating one: a group that somebody deletes at the same moment is gone or stays.
+    find = Group.locked if request.method == "POST" else Group.of
+    group = find(account_id, id) or abort(404, GROUP_GONE)
+    form = IntegrationForm()
+    if form.validate_on_submit():
+        integration = Integration(account_id=account_id, group_id=id, name=str(form.name.normal))
+        token = integration.renew_token()
+        db.session.add(integration)
+        try:
+            return _saved(integration, group, token)
+        except sa.exc.IntegrityError as error:
+            db.session.rollback()
+            form.explain(error)
+    integrations = Integration.of_group(account_id, id)
+    page = render_template("integrations/index.html", group=group, integrations=integrations, form=form)
+    return page, 422 if request.method == "POST" else 200
+
+
+@blueprint.get("/integrations/<int(max=9223372036854775807):id>")
+def show(id: int) -> ResponseReturnValue:
+    """Show what an integration's sender needs."""
+    integration, group = _find(id)
+    return _page(integration, group)
+
+
+@blueprint.route("/integrations/<int(max=9223372036854775807):id>/renew", methods=["GET", "POST"])
+def renew(id: int) -> ResponseReturnValue:
+    """Ask whether to give an integration another token, or do it."""
+    integration, group = _find(id)
+    if request.method != "POST":
+        return render_template("integrations/renew.html", integration=integration, group=group)
+    if request.form.get("made") != integration.token_made_at.isoformat():
+        # Sent again, by a page that is loaded anew: the token that it showed stays in use.
+        flash("The token has been renewed already. It is shown once; renew it again if it is lost.")
+        return redirect(url_for(".show", id=id), 303)
+    token = integration.renew_token()
+    try:
+        return _saved(integration, group, token)
+    except StaleDataError:  # somebody has deleted it since it was read
+        _gone()
+
+
+@blueprint.route("/integrations/<int(max=9223372036854775807):id>/delete", methods=["GET", "POST"])
+def delete(id: int) -> ResponseReturnValue:
+    """Ask whether to delete an integration, or delete it."""
+    integration, group = _find(id)
+    if request.method != "POST":
+        waiting = waiting_of(integration.account_id, [id])
+        return render_template("integrations/delete.html", integration=integration, group=group, waiting=waiting)
+    message = f"{integration.name} has been deleted."
+    db.session.delete(integration)
+    db.session.commit()
+    if "stop" in request.form:  # after the deletion: nothing comes in any more
+        message += f" {stopped_words(stop_integrations(visitor().account_id, [id], visitor().email))}"
+    flash(message)
+    return redirect(url_for(".index", id=group.id), 303)
+
+
+@blueprint.route("/integrations/<int(max=9223372036854775807):id>/stop", methods=["GET", "POST"])
+def stop(id: int) -> ResponseReturnValue:
+    """Ask whether to stop what waits of all that came in through an integration, or stop it."""
+    integration, _ = _find(id)
+    address = url_for(".show", id=id)
+    if request.method != "POST":
+        waiting, name = waiting_of(integration.account_id, [id]), integration.name
+        return render_template("integrations/stop.html", waiting=waiting, name=name, back=address)
+    flash(stopped_words(stop_integrations(integration.account_id, [id], visitor().email)))
+    return redirect(address, 303)
+
+
+@blueprint.post("/integrations/<int(max=9223372036854775807):id>/forget")
+def forget(id: int) -> ResponseReturnValue:
+    """Remove what was refused of an integration's sender from all pages."""
+    integration, _ = _find(id)
+    refusals.forget(integration.account_id, id)
+    db.session.commit()
+    flash("The refusals have been removed.")
+    return redirect(url_for(".show", id=id), 303)
+
+
+def _find(id: int) -> tuple[Integration, Group]:
+    account_id = visitor().account_id
+    integration = Integration.of(account_id, id) or _gone()
+    return integration, Group.of(account_id, integration.group_id) or _gone()
+
+
+def _gone() -> NoReturn:
+    abort(404, GONE)
+
+
+def _saved(integration: Integration, group: Group, token: str) -> str:
+    """Save an integration and return its page, made while nobody else can delete it."""
+    db.session.flush()
+    page = _page(integration, group, token)
+    db.session.commit()
+    return page
+
+
+def _page(integration: Integration, group: Group, token: str | None = None) -> str:
+    """Return the page of an integration; the token stands in it only when it has just been made."""
+    base = current_settings().public_url or request.host_url.rstrip("/")
+    url = base + url_for("api.alerts")
+    shown = token or PLACEHOLDER
+    return render_template(
+        "integrations/show.html",
+        integration=integration,
+        group=group,
+        token=token,
+        waiting=waiting_of(integration.account_id, [integration.id]),
+        refusals=refusals.Refusal.of(integration.account_id, integration.id) if integration.refused_count else (),
+        url=url,
+        configurations=[
+            ("Alertmanager", "alertmanager.yml", alertmanager_config(url, shown)),
+            ("Grafana", "a file of the contact points’ provisioning", grafana_config(url, shown)),
+            ("A script", "a command, here with the plain shape", curl_example(url, shown)),
+        ],
+    )

@@ -1,0 +1,172 @@
+"""Show what came in and what became of it, and send tests."""
+
+import re
+from typing import Any
+
+import sqlalchemy as sa
+from flask import Blueprint, Response, abort, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import BadRequest
+
+from ...core.db import db
+from ...delivery.facts import from_json
+from ...delivery.models import CHANNELS, DELIVERY_STATES, SENT_AGAIN, SHOWS, Alert, Integration, Worker
+from ...delivery.stopping import stop_alerts, stop_integrations, stopped_words, waiting_of
+from ...reach.reachability import NO_WORKER
+from ...web import htmx
+from ..accounts.views import visitor
+from ..contacts.forms import read_ids, read_page, read_text
+from ..contacts.views import NAMES_SHOWN
+from .trials import Trial
+
+blueprint = Blueprint("notifications", __name__)
+GONE = "This notification does not exist, or it is older than notifications are kept."
+SENT_AGAIN_WORDS = {"failed": "has failed", "cancelled": "was cancelled"}
+
+
+@blueprint.get("/notifications")
+def index() -> ResponseReturnValue:
+    """Show what came in, newest first: all, or what a search finds."""
+    text, show = read_text(request.args.get("q", "")), request.args.get("show", "all")
+    before = request.args.get("before", "")
+    if show not in SHOWS:
+        abort(400, "The list cannot be narrowed to that.")
+    if before and not re.fullmatch("[1-9][0-9]{0,17}", before):
+        abort(400, "This part of the list cannot be recognised. Start again from its beginning.")
+    rows, has_more = Alert.search(visitor().account_id, text, show, int(before) if before else None)
+    address = url_for(".index", q=text or None, show=show if show != "all" else None)
+    older = url_for(".index", q=text or None, show=show if show != "all" else None, before=rows[-1].id) if rows else ""
+    context: dict[str, Any] = {"text": text, "show": show, "shows": SHOWS, "rows": rows, "no_worker": _no_worker()}
+    context |= {"is_first": not before, "address": address, "older": older if has_more else ""}
+    response = htmx.render("notifications/index.html", "notifications/_found.html", **context)
+    htmx.show_address(response, request.full_path.rstrip("?") if before else address)
+    return response
+
+
+@blueprint.get("/notifications/<int(max=9223372036854775807):id>")
+def show(id: int) -> ResponseReturnValue:
+    """Show an alert and the story of each of its deliveries."""
+    return _show(_find(id))
+
+
+@blueprint.post("/notifications/<int(max=9223372036854775807):id>/again")
+def again(id: int) -> ResponseReturnValue:
+    """Send again what failed or what was cancelled: everything, or one contact's channel."""
+    alert, (shown, page) = _find(id), _read_part()
+    contact_id, channel, state = None, request.form.get("channel"), request.form.get("again", "failed")
+    if state not in SENT_AGAIN:
+        abort(400, "Only what failed or was cancelled can be sent again.")
+    if channel is not None:
+        contact_id = read_ids(request.form.getlist("contact"))[0]
+        if channel not in CHANNELS:
+            abort(400, "There is no such channel.")
+    said = _said_again(alert.send_again(contact_id, channel, state), state)
+    db.session.commit()
+    if htmx.wants_fragment():
+        return _show(alert, said)
+    return htmx.saved(said, _address(id, shown, page))
+
+
+def _said_again(sent: list[tuple[str, str]], state: str) -> str:
+    """Say in words what is sent again: contact and channel of each message."""
+    if not sent:
+        return f"Nothing here {SENT_AGAIN_WORDS[state]}."
+    if len(sent) > 1:
+        return f"{len(sent)} messages are sent again."
+    ((name, channel),) = sent
+    return f"1 message is sent again, to {name} ({CHANNELS[channel]})."
+
+
+@blueprint.route("/notifications/<int(max=9223372036854775807):id>/stop", methods=["GET", "POST"])
+def stop(id: int) -> ResponseReturnValue:
+    """Stop what waits of a notification; or, asked first, of all that its integration has sent."""
+    alert, who = _find(id), visitor()
+    address = _address(id, *_read_part())
+    if request.method == "POST" and "all" not in request.form:
+        stopped = stop_alerts(who.account_id, [id], who.email)
+        said = stopped_words(stopped)
+        return _show(alert, said) if htmx.wants_fragment() else htmx.saved(said, address)
+    if alert.integration_id is None:
+        abort(404, "This notification came in through no integration.")
+    if request.method == "POST":
+        return htmx.saved(stopped_words(stop_integrations(who.account_id, [alert.integration_id], who.email)), address)
+    waiting = waiting_of(who.account_id, [alert.integration_id])
+    return render_template("integrations/stop.html", waiting=waiting, name=alert.integration_name, back=address)
+
+
+@blueprint.route("/notifications/test", methods=["GET", "POST"])
+def test() -> ResponseReturnValue:
+    """Ask whether to send a test to contacts or a group, and say what it costs; or send it."""
+    trial = Trial.read(visitor().account_id, request.values)
+    if request.method != "POST":
+        contacts, costs = trial.costs()
+        context = {"trial": trial, "contacts": contacts, "costs": costs, "names_shown": NAMES_SHOWN}
+        return htmx.render("notifications/test.html", "notifications/_test.html", **context)
+    alert = trial.send()
+    db.session.commit()
+    if not htmx.wants_fragment():
+        return htmx.leave_for(url_for(".show", id=alert.id))
+    context = result_of(alert)
+    return _refreshing(htmx.render("notifications/result.html", "notifications/_result.html", **context), context)
+
+
+@blueprint.get("/notifications/<int(max=9223372036854775807):id>/result")
+def result(id: int) -> ResponseReturnValue:
+    """Show what has become of a test so far."""
+    context = result_of(_find(id))
+    response = htmx.render("notifications/result.html", "notifications/_result.html", **context)
+    return _refreshing(response, context)
+
+
+def result_of(alert: Alert, state: str = "all", page: int = 1) -> dict[str, Any]:
+    """Return what the templates of a test's result and of an alert's deliveries need."""
+    counts = alert.counts()  # before the messages: when none waits any more, all of them are at their end
+    pages = alert.pages(counts, state)
+    page = min(page, max(pages, 1))  # the last page may have lost its last message
+    return {
+        "alert": alert,
+        "state": state,
+        "page": page,
+        "pages": pages,
+        "deliveries": alert.deliveries(state, page),
+        "counts": counts,
+        "is_waiting": counts["queued"] + counts["sending"] > 0,
+        "channels": CHANNELS,
+        "no_worker": _no_worker(),
+    }
+
+
+def _read_part() -> tuple[str, int]:
+    """Return which part of a notification's messages the address asks for: those in a state, page 1 and on."""
+    state, page = request.args.get("state", "all"), read_page(request.args.get("page", "1"))
+    if state not in DELIVERY_STATES:
+        raise BadRequest("The list cannot be narrowed to that.")
+    return state, page
+
+
+def _address(id: int, state: str, page: int) -> str:
+    return url_for(".show", id=id, state=state if state != "all" else None, page=page if page > 1 else None)
+
+
+def _show(alert: Alert, said: str = "") -> Response:
+    state, page = _read_part()
+    context = result_of(alert, state, page) | {"message": said, "facts": from_json(alert.facts)}
+    if alert.integration_id and not htmx.wants_fragment():
+        context["integration"] = Integration.of(alert.account_id, alert.integration_id)
+    response = htmx.render("notifications/show.html", "notifications/_deliveries.html", **context)
+    return _refreshing(response, context)
+
+
+def _refreshing(response: Response, context: dict[str, Any]) -> Response:
+    """Tell the page that shows the contacts when everything has arrived or not."""
+    if htmx.wants_fragment() and not context["is_waiting"]:
+        response.headers["HX-Trigger"] = "alerts:told"
+    return response
+
+
+def _find(id: int) -> Alert:
+    return Alert.of(visitor().account_id, id) or abort(404, GONE)
+
+
+def _no_worker() -> str:
+    return "" if db.session.scalar(sa.select(Worker.is_one_alive())) else NO_WORKER

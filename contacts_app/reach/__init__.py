@@ -1,0 +1,1 @@
+"""Who can be reached right now, and why not."""
