@@ -3,9 +3,11 @@
 import json
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, tzinfo
 from hashlib import sha256
+from itertools import islice
 from typing import Any, NamedTuple, NoReturn
 
 from ..core.cleaning import clean_line, clean_paragraphs
@@ -15,6 +17,8 @@ from ..delivery.facts import IN_LINE, MOST_ALERTS, Fact, error_of, read_facts, v
 STATUSES = ("firing", "resolved")
 PLAIN_FIELDS = ("title", "text", "severity", "status", "key")
 MOST_TITLE, MOST_TEXT, MOST_SEVERITY, MOST_KEY, MOST_ADDRESS = 200, 4000, 40, 200, 1000
+MOST_LISTED = 1000  # alerts that have a line, of which the text has room for a few dozen; all of them are counted
+MOST_LABELS = 100  # of one alert that its line names
 SEVERITIES = (
     *("none", "debug", "info", "information", "notice", "low", "minor"),
     *("warn", "warning", "medium", "average", "error", "high", "major"),
@@ -61,6 +65,19 @@ class _Alert(NamedTuple):
     starts_at: str
     ends_at: str
     sent: Mapping[str, Any]
+
+
+class _Alerts(NamedTuple):
+    """Hold the first alerts, and of all of them how many have each status, their names, and their severities."""
+
+    listed: list[_Alert]
+    counts: Counter[str]
+    names: dict[str, None]  # in the order of the alerts
+    severities: dict[str, dict[str, None]]  # of those with a status
+
+    @property
+    def unlisted(self) -> int:
+        return self.counts.total() - len(self.listed)
 
 
 def read(body: bytes, zone: tzinfo = UTC) -> Incoming:
@@ -136,10 +153,12 @@ def _read_group(data: Mapping[str, Any], zone: tzinfo) -> Incoming:
         source="grafana" if is_grafana else "alertmanager",
         title=title,
         text=text,
-        severity=clean_line(common.get("severity") or _worst_severity(status, alerts), MOST_SEVERITY),
+        severity=clean_line(common.get("severity") or _worst_severity(alerts.severities[status]), MOST_SEVERITY),
         status=status,
         key=_key(_text(data, "groupKey")),
-        facts=read_facts((_what_differs(alert, common) if len(alerts) > 1 else "", alert.sent) for alert in alerts),
+        facts=read_facts(
+            (_what_differs(alert, common) if len(alerts.listed) > 1 else "", alert.sent) for alert in alerts.listed
+        ),
     )
 
 
@@ -167,7 +186,7 @@ def _read_classic(data: Mapping[str, Any]) -> Incoming:
     )
 
 
-def _alerts(data: Mapping[str, Any], zone: tzinfo) -> list[_Alert]:
+def _alerts(data: Mapping[str, Any], zone: tzinfo) -> _Alerts:
     found = data.get("alerts")
     if found is None:
         raise Refused('The field "alerts" is missing.')
@@ -175,44 +194,54 @@ def _alerts(data: Mapping[str, Any], zone: tzinfo) -> list[_Alert]:
         raise _wrong_type("alerts", "a list", found)
     if not found:
         raise Refused('The field "alerts" has no alert in it.')
-    alerts = []
+    alerts = _Alerts([], Counter(), {}, {status: {} for status in STATUSES})
     for index, item in enumerate(found):
-        where = f"alerts[{index}]"
-        alert = _object(item, where)
-        alerts.append(
-            _Alert(
-                status=_status(alert, f"{where}."),
-                labels=_texts(alert, "labels", f"{where}."),
-                annotations=_texts(alert, "annotations", f"{where}."),
-                starts_at=_time(_text(alert, "startsAt", f"{where}."), zone),
-                ends_at=_time(_text(alert, "endsAt", f"{where}."), zone),
-                sent=alert,
-            )
-        )
+        if index < MOST_LISTED:
+            alerts.listed.append(_alert(item, f"alerts[{index}]", zone))
+        elif not isinstance(item, dict) or item.get("status") not in STATUSES:
+            _status(_object(item, f"alerts[{index}]"), f"alerts[{index}].")  # raises
+        alerts.counts[item["status"]] += 1
+        labels = item.get("labels")
+        if isinstance(labels, dict):
+            for name, known in (("alertname", alerts.names), ("severity", alerts.severities[item["status"]])):
+                if (value := labels.get(name)) and isinstance(value, str):
+                    known[value] = None
     return alerts
 
 
-def _group_title(data: Mapping[str, Any], common: Mapping[str, str], alerts: list[_Alert]) -> str:
+def _alert(item: Any, where: str, zone: tzinfo) -> _Alert:
+    alert, within = _object(item, where), f"{where}."
+    return _Alert(
+        status=_status(alert, within),
+        labels=_texts(alert, "labels", within),
+        annotations=_texts(alert, "annotations", within),
+        starts_at=_time(_text(alert, "startsAt", within), zone),
+        ends_at=_time(_text(alert, "endsAt", within), zone),
+        sent=alert,
+    )
+
+
+def _group_title(data: Mapping[str, Any], common: Mapping[str, str], alerts: _Alerts) -> str:
     """Return the name of the alert and, of more than one, how many of them are firing and resolved."""
     name = common.get("alertname") or _texts(data, "groupLabels").get("alertname")
     rule = common.get("rulename")
     if name in NO_DATA and rule:
         name = f"{rule} ({name})"
     if not name:
-        names = dict.fromkeys(filter(None, (alert.labels.get("alertname") for alert in alerts)))
-        name = next(iter(names), "") + (" and others" if len(names) > 1 else "")
-    counts = [(sum(alert.status == status for alert in alerts), status) for status in STATUSES]
-    told = ", ".join(f"{count} {status}" for count, status in counts if count)
-    return _title(name, f" ({told})" if len(alerts) > 1 else "")
+        name = next(iter(alerts.names), "") + (" and others" if len(alerts.names) > 1 else "")
+    told = ", ".join(f"{alerts.counts[status]} {status}" for status in STATUSES if alerts.counts[status])
+    return _title(name, f" ({told})" if alerts.counts.total() > 1 else "")
 
 
-def _group_text(data: Mapping[str, Any], common: Mapping[str, str], status: str, alerts: list[_Alert]) -> str:
+def _group_text(data: Mapping[str, Any], common: Mapping[str, str], status: str, alerts: _Alerts) -> str:
     """Return a line for each alert, then what is the same for all, how many are missing, and where to look."""
-    lines = [line for alert in alerts if (line := _alert_line(alert, common, status))]
+    lines = [line for alert in alerts.listed if (line := _alert_line(alert, common, status))]
     if len(lines) > 1:
         lines = ["- " + line.replace("\n", "\n  ") for line in lines]
-    if shared := _labels({name: value for name, value in common.items() if name not in ("alertname", "severity")}):
+    if shared := _labels((name, value) for name, value in common.items() if name not in ("alertname", "severity")):
         lines.append(f"Labels: {shared}")
+    if alerts.unlisted:
+        lines.append(f"{alerts.unlisted:,} more alerts are counted, but not listed here.")
     truncated = data.get("truncatedAlerts")
     if isinstance(truncated, str) and re.fullmatch("[0-9]{1,9}", truncated):
         truncated = int(truncated)
@@ -254,18 +283,17 @@ def _lines(value: str) -> list[str]:
 
 def _what_differs(alert: _Alert, common: Mapping[str, str]) -> str:
     """Return the labels that tell an alert from the others."""
-    return _labels({name: value for name, value in alert.labels.items() if common.get(name) != value})
+    return _labels((name, value) for name, value in alert.labels.items() if common.get(name) != value)
 
 
-def _labels(labels: Mapping[str, str]) -> str:
-    shown = sorted((name, value) for name, value in labels.items() if not name.startswith("__"))
+def _labels(labels: Iterable[tuple[str, str]]) -> str:
+    shown = sorted(islice(((name, value) for name, value in labels if not name.startswith("__")), MOST_LABELS))
     return " ".join(", ".join(f"{name}={value}" for name, value in shown).split())
 
 
-def _worst_severity(status: str, alerts: list[_Alert]) -> str:
-    found = [alert.labels.get("severity", "") for alert in alerts if alert.status == status]
+def _worst_severity(severities: Iterable[str]) -> str:
     ranks = {name: rank for rank, name in enumerate(SEVERITIES)}
-    return max(filter(None, found), key=lambda severity: ranks.get(severity.lower(), -1), default="")
+    return max(severities, key=lambda severity: ranks.get(severity.lower(), -1), default="")
 
 
 def _time(value: str, zone: tzinfo) -> str:
@@ -301,7 +329,9 @@ def _texts(data: Mapping[str, Any], name: str, within: str = "") -> dict[str, st
     if data.get(name) is None:
         return {}
     found = _object(data[name], within + name)
-    return {key: _text(found, key, f"{within}{name}.") for key in found}
+    if not all(isinstance(value, str) for value in found.values()):
+        return {key: _text(found, key, f"{within}{name}.") for key in found}  # null is empty, all else is refused
+    return found
 
 
 def _status(data: Mapping[str, Any], within: str = "") -> str:

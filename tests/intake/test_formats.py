@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from contacts_app.delivery.facts import Fact, Link
-from contacts_app.intake.formats import Incoming, Refused, read
+from contacts_app.intake.formats import MOST_LABELS, MOST_LISTED, Incoming, Refused, read
 
 DIRECTION = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
@@ -163,6 +163,27 @@ def test_the_address_stands_last_however_many_alerts_there_are() -> None:
     assert told.title == "HighLoad (5000 firing)"
     assert len(told.text) <= 4000
     assert told.text.endswith(" more characters\nhttp://alertmanager:9093")
+
+
+def test_of_thousands_of_alerts_all_count_and_the_first_are_listed() -> None:
+    same, others = [alert("web1")] * MOST_LISTED, [alert(f"web{number}", "resolved") for number in range(2000)]
+    others[-1]["labels"] |= {"severity": "critical", "alertname": "Down"}
+    others[-2] |= {"status": "firing", "labels": {"severity": "critical"}}
+    told = read_json(group(*same, *others, commonLabels={}, groupLabels={}))
+    assert told.title == "HighLoad and others (1001 firing, 1999 resolved)"
+    assert told.severity == "critical"
+    bare = group(alert("web1")) | {"alerts": [{"status": "firing"}] * (MOST_LISTED + 1500)}
+    assert "1,500 more alerts are counted, but not listed here." in read_json(bare).text
+    for wrong in (1, {}, {"status": "no"}):
+        with pytest.raises(Refused, match=rf"alerts\[{MOST_LISTED + 1500}\]"):
+            read_json(bare | {"alerts": [*bare["alerts"], wrong]})
+
+
+def test_of_thousands_of_labels_the_first_are_told() -> None:
+    labels = {f"label{number:05}": "x" for number in range(10_000)}
+    told = read_json(group(alert("web1") | {"labels": labels}, commonLabels={})).text
+    assert told.count("label") == MOST_LABELS
+    assert told.startswith("label00000=x, label00001=x")
 
 
 def test_what_go_writes_as_null_is_read() -> None:
