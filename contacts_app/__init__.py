@@ -8,6 +8,7 @@ from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from . import api, cli, config, pages
+from .accounts import permissions
 from .core import db
 from .pages.accounts import views as logon
 from .web import assets, compression, errors, security, templating
@@ -46,7 +47,7 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     errors.init_app(app)
     # First the log-on, so that no large form is read of a stranger; then what is read of it; last its token, so that
     # whose session has ended is led to log on, not told of a forged request.
-    app.before_request(logon.require_logon)
+    app.before_request(permissions.authorize)
     security.init_app(app)
     logon.init_app(app)
     assets.init_app(app)

@@ -17,8 +17,8 @@ from werkzeug.routing import Rule
 from werkzeug.test import TestResponse
 
 from contacts_app import create_app, migrations
+from contacts_app.accounts.setup import setup_token
 from contacts_app.core.db import db
-from contacts_app.pages.accounts.views import setup_token
 from tests.conftest import HTMX, PASSWORD, Share, Team
 from tests.pages.accounts.test_views import new_address
 

@@ -11,14 +11,14 @@ from flask.typing import ResponseReturnValue
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import TooManyRequests, Unauthorized
 
+from ..accounts.permissions import public
 from ..config import current_settings
 from ..core.db import db
 from ..delivery.models import OF_GROUP, Admission, Alert, Integration
 from ..intake import refusals
 from ..intake.formats import Refused, read
-from ..ops.places import note_account
-from ..pages.accounts.views import public
 from ..web.errors import API
+from ..web.turns import note_account
 from .bodies import MOST_BYTES, read_body
 
 logger = logging.getLogger("contacts_app")

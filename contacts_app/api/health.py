@@ -8,10 +8,10 @@ from flask import Blueprint
 from flask.typing import ResponseReturnValue
 
 from .. import migrations
+from ..accounts.permissions import public
 from ..config import StartError, current_settings
 from ..core.db import db
 from ..core.postgres import unmet_settings, wanted_settings
-from ..pages.accounts.views import public
 
 blueprint = Blueprint("health", __name__)
 logger = logging.getLogger("contacts_app")

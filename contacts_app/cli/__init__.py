@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from flask import Flask
 
 from .. import migrations
+from ..accounts.credentials import check_password, clean_account, known_email
 from ..accounts.models import Account, User
 from ..config import StartError, current_settings
 from ..contacts.models import Contact
@@ -25,7 +26,6 @@ from ..core import encryption
 from ..core.db import db, violated_constraint
 from ..delivery import worker
 from ..ops import embedded, serve
-from ..pages.accounts.forms import check_password, clean_account, known_email
 from ..web.fields import clean_email
 from .demo import fill
 

@@ -32,7 +32,8 @@ from gunicorn.http.wsgi import create
 from gunicorn.workers.base import Worker
 
 from ..web.errors import API
-from .places import ACCOUNT, Places
+from ..web.turns import ACCOUNT
+from .places import Places
 
 HEAD_SECONDS, BODY_SECONDS = 10, 30
 ANSWER_SECONDS = 30  # in which a visitor takes nothing of an answer

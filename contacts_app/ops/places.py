@@ -2,18 +2,12 @@
 
 import threading
 from collections import Counter, deque
-from collections.abc import Hashable, Mapping
-from typing import Any, Generic, Protocol, TypeVar
-
-from werkzeug.exceptions import ServiceUnavailable
-
-from ..web.errors import RETRY_SECONDS
+from collections.abc import Hashable
+from typing import Generic, Protocol, TypeVar
 
 ALERT_PATIENCE = 2  # seconds that an alert waits for a thread
 PATIENCE = 30  # seconds that any other request does
 
-
-ACCOUNT = "console.account"  # where the app finds, in the environment, a function to tell whose request it is
 MOST_KNOWN = 10_000
 
 
@@ -30,16 +24,6 @@ class Asking(Protocol):
 
 
 Request = TypeVar("Request", bound=Asking)
-
-
-def note_account(environ: Mapping[str, Any], account_id: int) -> None:
-    """Tell the server, if it asks for that, whose the request is; as early as the app knows it.
-
-    Raise ServiceUnavailable where the account has all its threads, which nobody could know when this one was given: the
-    server does not send that answer, but asks again when it is the account's turn.
-    """
-    if ACCOUNT in environ and not environ[ACCOUNT](account_id):
-        raise ServiceUnavailable(retry_after=RETRY_SECONDS)
 
 
 class Places(Generic[Request]):

@@ -16,12 +16,12 @@ import click
 
 from .. import migrations
 from ..accounts.models import Account
+from ..accounts.setup import setup_token
 from ..config import PROJECT, Settings, StartError, current_settings, make_private
 from ..core.db import connect, db
 from ..core.encryption import note_key
 from ..core.locks import hold, open_private
 from ..core.postgres import UNPROTECTED, is_protected
-from ..pages.accounts.views import setup_token
 from . import embedded
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h

@@ -14,7 +14,7 @@ from playwright.sync_api import Page, expect
 from werkzeug.serving import make_server
 
 from contacts_app import create_app, migrations
-from contacts_app.pages.accounts.views import setup_token
+from contacts_app.accounts.setup import setup_token
 from tests.api.test_alerts import add_integration as new_token
 from tests.api.test_alerts import post
 from tests.browser.conftest import (

@@ -7,11 +7,11 @@ from flask import Flask
 
 from contacts_app import create_app
 from contacts_app.accounts.models import Account, Session
+from contacts_app.accounts.permissions import visitor
 from contacts_app.contacts.models import Contact
 from contacts_app.core.db import EVERY, NONE, SETTING, db
 from contacts_app.delivery.models import Integration
 from contacts_app.groups.models import Group, Membership
-from contacts_app.pages.accounts.views import visitor
 from tests.conftest import Team
 
 # They tell whose request it is, and so are read before that is known.

@@ -18,9 +18,9 @@ from flask import Flask
 from psycopg.conninfo import conninfo_to_dict
 
 from contacts_app import create_app
+from contacts_app.accounts.setup import setup_token
 from contacts_app.contacts.models import Contact
 from contacts_app.core import db
-from contacts_app.pages.accounts.views import setup_token
 from contacts_app.web import errors
 from tests.conftest import HTMX, PASSWORD, ROBOT, Team, answers, free_port, wait_for
 from tests.pages.accounts.test_views import log_on

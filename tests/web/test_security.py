@@ -10,7 +10,7 @@ from itsdangerous import URLSafeTimedSerializer
 from werkzeug.test import TestResponse
 
 from contacts_app import create_app
-from contacts_app.pages.accounts.views import setup_token
+from contacts_app.accounts.setup import setup_token
 from tests.conftest import HTMX, Team, free_port
 from tests.pages.accounts.test_views import log_on, new_address, token_in
 

@@ -1,26 +1,11 @@
 """Ask who comes in, and say what a password may be."""
 
-from functools import partial
-
 from flask_wtf import FlaskForm
 from wtforms import PasswordField
 from wtforms.validators import EqualTo, InputRequired, ValidationError
 
-from ...accounts.models import LONGEST_PASSWORD
-from ...web.fields import UNREADABLE, EmailField, NormalField, check_length, clean_email, clean_text
-
-SHORTEST_PASSWORD = 12
-known_email = partial(clean_email, is_new=False)
-clean_account = partial(clean_text, most=64, what="The name of an account")
-
-
-def check_password(value: str) -> None:
-    """Raise ValueError with a sentence if `value` is no password to choose."""
-    check_length(value, LONGEST_PASSWORD, "A password")
-    if UNREADABLE.search(value):
-        raise ValueError("A password cannot contain control characters.")
-    if len(value) < SHORTEST_PASSWORD:
-        raise ValueError(f"A password has at least {SHORTEST_PASSWORD} characters; a few words are a good one.")
+from ...accounts.credentials import check_password, clean_account, known_email
+from ...web.fields import EmailField, NormalField
 
 
 class NewPasswordField(PasswordField):

@@ -1,32 +1,28 @@
 """Set up, log on, log off, and change a password."""
 
-import hashlib
 import hmac
 import re
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-import sqlalchemy as sa
-from flask import Blueprint, Flask, Request, abort, current_app, flash, g, request, session, url_for
+from flask import Blueprint, Flask, Request, abort, flash, request, session, url_for
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from flask.typing import ResponseReturnValue
 from flask_wtf import CSRFProtect
 from itsdangerous import BadSignature
-from werkzeug.exceptions import ServiceUnavailable, TooManyRequests
+from werkzeug.exceptions import TooManyRequests
 
-from ...accounts.models import LOGON_WINDOW, Account, LogonAttempt, Session, User, Visitor
-from ...config import StartError, current_settings
+from ...accounts.models import LOGON_WINDOW, Account, LogonAttempt, Session, User
+from ...accounts.permissions import TOKEN, Permission, public, requires, visitor, visitor_or_none, visitor_to_show
+from ...accounts.setup import setup_token
+from ...config import current_settings
 from ...core.db import db
-from ...ops.places import note_account
 from ...web import htmx
 from . import browsers, proxies
 from .forms import LogonForm, PasswordForm, SetupForm
 
 blueprint = Blueprint("accounts", __name__)
-TOKEN = "token"  # nosec B105
 LONGEST_COOKIES = 16_000  # in two headers: gunicorn takes a hundred, and joins them to one
 WRONG = "There is no user with this e-mail and this password."
-View = TypeVar("View", bound=Callable[..., Any])
 
 
 class SessionCookie(SecureCookieSessionInterface):
@@ -51,55 +47,6 @@ def init_app(app: Flask) -> None:
     app.session_interface = SessionCookie()
     CSRFProtect(app)
     app.context_processor(lambda: {"visitor": visitor_to_show()})
-
-
-def public(view: View) -> View:
-    """Mark a view as one that needs no log-on."""
-    view.is_public = True  # type: ignore[attr-defined]
-    return view
-
-
-def require_logon() -> ResponseReturnValue | None:
-    """Let a request through if its view is public or its session is live; else lead to the log-on page."""
-    view = current_app.view_functions.get(request.endpoint or "")
-    if request.endpoint == "static":
-        g.visitor = None  # a file is the same for everybody, and so is the page that says there is none
-        return None
-    if view is None:
-        visitor_or_none()  # the page that says so shows it; a database that is away comes out here
-        return None
-    if getattr(view, "is_public", False):
-        return None
-    if visitor_or_none() is None:
-        return htmx.leave_for(url_for("accounts.logon", next=htmx.address_shown()))
-    return None
-
-
-def visitor_or_none() -> Visitor | None:
-    """Return who sends this request, if it is a user with a live session."""
-    if "visitor" not in g:
-        g.visitor = None  # also where the next line fails: the page that says so does not ask again
-        token = session.get(TOKEN)
-        if isinstance(token, str):
-            found = g.visitor = Session.visitor(token, only_reads=request.method in ("GET", "HEAD"))
-            if found:
-                note_account(request.environ, found.account_id)
-    visitor: Visitor | None = g.visitor
-    return visitor
-
-
-def visitor_to_show() -> Visitor | None:
-    """Return who sends this request, also on the page that says that the database is away."""
-    try:
-        return visitor_or_none()
-    except (sa.exc.SQLAlchemyError, StartError, ServiceUnavailable):
-        found: Visitor | None = g.visitor  # where the console is busy
-        return found
-
-
-def visitor() -> Visitor:
-    """Return the user who sends this request to a view that needs a log-on."""
-    return visitor_or_none() or abort(401)
 
 
 @blueprint.route("/setup", methods=["GET", "POST"])
@@ -165,6 +112,7 @@ def logoff() -> ResponseReturnValue:
 
 
 @blueprint.route("/password", methods=["GET", "POST"])
+@requires(Permission.USE_CONSOLE)
 def password() -> ResponseReturnValue:
     """Change the user's password, which ends their other sessions."""
     form = PasswordForm()
@@ -184,12 +132,6 @@ def password() -> ResponseReturnValue:
         form.current.errors = ["This is not your current password."]
     status = 422 if request.method == "POST" else 200
     return htmx.render("accounts/password.html", "accounts/password.html", status, form=form)
-
-
-def setup_token() -> str:
-    """Return the secret of the set-up link, which only who reads the console's output knows."""
-    key = current_settings().secret_key.encode()
-    return hmac.new(key, b"set-up link", hashlib.sha256).hexdigest()[:40]
 
 
 def own_address(address: str | None) -> str:

@@ -15,12 +15,12 @@ from sqlalchemy.orm.exc import StaleDataError
 from werkzeug.exceptions import BadRequest, TooManyRequests
 
 from ...accounts.models import Account
+from ...accounts.permissions import Permission, requires, visitor
 from ...contacts.addresses import shown_mobile, shown_robot
 from ...contacts.models import FILTERS, PAGE_SIZE, Contact, ListedContact, Page, Query, decrypted, surroundings
 from ...core.db import db
 from ...core.encryption import note_key
 from ...web import htmx
-from ..accounts.views import visitor
 from .forms import ContactForm, read_ids, read_query
 
 blueprint = Blueprint("contacts", __name__)
@@ -30,12 +30,14 @@ GONE = "This contact does not exist, or somebody has deleted it meanwhile."
 
 
 @blueprint.get("/")
+@requires(Permission.USE_CONSOLE)
 def home() -> ResponseReturnValue:
     """Lead to the contacts."""
     return redirect(url_for(".index"))
 
 
 @blueprint.get("/contacts")
+@requires(Permission.USE_CONSOLE)
 def index() -> ResponseReturnValue:
     """Show the contacts: all, or those that a search finds."""
     query = read_query(request.args)
@@ -50,6 +52,7 @@ def index() -> ResponseReturnValue:
 
 
 @blueprint.route("/contacts/new", methods=["GET", "POST"])
+@requires(Permission.USE_CONSOLE)
 def new() -> ResponseReturnValue:
     """Create a contact."""
     who = visitor()
@@ -59,6 +62,7 @@ def new() -> ResponseReturnValue:
 
 
 @blueprint.route("/contacts/<int(max=9223372036854775807):id>/edit", methods=["GET", "POST"])
+@requires(Permission.USE_CONSOLE)
 def edit(id: int) -> ResponseReturnValue:
     """Edit a contact."""
     find = Contact.of if request.method == "POST" else Contact.shown
@@ -118,6 +122,7 @@ def _edit(contact: Contact) -> ResponseReturnValue:
 
 
 @blueprint.route("/contacts/delete", methods=["GET", "POST"])
+@requires(Permission.USE_CONSOLE)
 def delete() -> ResponseReturnValue:
     """Ask whether to delete the selected contacts, or delete them."""
     account_id = visitor().account_id

@@ -10,11 +10,11 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy.orm.exc import StaleDataError
 from werkzeug.exceptions import BadRequest
 
+from ...accounts.permissions import Permission, requires, visitor
 from ...contacts.models import PAGE_SIZE, Contact, Query, surroundings
 from ...core.db import db
 from ...groups.models import Group, group_surroundings
 from ...web import htmx
-from ..accounts.views import visitor
 from ..contacts.forms import read_ids, read_page, read_text
 from ..contacts.views import NAMES_SHOWN, changed, told_deleted
 from .forms import GroupForm, read_members
@@ -31,6 +31,7 @@ def take_large_forms(endpoint: str | None, values: dict[str, Any] | None) -> Non
 
 
 @blueprint.get("/groups")
+@requires(Permission.USE_CONSOLE)
 def index() -> ResponseReturnValue:
     """Show the groups: all, or those whose name or a member's contains what is searched for."""
     text, page = _read_query(request.args)
@@ -43,6 +44,7 @@ def index() -> ResponseReturnValue:
 
 
 @blueprint.get("/groups/<int(max=9223372036854775807):id>")
+@requires(Permission.USE_CONSOLE)
 def show(id: int) -> ResponseReturnValue:
     """Show who is in a group."""
     account_id = visitor().account_id
@@ -54,12 +56,14 @@ def show(id: int) -> ResponseReturnValue:
 
 
 @blueprint.route("/groups/new", methods=["GET", "POST"])
+@requires(Permission.USE_CONSOLE)
 def new() -> ResponseReturnValue:
     """Create a group."""
     return _edit(Group(account_id=visitor().account_id))
 
 
 @blueprint.route("/groups/<int(max=9223372036854775807):id>/edit", methods=["GET", "POST"])
+@requires(Permission.USE_CONSOLE)
 def edit(id: int) -> ResponseReturnValue:
     """Edit a group."""
     return _edit(Group.of(visitor().account_id, id) or abort(404, GONE))
@@ -111,6 +115,7 @@ def _edit(group: Group) -> ResponseReturnValue:
 
 
 @blueprint.post("/groups/members")
+@requires(Permission.USE_CONSOLE)
 def members() -> ResponseReturnValue:
     """Show the contacts that a filter finds, for picking; what is picked stays picked."""
     picked = read_members(request.form.getlist("member"))
@@ -118,6 +123,7 @@ def members() -> ResponseReturnValue:
 
 
 @blueprint.route("/groups/delete", methods=["GET", "POST"])
+@requires(Permission.USE_CONSOLE)
 def delete() -> ResponseReturnValue:
     """Ask whether to delete the selected groups, or delete them."""
     account_id = visitor().account_id
@@ -142,6 +148,7 @@ def delete() -> ResponseReturnValue:
 
 
 @blueprint.route("/groups/assign", methods=["GET", "POST"])
+@requires(Permission.USE_CONSOLE)
 def assign() -> ResponseReturnValue:
     """Ask which group to add the selected contacts to, or to take them from, and do it."""
     account_id = visitor().account_id

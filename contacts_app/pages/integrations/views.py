@@ -7,6 +7,7 @@ from flask import Blueprint, abort, flash, redirect, render_template, request, u
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm.exc import StaleDataError
 
+from ...accounts.permissions import Permission, requires, visitor
 from ...config import current_settings
 from ...core.db import db
 from ...delivery.models import Integration
@@ -14,7 +15,6 @@ from ...delivery.stopping import stop_integrations, stopped_words, waiting_of
 from ...groups.models import Group
 from ...intake import refusals
 from ...intake.configurations import alertmanager_config, curl_example, grafana_config
-from ..accounts.views import visitor
 from ..groups.views import GONE as GROUP_GONE
 from .forms import IntegrationForm
 
@@ -24,6 +24,7 @@ PLACEHOLDER = "YOUR-TOKEN"
 
 
 @blueprint.route("/groups/<int(max=9223372036854775807):id>/integrations", methods=["GET", "POST"])
+@requires(Permission.USE_CONSOLE)
 def index(id: int) -> ResponseReturnValue:
     """Show the integrations of a group, or create one."""
     account_id = visitor().account_id
@@ -46,6 +47,7 @@ def index(id: int) -> ResponseReturnValue:
 
 
 @blueprint.get("/integrations/<int(max=9223372036854775807):id>")
+@requires(Permission.USE_CONSOLE)
 def show(id: int) -> ResponseReturnValue:
     """Show what an integration's sender needs."""
     integration, group = _find(id)
@@ -53,6 +55,7 @@ def show(id: int) -> ResponseReturnValue:
 
 
 @blueprint.route("/integrations/<int(max=9223372036854775807):id>/renew", methods=["GET", "POST"])
+@requires(Permission.USE_CONSOLE)
 def renew(id: int) -> ResponseReturnValue:
     """Ask whether to give an integration another token, or do it."""
     integration, group = _find(id)
@@ -70,6 +73,7 @@ def renew(id: int) -> ResponseReturnValue:
 
 
 @blueprint.route("/integrations/<int(max=9223372036854775807):id>/delete", methods=["GET", "POST"])
+@requires(Permission.USE_CONSOLE)
 def delete(id: int) -> ResponseReturnValue:
     """Ask whether to delete an integration, or delete it."""
     integration, group = _find(id)
@@ -86,6 +90,7 @@ def delete(id: int) -> ResponseReturnValue:
 
 
 @blueprint.route("/integrations/<int(max=9223372036854775807):id>/stop", methods=["GET", "POST"])
+@requires(Permission.USE_CONSOLE)
 def stop(id: int) -> ResponseReturnValue:
     """Ask whether to stop what waits of all that came in through an integration, or stop it."""
     integration, _ = _find(id)
@@ -98,6 +103,7 @@ def stop(id: int) -> ResponseReturnValue:
 
 
 @blueprint.post("/integrations/<int(max=9223372036854775807):id>/forget")
+@requires(Permission.USE_CONSOLE)
 def forget(id: int) -> ResponseReturnValue:
     """Remove what was refused of an integration's sender from all pages."""
     integration, _ = _find(id)

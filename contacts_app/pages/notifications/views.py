@@ -8,13 +8,13 @@ from flask import Blueprint, Response, abort, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import BadRequest
 
+from ...accounts.permissions import Permission, requires, visitor
 from ...core.db import db
 from ...delivery.facts import from_json
 from ...delivery.models import CHANNELS, DELIVERY_STATES, SENT_AGAIN, SHOWS, Alert, Integration, Worker
 from ...delivery.stopping import stop_alerts, stop_integrations, stopped_words, waiting_of
 from ...reach.reachability import NO_WORKER
 from ...web import htmx
-from ..accounts.views import visitor
 from ..contacts.forms import read_ids, read_page, read_text
 from ..contacts.views import NAMES_SHOWN
 from .trials import Trial
@@ -25,6 +25,7 @@ SENT_AGAIN_WORDS = {"failed": "has failed", "cancelled": "was cancelled"}
 
 
 @blueprint.get("/notifications")
+@requires(Permission.USE_CONSOLE)
 def index() -> ResponseReturnValue:
     """Show what came in, newest first: all, or what a search finds."""
     text, show = read_text(request.args.get("q", "")), request.args.get("show", "all")
@@ -44,12 +45,14 @@ def index() -> ResponseReturnValue:
 
 
 @blueprint.get("/notifications/<int(max=9223372036854775807):id>")
+@requires(Permission.USE_CONSOLE)
 def show(id: int) -> ResponseReturnValue:
     """Show an alert and the story of each of its deliveries."""
     return _show(_find(id))
 
 
 @blueprint.post("/notifications/<int(max=9223372036854775807):id>/again")
+@requires(Permission.USE_CONSOLE)
 def again(id: int) -> ResponseReturnValue:
     """Send again what failed or what was cancelled: everything, or one contact's channel."""
     alert, (shown, page) = _find(id), _read_part()
@@ -78,6 +81,7 @@ def _said_again(sent: list[tuple[str, str]], state: str) -> str:
 
 
 @blueprint.route("/notifications/<int(max=9223372036854775807):id>/stop", methods=["GET", "POST"])
+@requires(Permission.USE_CONSOLE)
 def stop(id: int) -> ResponseReturnValue:
     """Stop what waits of a notification; or, asked first, of all that its integration has sent."""
     alert, who = _find(id), visitor()
@@ -95,6 +99,7 @@ def stop(id: int) -> ResponseReturnValue:
 
 
 @blueprint.route("/notifications/test", methods=["GET", "POST"])
+@requires(Permission.USE_CONSOLE)
 def test() -> ResponseReturnValue:
     """Ask whether to send a test to contacts or a group, and say what it costs; or send it."""
     trial = Trial.read(visitor().account_id, request.values)
@@ -111,6 +116,7 @@ def test() -> ResponseReturnValue:
 
 
 @blueprint.get("/notifications/<int(max=9223372036854775807):id>/result")
+@requires(Permission.USE_CONSOLE)
 def result(id: int) -> ResponseReturnValue:
     """Show what has become of a test so far."""
     context = result_of(_find(id))

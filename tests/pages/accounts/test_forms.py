@@ -6,7 +6,8 @@ import pytest
 from flask import Flask
 from flask_wtf import FlaskForm
 
-from contacts_app.pages.accounts.forms import LogonForm, PasswordForm, SetupForm, check_password
+from contacts_app.accounts.credentials import check_password
+from contacts_app.pages.accounts.forms import LogonForm, PasswordForm, SetupForm
 
 GOOD_SETUP = {"account": "Operations", "email": "ann@example.com", "password": "correct horse"}
 

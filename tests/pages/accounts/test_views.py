@@ -19,8 +19,8 @@ from werkzeug.test import TestResponse
 
 from contacts_app import create_app, migrations
 from contacts_app.accounts import models
+from contacts_app.accounts.setup import setup_token
 from contacts_app.core.db import db
-from contacts_app.pages.accounts.views import setup_token
 from tests.conftest import HTMX, PASSWORD, PASSWORD_HASH, Team
 
 WRONG = "There is no user with this e-mail and this password."
