@@ -10,7 +10,6 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from . import api, cli, config, pages
 from .accounts import permissions
 from .core import db
-from .pages.accounts import views as logon
 from .web import assets, compression, errors, security, templating
 
 
@@ -49,9 +48,8 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     # whose session has ended is led to log on, not told of a forged request.
     app.before_request(permissions.authorize)
     security.init_app(app)
-    logon.init_app(app)
-    assets.init_app(app)
     pages.init_app(app)
+    assets.init_app(app)
     api.init_app(app)
     cli.init_app(app)
     return app

@@ -1,12 +1,9 @@
 """Keep the contacts of an account: who can be told, and over which channels."""
 
-import re
-import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from functools import lru_cache
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
@@ -16,7 +13,7 @@ from ..config import StartError, current_settings
 from ..core import encryption
 from ..core.db import Base, db, run
 
-PAGE_SIZE = 100
+ENCRYPTED_AT_ONCE = 100  # rows, which stay locked meanwhile
 CLEAN_NAME = (
     "char_length(name) BETWEEN 1 AND 64 AND name = btrim(name) AND name IS NFC NORMALIZED"
     r" AND name !~ '[\u0001-\u001F\u007F-\u009F\u2028\u2029]'"
@@ -129,7 +126,7 @@ class Contact(Base):
         count, last = 0, (0, 0)
         while True:
             # From where the last part ended: else each part would begin with a look at all that is done.
-            rows = db.session.execute(found.where(key > last).limit(PAGE_SIZE).with_for_update()).all()
+            rows = db.session.execute(found.where(key > last).limit(ENCRYPTED_AT_ONCE).with_for_update()).all()
             if not rows and last == (0, 0):
                 break
             last = (rows[-1].account_id, rows[-1].id) if rows else (0, 0)  # again: what was written meanwhile
@@ -162,19 +159,10 @@ class Contact(Base):
         return cls(**dict(zip(_shown.selected_columns.keys(), rows[0], strict=True))) if rows else None
 
     @classmethod
-    def search(cls, account_id: int, query: "Query") -> "Page":
-        """Return one page of this account's contacts, as columns: an object for each row costs more than the page."""
-        statement = _statement(query.sort, query.show, query.field if query.text else None)
-        parameters = {"account_id": account_id, "offset": (query.page - 1) * PAGE_SIZE} | _parameters(query)
-        found = run(statement, parameters)
-        total = found[0][-1] if found else 0
-        return Page([ListedContact(*row[:-1]) for row in found], total)
-
-    @classmethod
     def names(cls, account_id: int, ids: Iterable[int]) -> Sequence[tuple[int, str]]:
         """Return id and name of those of the contacts that exist, in the order of the list."""
         found = sa.select(cls.id, cls.name).where(cls.account_id == account_id, cls.id.in_(ids))
-        return [(row.id, row.name) for row in db.session.execute(found.order_by(_by_name, cls.id))]
+        return [(row.id, row.name) for row in db.session.execute(found.order_by(by_name, cls.id))]
 
     @classmethod
     def holders(cls, account_id: int, mobile: str | None, email: str | None) -> Sequence["Contact"]:
@@ -191,54 +179,6 @@ class Contact(Base):
         db.session.execute(sa.select(Account.id).where(Account.id == account_id).with_for_update(key_share=True))
         gone = sa.delete(cls).where(cls.account_id == account_id, cls.id.in_(ids)).returning(cls.name)
         return db.session.scalars(gone).all()
-
-
-class Query(NamedTuple):
-    """Say which contacts to list: `text` within `field`, those of `show`, in the order of `sort`, page 1 and on."""
-
-    text: str = ""
-    field: str = "name"
-    sort: str = "name"
-    page: int = 1
-    show: str = "all"
-    number: str | None = None  # E.164, where the text is a whole mobile number in any spelling
-
-
-class ListedContact(NamedTuple):
-    """Hold what the list shows of a contact; the last two are what the rooms below this one put into LISTED, as JSON.
-
-    A value that can be hashed, and that the row of the list follows from.
-    """
-
-    id: int
-    name: str
-    mobile: str | None
-    email: str | None
-    dingtalk_url_encrypted: bytes | None
-    receives_system_notifications: bool
-    groups: str | None
-    states: str | None
-
-
-class Page(NamedTuple):
-    """Hold a page of the list and how many contacts the whole list has."""
-
-    rows: list[ListedContact]
-    total: int
-
-
-class Surroundings:
-    """Answer what rooms below this one know of contacts; they put their functions in the place of these."""
-
-    groups_of: Callable[[int, int], list[tuple[Any, ...]]]
-    left_by: Callable[[int, Iterable[int]], Sequence[tuple[str, bool]]]
-    health_of: Callable[[str | None], list[Any]]
-    reach_of: Callable[[int], Any]
-    send_test: Callable[[int, int, str], Any]
-    told_of: Callable[[Any], dict[str, Any]]
-
-
-surroundings = Surroundings()
 
 
 _next_id = sa.text("SELECT nextval(pg_get_serial_sequence('contacts', 'id'))")
@@ -258,69 +198,4 @@ _shown: sa.Select[*tuple[Any, ...]] = sa.select(
     *(column for column in Contact.__table__.c if column.key not in ("name_key", "created_at", "updated_at"))
 ).where(Contact.account_id == sa.bindparam("account_id"), Contact.id == sa.bindparam("contact_id"))
 # Bytes, not a language's order: the same on every server, and no index breaks when a C library is upgraded.
-_by_name = sa.collate(Contact.name_key, "C")
-_orders: dict[str, sa.ColumnElement[Any]] = {
-    "name": _by_name,
-    "created": Contact.created_at.expression,
-    "changed": Contact.updated_at.expression,
-}
-# What the list can be narrowed to: a name for the address, words for the person, a condition. Rooms below add theirs.
-FILTERS: dict[str, tuple[str, sa.ColumnElement[bool]]] = {"all": ("All contacts", sa.true())}
-SORTS = tuple(sign + name for name in _orders for sign in ("", "-"))
-FIELDS = ("name", "mobile", "email")
-
-# What the list shows of each contact that rooms below this one know: they put a statement here that gives, for the
-# contacts of the parameter account_id, a contact's id and the JSON of ListedContact.
-LISTED: dict[str, sa.Select[int, str]] = {}
-
-
-@lru_cache
-def _statement(sort: str, show: str, field: str | None) -> sa.Select[*tuple[Any, ...]]:
-    """Return the statement of a page of the list, narrowed by a search in `field` if there is one.
-
-    It is built once: to build it takes as long as to run it. strpos and not LIKE, so that no character is special.
-    """
-    key, is_descending = _orders[sort.removeprefix("-")].label("key"), sort.startswith("-")
-    columns = (Contact.id, Contact.name, Contact.mobile, Contact.email, Contact.dingtalk_url_encrypted)
-    statement: sa.Select[*tuple[Any, ...]] = (
-        sa.select(*columns, Contact.receives_system_notifications, key, sa.func.count().over().label("total"))
-        .where(Contact.account_id == sa.bindparam("account_id"))
-        .order_by(key.desc() if is_descending else key, Contact.id)
-        .limit(PAGE_SIZE)
-        .offset(sa.bindparam("offset"))
-    )
-    if show != "all":
-        statement = statement.where(FILTERS[show][1])
-    if field == "name":
-        needle = sa.func.lower(sa.func.normalize(sa.bindparam("text"), sa.text("NFKC")))
-        statement = statement.where(sa.func.strpos(Contact.name_key, needle) > 0)
-    elif field == "email":
-        needle = sa.func.lower(sa.bindparam("text"))
-        statement = statement.where(sa.func.strpos(sa.func.lower(Contact.email), needle) > 0)
-    elif field == "mobile":
-        within = sa.func.strpos(Contact.mobile, sa.bindparam("digits")) > 0
-        begins = sa.func.starts_with(Contact.mobile, sa.bindparam("start"))
-        statement = statement.where(sa.bindparam("digits") != "", sa.or_(within, begins))
-    page = statement.cte("page")
-    shown = [page.c[name] for name in ListedContact._fields if name in page.c]
-    # What is known of all contacts of the page is read at once: one after the other takes twice as long.
-    ids = sa.func.array(sa.select(page.c.id).scalar_subquery())
-    tables: sa.FromClause = page
-    for name, found in LISTED.items():
-        contact_id = found.selected_columns[0]
-        # Materialized: a server that does not know yet how many there are may look at it again for each row.
-        known = found.where(contact_id == sa.any_(ids)).cte(name).prefix_with("MATERIALIZED")
-        tables = tables.outerjoin(known, known.c[0] == page.c.id)
-        shown.append(known.c[1])
-    order = page.c.key.desc() if is_descending else page.c.key
-    return sa.select(*shown, page.c.total).select_from(tables).order_by(order, page.c.id)
-
-
-def _parameters(query: Query) -> dict[str, Any]:
-    """Return what the page's statement looks for."""
-    if not query.text or query.field != "mobile":
-        return {"text": query.text} if query.text else {}
-    digits = "".join(str(unicodedata.digit(c)) for c in query.text if unicodedata.digit(c, None) is not None)
-    # "0086 138" is a country code as people dial it, but "0013" may as well stand inside a number.
-    start = query.number or ("+" + digits[2:] if re.match("00[1-9]", digits) else "+" + digits)
-    return {"digits": digits, "start": start}
+by_name = sa.collate(Contact.name_key, "C")

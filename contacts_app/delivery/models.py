@@ -88,6 +88,12 @@ class Integration(Base):
             names.setdefault(group_id, []).append(name)
         return names
 
+    @classmethod
+    def ids_of_groups(cls, account_id: int, group_ids: Iterable[int]) -> Sequence[int]:
+        """Return the ids of the integrations of the groups."""
+        found = sa.select(cls.id).where(cls.account_id == account_id, cls.group_id.in_(list(group_ids)))
+        return db.session.scalars(found).all()
+
     def renew_token(self) -> str:
         """Give the integration a token, which ends the one before; it is returned and kept nowhere."""
         token = secrets.token_urlsafe(32)

@@ -1,14 +1,13 @@
 """Stop what waits to be sent: of one notification, or of all that came in through an integration."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import sqlalchemy as sa
 
 from ..core.db import db
-from ..groups.models import group_surroundings
-from .models import IS_WAITING, Integration
+from .models import IS_WAITING
 
 ALERTS_AT_ONCE = 10  # so that no transaction keeps a worker waiting for long
 PATIENCE_SECONDS = 10  # for rows that a worker has locked, which takes milliseconds
@@ -72,21 +71,6 @@ def stopped_words(stopped: Waiting) -> str:
     if not stopped.messages:
         return "Nothing here waits any more."
     return f"{stopped} {'has' if stopped.messages == 1 else 'have'} been stopped."
-
-
-def waiting_of_groups(account_id: int, group_ids: Iterable[int]) -> tuple[str, Callable[[str], str]]:
-    """Return in words what waits of the groups' integrations, and what stops it once they are deleted with them."""
-    found = sa.select(Integration.id).where(
-        Integration.account_id == account_id, Integration.group_id.in_(list(group_ids))
-    )
-    ids = db.session.scalars(found).all()
-    waiting = waiting_of(account_id, ids)
-    return str(waiting) if waiting.messages else "", lambda who: stopped_words(stop_integrations(account_id, ids, who))
-
-
-def add_to_groups() -> None:
-    """Let the pages that delete groups offer to stop what waits."""
-    group_surroundings.waiting_of = waiting_of_groups
 
 
 # The notifications with messages that wait and are not stopped yet, oldest first.

@@ -1,15 +1,16 @@
 """Keep groups: the contacts that one alert is for."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ..accounts.models import Account
-from ..contacts.models import CLEAN_NAME, FILTERS, LISTED, PAGE_SIZE, Contact, ListedContact, surroundings
+from ..contacts.models import CLEAN_NAME, Contact
+from ..contacts.models import by_name as by_contact_name
 from ..core.db import Base, db, run
 
 
@@ -64,16 +65,9 @@ class Group(Base):
         return db.session.get(cls, (account_id, identity), with_for_update={"key_share": True})
 
     @classmethod
-    def search(cls, account_id: int, text: str, page: int) -> "Page":
-        """Return one page of this account's groups: those whose name, or a member's, contains `text`."""
-        parameters = {"account_id": account_id, "text": text, "offset": (page - 1) * PAGE_SIZE}
-        found = run(_found_statement if text else _page_statement, parameters)
-        return Page([ListedGroup(*row[:-1]) for row in found], found[0][-1] if found else 0)
-
-    @classmethod
     def names(cls, account_id: int, ids: Iterable[int] | None = None) -> Sequence[tuple[int, str]]:
         """Return id and name of all groups, or of those of `ids` that exist, in the order of the list."""
-        found = sa.select(cls.id, cls.name).where(cls.account_id == account_id).order_by(_by_name)
+        found = sa.select(cls.id, cls.name).where(cls.account_id == account_id).order_by(by_name)
         if ids is not None:
             found = found.where(cls.id.in_(ids))
         return [(row.id, row.name) for row in db.session.execute(found)]
@@ -91,9 +85,9 @@ class Group(Base):
         """Return id and name of each member, in the order of the list of contacts."""
         found = (
             sa.select(Contact.id, Contact.name)
-            .join(Membership, _is_member(Contact))
+            .join(Membership, is_member(Contact))
             .where(Membership.account_id == self.account_id, Membership.group_id == self.id)
-            .order_by(sa.collate(Contact.name_key, "C"), Contact.id)
+            .order_by(by_contact_name, Contact.id)
         )
         return [(row.id, row.name) for row in db.session.execute(found)]
 
@@ -142,86 +136,27 @@ class Group(Base):
         db.session.flush()
 
 
-class ListedGroup(NamedTuple):
-    """Hold what the list shows of a group."""
-
-    id: int
-    name: str
-    members: int
-
-
-class Page(NamedTuple):
-    """Hold a page of the list and how many groups the whole list has."""
-
-    rows: list[ListedGroup]
-    total: int
-
-
-class KnownOfGroup(NamedTuple):
-    """Hold how many integrations use a group, and how many of its members cannot be reached."""
-
-    integrations: int
-    unreached: int
-
-
-class Surroundings:
-    """Answer what rooms below this one know of groups; they put their functions in the place of these."""
-
-    integrations_of: Callable[[int, Iterable[int]], dict[int, list[str]]]
-    known_of: Callable[[int, Iterable[int]], dict[int, KnownOfGroup]]
-    unreachable_members: Callable[[int, int], dict[int, Any]]
-    unreachable_among: Callable[[Iterable[ListedContact]], dict[int, Any]]
-    # What waits of their integrations, in words or "", and what stops it for a user once the groups are deleted.
-    waiting_of: Callable[[int, Iterable[int]], tuple[str, Callable[[str], str]]]
-
-
-group_surroundings = Surroundings()
-
-
 def _array(ids: Iterable[int]) -> sa.Cast[Any]:
     """Return the ids as one parameter: there may be tens of thousands, and a statement takes 65,535 at most."""
     return sa.cast(sorted(ids), postgresql.ARRAY(sa.BigInteger))
 
 
-def _is_member(contact: type[Contact]) -> sa.ColumnElement[bool]:
+def is_member(contact: type[Contact]) -> sa.ColumnElement[bool]:
+    """Return the condition that a membership is of the contact."""
     return sa.and_(Membership.account_id == contact.account_id, Membership.contact_id == contact.id)
 
 
-def _is_of_group() -> sa.ColumnElement[bool]:
+def is_of_group() -> sa.ColumnElement[bool]:
+    """Return the condition that a membership is of the group."""
     return sa.and_(Membership.account_id == Group.account_id, Membership.group_id == Group.id)
 
 
-_by_name = sa.collate(Group.name_key, "C")
-_needle = sa.func.lower(sa.func.normalize(sa.bindparam("text"), sa.text("NFKC")))
-_page_statement = (
-    sa.select(
-        Group.id,
-        Group.name,
-        sa.select(sa.func.count()).where(_is_of_group()).correlate(Group).scalar_subquery(),
-        sa.func.count().over().label("total"),
-    )
-    .where(Group.account_id == sa.bindparam("account_id"))
-    .order_by(_by_name)
-    .limit(PAGE_SIZE)
-    .offset(sa.bindparam("offset"))
-)
+by_name = sa.collate(Group.name_key, "C")
 _groups_of = (
     sa.select(Group.id, Group.name)
-    .join(Membership, _is_of_group())
+    .join(Membership, is_of_group())
     .where(Membership.account_id == sa.bindparam("account_id"), Membership.contact_id == sa.bindparam("contact_id"))
-    .order_by(_by_name)
-)
-_found_statement = _page_statement.where(
-    sa.or_(
-        sa.func.strpos(Group.name_key, _needle) > 0,
-        sa.exists(
-            sa.select(1)
-            .select_from(Membership)
-            .join(Contact, _is_member(Contact))
-            .where(_is_of_group(), sa.func.strpos(Contact.name_key, _needle) > 0)
-            .correlate(Group)
-        ),
-    )
+    .order_by(by_name)
 )
 
 
@@ -236,25 +171,29 @@ def left_by(account_id: int, ids: Iterable[int]) -> Sequence[tuple[str, bool]]:
     is_leaving = Membership.contact_id.in_(ids)
     found = (
         sa.select(Group.name, sa.func.bool_and(is_leaving))
-        .join(Membership, _is_of_group())
+        .join(Membership, is_of_group())
         .where(Group.account_id == account_id)
         .group_by(Group.name, Group.name_key)
         .having(sa.func.bool_or(is_leaving))
-        .order_by(_by_name)
+        .order_by(by_name)
     )
     return [(name, is_empty) for name, is_empty in db.session.execute(found)]
 
 
-def add_to_contacts() -> None:
-    """Let the list of contacts be narrowed to those in no group, and its pages tell of groups."""
-    nowhere = ~sa.exists(sa.select(1).select_from(Membership).where(_is_member(Contact)).correlate(Contact))
-    FILTERS["ungrouped"] = ("In no group", nowhere)
-    names = postgresql.aggregate_order_by(sa.func.json_build_array(Group.id, Group.name), _by_name)
-    LISTED["groups"] = (
-        sa.select(Membership.contact_id, sa.cast(sa.func.json_agg(names), sa.Text))
-        .join(Group, _is_of_group())
-        .where(Membership.account_id == sa.bindparam("account_id"))
+def is_in_no_group() -> sa.ColumnElement[bool]:
+    """Return the condition that a contact is in no group."""
+    return ~sa.exists(sa.select(1).select_from(Membership).where(is_member(Contact)).correlate(Contact))
+
+
+def groups_of_contacts(ids: sa.ColumnElement[Any]) -> sa.Select[int, str]:
+    """Return the statement of the groups of contacts of the parameter account_id: contact_id, and groups as JSON.
+
+    The JSON is a list of id and name of each group, in the order of the list of groups.
+    """
+    named = postgresql.aggregate_order_by(sa.func.json_build_array(Group.id, Group.name), by_name)
+    return (
+        sa.select(Membership.contact_id, sa.cast(sa.func.json_agg(named), sa.Text).label("groups"))
+        .join(Group, is_of_group())
+        .where(Membership.account_id == sa.bindparam("account_id"), Membership.contact_id == sa.any_(ids))
         .group_by(Membership.contact_id)
     )
-    surroundings.groups_of = groups_of
-    surroundings.left_by = left_by

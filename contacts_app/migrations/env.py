@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from ..core.db import Base
+from contacts_app.core.db import Base
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=Base.metadata)
 with context.begin_transaction():

@@ -2,10 +2,6 @@
 
 from flask import Flask
 
-from ..contacts.models import surroundings
-from ..delivery import stopping
-from ..groups import models as groups_models
-from ..reach import reachability
 from .accounts import views as accounts
 from .contacts import views as contacts
 from .groups import views as groups
@@ -15,11 +11,7 @@ from .notifications import views as notifications
 
 def init_app(app: Flask) -> None:
     """Serve all pages."""
+    accounts.init_app(app)
     contacts.remember_rows(app)
-    groups_models.add_to_contacts()
-    reachability.add_to_contacts()
-    reachability.add_to_groups()
-    stopping.add_to_groups()
-    surroundings.told_of = notifications.result_of
     for room in (accounts, contacts, groups, integrations, notifications):
         app.register_blueprint(room.blueprint)

@@ -10,11 +10,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from ..config import current_settings
-from ..contacts.models import FILTERS, LISTED, Contact, ListedContact, surroundings
+from ..contacts.models import Contact
 from ..core.db import run
 from ..delivery.channels import configured
-from ..delivery.models import CHANNELS, OF_CONTACT, Alert, ChannelState, Delivery, Integration, Worker
-from ..groups.models import KnownOfGroup, Membership, group_surroundings
+from ..delivery.models import CHANNELS, ChannelState, Delivery, Integration, Worker
+from ..groups.models import Membership
 from ..intake.refusals import RefusedSender, read_senders, refused_senders
 
 NAMED = 5  # contacts that the top of the page names
@@ -22,6 +22,13 @@ NO_WORKER = (
     "Nothing is delivered at the moment: no delivery worker is running. Start one with `flask --app wsgi deliver`."
 )
 _ADDRESSES = {"sms": Contact.mobile, "email": Contact.email, "dingtalk": Contact.dingtalk_url_hash}
+
+
+# The account is named and not joined: where PostgreSQL reads what is known of all contacts at once instead of one after
+# the other, which it decides by the size of the table, it then reads this account's.
+_states = sa.select(1).where(
+    ChannelState.account_id == sa.bindparam("account_id"), ChannelState.contact_id == Contact.id
+)
 
 
 class Health(NamedTuple):
@@ -43,6 +50,13 @@ class Unreachable(NamedTuple):
     def fails(self) -> bool:
         """Tell whether a channel of the contact itself is at fault."""
         return any(health.state == "fails" for health in self.reasons.values())
+
+
+class KnownOfGroup(NamedTuple):
+    """Hold how many integrations use a group, and how many of its members cannot be reached."""
+
+    integrations: int
+    unreached: int
 
 
 class Reach(NamedTuple):
@@ -77,8 +91,28 @@ def is_failing() -> sa.ColumnElement[bool]:
     return sa.exists(_states.where(ChannelState.failing_since.is_not(None)).correlate(Contact))
 
 
+def is_untried() -> sa.ColumnElement[bool]:
+    """Return the condition that nothing is known of any channel of a contact of the parameter account_id."""
+    return ~sa.exists(_states.correlate(Contact))
+
+
+def states_of_contacts(ids: sa.ColumnElement[Any]) -> sa.Select[int, str]:
+    """Return the statement of what is known of contacts of the parameter account_id: contact_id, and states as JSON.
+
+    `health_of` reads the JSON.
+    """
+    fails = ChannelState.failing_since.is_not(None)
+    at = sa.func.extract("epoch", sa.func.coalesce(ChannelState.failing_since, ChannelState.worked_at))
+    state = sa.func.json_build_array(ChannelState.channel, fails, at, ChannelState.answer)
+    return (
+        sa.select(ChannelState.contact_id, sa.cast(sa.func.json_agg(state), sa.Text).label("states"))
+        .where(ChannelState.account_id == sa.bindparam("account_id"), ChannelState.contact_id == sa.any_(ids))
+        .group_by(ChannelState.contact_id)
+    )
+
+
 def health_of(states: str | None) -> list[Health | None]:
-    """Return what is known of each channel of a contact of whom LISTED found this: None if it was never tried."""
+    """Return what is known of each channel of a contact with these states: None for one that was never tried."""
     known: dict[str, Health] = {}
     for channel, fails, at, answer in json.loads(states or "[]"):
         known[channel] = Health("fails" if fails else "works", datetime.fromtimestamp(at, UTC), answer)
@@ -185,19 +219,6 @@ def unreachable_members(account_id: int, group_id: int) -> dict[int, Unreachable
     return _gather(run(_unreachable_members(), {"account_id": account_id, "group_id": group_id}))
 
 
-def unreachable_among(contacts: Iterable[ListedContact]) -> dict[int, Unreachable]:
-    """Return those of the listed contacts that cannot be reached, by their ids."""
-    found = {}
-    for contact in contacts:
-        addresses = (contact.mobile, contact.email, contact.dingtalk_url_encrypted)
-        known = zip(CHANNELS.values(), addresses, health_of(contact.states), strict=True)
-        reasons = {words: health for words, address, health in known if address is not None}
-        bad = {words: health for words, health in reasons.items() if health and health.state != "works"}
-        if len(bad) == len(reasons):
-            found[contact.id] = Unreachable(contact.id, contact.name, bad)
-    return found
-
-
 @cache
 def _of_groups() -> sa.Select[*tuple[Any, ...]]:
     """Return the statement of known_of_groups, built once."""
@@ -227,44 +248,6 @@ def known_of_groups(account_id: int, ids: Iterable[int]) -> dict[int, KnownOfGro
         before = found[id]
         found[id] = KnownOfGroup(before.integrations + integrations, before.unreached + unreached)
     return found
-
-
-def send_test(account_id: int, contact_id: int, name: str) -> Alert:
-    """Send a test to a contact, in the transaction that is open."""
-    return Alert.test(account_id, name, OF_CONTACT, contact_id=contact_id)
-
-
-def add_to_groups() -> None:
-    """Let the pages of groups tell who uses them and whom they reach."""
-    group_surroundings.integrations_of = Integration.names_of_groups
-    group_surroundings.known_of = known_of_groups
-    group_surroundings.unreachable_members = unreachable_members
-    group_surroundings.unreachable_among = unreachable_among
-
-
-def add_to_contacts() -> None:
-    """Let the list of contacts be narrowed by who can be reached, and its pages tell of it."""
-    FILTERS["unreachable"] = ("Cannot be reached", ~is_reachable())
-    FILTERS["failing"] = ("With a channel that fails", is_failing())
-    FILTERS["untried"] = ("Never tried", ~sa.exists(_states.correlate(Contact)))
-    fails = ChannelState.failing_since.is_not(None)
-    at = sa.func.extract("epoch", sa.func.coalesce(ChannelState.failing_since, ChannelState.worked_at))
-    state = sa.func.json_build_array(ChannelState.channel, fails, at, ChannelState.answer)
-    LISTED["states"] = (
-        sa.select(ChannelState.contact_id, sa.cast(sa.func.json_agg(state), sa.Text))
-        .where(ChannelState.account_id == sa.bindparam("account_id"))
-        .group_by(ChannelState.contact_id)
-    )
-    surroundings.health_of = health_of
-    surroundings.reach_of = reach_of
-    surroundings.send_test = send_test
-
-
-# The account is named and not joined: where PostgreSQL reads what is known of all contacts at once instead of one after
-# the other, which it decides by the size of the table, it then reads this account's.
-_states = sa.select(1).where(
-    ChannelState.account_id == sa.bindparam("account_id"), ChannelState.contact_id == Contact.id
-)
 
 
 def _works(channel: str) -> sa.ColumnElement[bool]:

@@ -18,10 +18,11 @@ from werkzeug.test import TestResponse
 from contacts_app import create_app
 from contacts_app.accounts.models import Session, User
 from contacts_app.config import PROJECT
-from contacts_app.contacts.models import PAGE_SIZE, Contact
+from contacts_app.contacts.models import Contact
 from contacts_app.core.db import db
 from contacts_app.delivery.models import OF_GROUP, Alert
 from contacts_app.groups.models import Group
+from contacts_app.web.arguments import PAGE_SIZE
 from tests.growth import CHANNELS_SET_UP, Team
 from tests.ops.test_embedded import FLASK, environment, kill, migrated, processes
 

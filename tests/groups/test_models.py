@@ -10,9 +10,9 @@ import psycopg
 import pytest
 from werkzeug.test import TestResponse
 
-from contacts_app.contacts.models import Contact, Query
 from contacts_app.core.db import db
 from contacts_app.groups.models import Group, groups_of, left_by
+from contacts_app.pages.contacts.listing import Query, search
 from tests.conftest import Team, wait_for
 from tests.contacts.test_models import add_numbered, at_once, pressing_ok, statuses
 from tests.pages.groups.test_views import add_group, groups, opened_form
@@ -124,7 +124,7 @@ def test_groups_are_told_by_contact_and_only_of_the_account(team: Team, other_te
     with team.app.app_context():
         assert groups_of(team.account_id, ann) == [(alone, "Alone"), (pair, "pair")]
         assert groups_of(team.account_id, cid) == groups_of(other_team.account_id, ann) == []
-        rows = Contact.search(team.account_id, Query()).rows
+        rows = search(team.account_id, Query()).rows
         listed = {row.id: json.loads(row.groups) if row.groups else [] for row in rows}
         assert listed == {ann: [[alone, "Alone"], [pair, "pair"]], bob: [[pair, "pair"]], cid: []}
         assert list(left_by(team.account_id, [ann])) == [("Alone", True), ("pair", False)]

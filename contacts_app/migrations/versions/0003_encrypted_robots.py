@@ -5,7 +5,7 @@ from hashlib import sha256
 import sqlalchemy as sa
 from alembic import op
 
-from ...core.encryption import encrypt
+from contacts_app.core.encryption import encrypt
 
 revision = "0003"
 down_revision = "0002"

@@ -1,7 +1,6 @@
 """Say what a contact may be, and put what the database refuses beside its field."""
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,10 +22,12 @@ from ...contacts.addresses import (
     is_doubtful_mobile,
     shown_mobile,
 )
-from ...contacts.models import FIELDS, FILTERS, PAGE_SIZE, SORTS, Contact, Query
+from ...contacts.models import Contact
 from ...core.db import violated_constraint
+from ...web.arguments import read_page, read_text
 from ...web.fields import Doubtful, EmailField, NameField, NormalField, TelField, clean_text
 from ...web.opened import marks, unchanged
+from .listing import FIELDS, FILTERS, SORTS, Query
 
 NO_CHANNEL = "Enter a mobile phone number, a mailbox or a DingTalk robot: at least one of the three."
 DOUBTFUL: Mapping[str, Callable[[str], bool]] = {"mobile": is_doubtful_mobile, "email": is_doubtful_mailbox}
@@ -230,30 +231,3 @@ def read_query(arguments: Mapping[str, str]) -> Query:
         except ValueError:
             pass
     return Query(text, field, sort, read_page(page), show, number)
-
-
-def read_text(value: str) -> str:
-    """Return what to search for; what cannot stand in a name is a 400."""
-    try:
-        return clean_text(value, 254, "A search")
-    except ValueError as error:
-        raise BadRequest(f"This cannot be searched for. {error}") from None
-
-
-def read_page(value: str) -> int:
-    """Return the number of a page; what is none is a 400."""
-    if not re.fullmatch("[1-9][0-9]{0,5}", value):
-        raise BadRequest("The number of a page is 1 or more.")
-    return int(value)
-
-
-def read_ids(values: Iterable[str]) -> list[int]:
-    """Return the ids of the selected rows; too many, none or one that is no number is a 400."""
-    ids = list(dict.fromkeys(values))
-    if not ids:
-        raise BadRequest("Nothing is selected. Select rows of the list first.")
-    if len(ids) > PAGE_SIZE:
-        raise BadRequest(f"At most {PAGE_SIZE} rows can be selected at a time.")
-    if not all(re.fullmatch("[1-9][0-9]{0,17}", value) for value in ids):
-        raise BadRequest("A selected row cannot be recognised. Reload the page and select again.")
-    return [int(value) for value in ids]

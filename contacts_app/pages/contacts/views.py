@@ -1,7 +1,7 @@
 """List, create, edit and delete contacts."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cache, lru_cache, partial
 from math import ceil
 from typing import Any
@@ -17,14 +17,20 @@ from werkzeug.exceptions import BadRequest, TooManyRequests
 from ...accounts.models import Account
 from ...accounts.permissions import Permission, requires, visitor
 from ...contacts.addresses import shown_mobile, shown_robot
-from ...contacts.models import FILTERS, PAGE_SIZE, Contact, ListedContact, Page, Query, decrypted, surroundings
+from ...contacts.models import Contact, decrypted
 from ...core.db import db
 from ...core.encryption import note_key
+from ...delivery.models import OF_CONTACT, Alert
+from ...groups.models import groups_of, left_by
+from ...reach.reachability import health_of, reach_of
 from ...web import htmx
-from .forms import ContactForm, read_ids, read_query
+from ...web.arguments import PAGE_SIZE, read_ids
+from ..notifications.results import result_of
+from ..wording import NAMES_SHOWN, told_deleted
+from .forms import ContactForm, read_query
+from .listing import FILTERS, ListedContact, Page, Query, search
 
 blueprint = Blueprint("contacts", __name__)
-NAMES_SHOWN = 10
 ROW, ROWS_KEPT = "contacts.row", 500  # of 5 KB each
 GONE = "This contact does not exist, or somebody has deleted it meanwhile."
 
@@ -41,7 +47,7 @@ def home() -> ResponseReturnValue:
 def index() -> ResponseReturnValue:
     """Show the contacts: all, or those that a search finds."""
     query = read_query(request.args)
-    page = Contact.search(visitor().account_id, query)
+    page = search(visitor().account_id, query)
     if not page.rows and query.page > 1:
         abort(404, f"The list has no page {query.page}.")
     who = visitor()
@@ -76,7 +82,7 @@ def _edit(contact: Contact) -> ResponseReturnValue:
     wants_test = request.form.get("action") == "test"
 
     def show(status: int, theirs: dict[str, Any] | None = None) -> Response:
-        groups = surroundings.groups_of(account_id, contact_id) if contact_id else []
+        groups = groups_of(account_id, contact_id) if contact_id else []
         context = {"form": form, "contact_id": contact_id, "theirs": theirs or {}, "groups": groups}
         return htmx.render("contacts/edit.html", "contacts/_edit.html", status, **context)
 
@@ -103,7 +109,7 @@ def _edit(contact: Contact) -> ResponseReturnValue:
             db.session.flush()
             test, refusal = None, ""
             try:
-                test = surroundings.send_test(account_id, contact.id, name) if wants_test else None
+                test = Alert.test(account_id, name, OF_CONTACT, contact_id=contact.id) if wants_test else None
             except TooManyRequests as error:
                 refusal = f" {error.description}"  # the contact is saved all the same
             db.session.commit()
@@ -135,23 +141,13 @@ def delete() -> ResponseReturnValue:
             *("contacts/delete.html", "contacts/_delete.html"),
             contacts=contacts,
             names_shown=NAMES_SHOWN,
-            left_groups=surroundings.left_by(account_id, ids),
+            left_groups=left_by(account_id, ids),
         )
     names = Contact.delete(account_id, ids)
     db.session.commit()
     if not names and not htmx.wants_fragment():
         abort(404, GONE)
     return changed(told_deleted(names, len(ids), "contacts"), 200 if names else 404)
-
-
-def told_deleted(names: Sequence[str], asked: int, things: str) -> str:
-    """Say in words how many of the `asked` were deleted and how many somebody else had deleted before."""
-    told = f"{names[0]} has been deleted." if len(names) == 1 else f"{len(names)} {things} have been deleted."
-    gone = asked - len(names)
-    if not gone:
-        return told
-    were_gone = "1 was gone already." if gone == 1 else f"{gone} were gone already."
-    return f"{told} {were_gone}" if names else f"Nothing to delete: {were_gone}"
 
 
 def changed(message: str, status: int = 200, test: Any = None) -> Response:
@@ -164,14 +160,14 @@ def changed(message: str, status: int = 200, test: Any = None) -> Response:
     except BadRequest:
         query = Query()
     account_id = visitor().account_id
-    page = Contact.search(account_id, query)
+    page = search(account_id, query)
     for number in (query.page - 1, 1):
         if not page.rows and number > 0:  # the last page has just lost its last row
             query = query._replace(page=number)
-            page = Contact.search(account_id, query)
+            page = search(account_id, query)
     context = _listing(query, page, *Account.usage(account_id))
     if test:
-        context = surroundings.told_of(test) | context  # both have pages: the list's are meant
+        context = result_of(test) | context  # both have pages: the list's are meant
     address = context["address"]()
     response = htmx.saved(message, address, "contacts/_changed.html", status, stays=bool(test), **context)
     db.session.commit()  # only what was read; a rollback would forget what is prepared
@@ -189,7 +185,7 @@ def _listing(query: Query, page: Page, count: int, quota: int) -> dict[str, Any]
         "count": count,
         "filters": {name: words for name, (words, _) in FILTERS.items()},
         "quota": quota,
-        "reach": surroundings.reach_of(account_id),
+        "reach": reach_of(account_id),
         "address": partial(_address, url_for("contacts.index"), query),
     }
 
@@ -214,7 +210,7 @@ def remember_rows(app: Flask) -> None:
         id, name, mobile, email, robot, notified, groups, states = contact
         robot_shown = robot and shown_robot(decrypted(robot, account_id, id, "dingtalk_url"))
         addresses = (mobile and shown_mobile(mobile), email, robot_shown)
-        channels = zip(addresses, surroundings.health_of(states), strict=True)
+        channels = zip(addresses, health_of(states), strict=True)
         return str(template().row(id, name, json.loads(groups) if groups else [], channels, notified, *places))
 
     app.extensions[ROW] = row

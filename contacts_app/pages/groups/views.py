@@ -11,12 +11,18 @@ from sqlalchemy.orm.exc import StaleDataError
 from werkzeug.exceptions import BadRequest
 
 from ...accounts.permissions import Permission, requires, visitor
-from ...contacts.models import PAGE_SIZE, Contact, Query, surroundings
+from ...contacts.models import Contact
 from ...core.db import db
-from ...groups.models import Group, group_surroundings
+from ...delivery.models import Integration
+from ...delivery.stopping import stop_integrations, stopped_words, waiting_of
+from ...groups.models import Group
+from ...reach.reachability import known_of_groups, reach_of, unreachable_members
 from ...web import htmx
-from ..contacts.forms import read_ids, read_page, read_text
-from ..contacts.views import NAMES_SHOWN, changed, told_deleted
+from ...web.arguments import PAGE_SIZE, read_ids, read_page, read_text
+from ..contacts import listing as contacts
+from ..contacts.views import changed
+from ..wording import NAMES_SHOWN, told_deleted
+from . import listing
 from .forms import GroupForm, read_members
 
 blueprint = Blueprint("groups", __name__)
@@ -49,7 +55,7 @@ def show(id: int) -> ResponseReturnValue:
     """Show who is in a group."""
     account_id = visitor().account_id
     group = Group.of(account_id, id) or abort(404, GONE)
-    unreachable, members = group_surroundings.unreachable_members(account_id, id), group.members()
+    unreachable, members = unreachable_members(account_id, id), group.members()
     members = sorted(members, key=lambda member: member[0] not in unreachable)  # first who is not reached
     context = {"group": group, "members": members, "unreachable": unreachable}
     return htmx.render("groups/show.html", "groups/_show.html", **context)
@@ -132,18 +138,19 @@ def delete() -> ResponseReturnValue:
         groups = Group.names(account_id, ids)
         if not groups:
             abort(404, GONE)
-        used_by = [name for names in group_surroundings.integrations_of(account_id, ids).values() for name in names]
-        waiting, _ = group_surroundings.waiting_of(account_id, ids)
+        used_by = [name for names in Integration.names_of_groups(account_id, ids).values() for name in names]
+        waiting = waiting_of(account_id, Integration.ids_of_groups(account_id, ids))
         context = {"groups": groups, "names_shown": NAMES_SHOWN, "used_by": used_by, "waiting": waiting}
         return htmx.render("groups/delete.html", "groups/_delete.html", **context)
-    _, stop = group_surroundings.waiting_of(account_id, ids)
+    integrations = Integration.ids_of_groups(account_id, ids)
     names = Group.delete(account_id, ids)
     db.session.commit()
     if not names and not htmx.wants_fragment():
         abort(404, GONE)
     message = told_deleted(names, len(ids), "groups")
     if names and "stop" in request.form:
-        message += f" {stop(visitor().email)}"  # after the deletion: nothing comes in any more
+        stopped = stop_integrations(account_id, integrations, visitor().email)  # after the deletion: nothing comes in
+        message += f" {stopped_words(stopped)}"
     return _changed(message, 200 if names else 404)
 
 
@@ -174,12 +181,12 @@ def assign() -> ResponseReturnValue:
 
 def _picker(picked: Sequence[int], text: str) -> dict[str, Any]:
     """Return what the picker needs: the contacts that `text` finds, and who is picked but not among them."""
-    query = Query(read_text(text))
-    page = Contact.search(visitor().account_id, query)
+    query = contacts.Query(read_text(text))
+    page = contacts.search(visitor().account_id, query)
     shown = {row.id for row in page.rows}
     hidden = [id for id in picked if id not in shown]
     context = {"pick": query.text, "rows": page.rows, "total": page.total, "picked": set(picked), "hidden": hidden}
-    return context | {"unreachable": group_surroundings.unreachable_among(page.rows)}
+    return context | {"unreachable": contacts.unreachable_among(page.rows)}
 
 
 def _changed(message: str, status: int = 200) -> Response:
@@ -205,7 +212,7 @@ def _read_query(arguments: Any) -> tuple[str, int]:
 
 def _listing(text: str, number: int) -> dict[str, Any]:
     account_id = visitor().account_id
-    page = Group.search(account_id, text, number)
+    page = listing.search(account_id, text, number)
     ids = [row.id for row in page.rows]
     return {
         "text": text,
@@ -214,8 +221,8 @@ def _listing(text: str, number: int) -> dict[str, Any]:
         "total": page.total,
         "pages": ceil(page.total / PAGE_SIZE),
         "address": _address,
-        "known": group_surroundings.known_of(account_id, ids),
-        "reach": surroundings.reach_of(account_id),
+        "known": known_of_groups(account_id, ids),
+        "reach": reach_of(account_id),
     }
 
 

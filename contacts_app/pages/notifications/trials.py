@@ -13,7 +13,7 @@ from ...core.db import db
 from ...delivery.models import OF_CONTACTS, OF_GROUP, Alert
 from ...groups.models import Group
 from ...reach.reachability import channels_off
-from ..contacts.forms import read_ids
+from ...web.arguments import read_ids
 from ..contacts.views import GONE as CONTACT_GONE
 from ..groups.views import GONE as GROUP_GONE
 

@@ -3,7 +3,6 @@
 import re
 from typing import Any
 
-import sqlalchemy as sa
 from flask import Blueprint, Response, abort, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import BadRequest
@@ -11,12 +10,12 @@ from werkzeug.exceptions import BadRequest
 from ...accounts.permissions import Permission, requires, visitor
 from ...core.db import db
 from ...delivery.facts import from_json
-from ...delivery.models import CHANNELS, DELIVERY_STATES, SENT_AGAIN, SHOWS, Alert, Integration, Worker
+from ...delivery.models import CHANNELS, DELIVERY_STATES, SENT_AGAIN, SHOWS, Alert, Integration
 from ...delivery.stopping import stop_alerts, stop_integrations, stopped_words, waiting_of
-from ...reach.reachability import NO_WORKER
 from ...web import htmx
-from ..contacts.forms import read_ids, read_page, read_text
-from ..contacts.views import NAMES_SHOWN
+from ...web.arguments import read_ids, read_page, read_text
+from ..wording import NAMES_SHOWN
+from .results import no_worker, result_of
 from .trials import Trial
 
 blueprint = Blueprint("notifications", __name__)
@@ -37,7 +36,7 @@ def index() -> ResponseReturnValue:
     rows, has_more = Alert.search(visitor().account_id, text, show, int(before) if before else None)
     address = url_for(".index", q=text or None, show=show if show != "all" else None)
     older = url_for(".index", q=text or None, show=show if show != "all" else None, before=rows[-1].id) if rows else ""
-    context: dict[str, Any] = {"text": text, "show": show, "shows": SHOWS, "rows": rows, "no_worker": _no_worker()}
+    context: dict[str, Any] = {"text": text, "show": show, "shows": SHOWS, "rows": rows, "no_worker": no_worker()}
     context |= {"is_first": not before, "address": address, "older": older if has_more else ""}
     response = htmx.render("notifications/index.html", "notifications/_found.html", **context)
     htmx.show_address(response, request.full_path.rstrip("?") if before else address)
@@ -124,24 +123,6 @@ def result(id: int) -> ResponseReturnValue:
     return _refreshing(response, context)
 
 
-def result_of(alert: Alert, state: str = "all", page: int = 1) -> dict[str, Any]:
-    """Return what the templates of a test's result and of an alert's deliveries need."""
-    counts = alert.counts()  # before the messages: when none waits any more, all of them are at their end
-    pages = alert.pages(counts, state)
-    page = min(page, max(pages, 1))  # the last page may have lost its last message
-    return {
-        "alert": alert,
-        "state": state,
-        "page": page,
-        "pages": pages,
-        "deliveries": alert.deliveries(state, page),
-        "counts": counts,
-        "is_waiting": counts["queued"] + counts["sending"] > 0,
-        "channels": CHANNELS,
-        "no_worker": _no_worker(),
-    }
-
-
 def _read_part() -> tuple[str, int]:
     """Return which part of a notification's messages the address asks for: those in a state, page 1 and on."""
     state, page = request.args.get("state", "all"), read_page(request.args.get("page", "1"))
@@ -172,7 +153,3 @@ def _refreshing(response: Response, context: dict[str, Any]) -> Response:
 
 def _find(id: int) -> Alert:
     return Alert.of(visitor().account_id, id) or abort(404, GONE)
-
-
-def _no_worker() -> str:
-    return "" if db.session.scalar(sa.select(Worker.is_one_alive())) else NO_WORKER

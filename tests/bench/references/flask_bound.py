@@ -13,9 +13,10 @@ from flask.typing import ResponseReturnValue
 from flask_wtf.csrf import generate_csrf, validate_csrf
 
 from contacts_app.accounts.models import _digest, _visitor_query
-from contacts_app.contacts.models import _shown, _statement
+from contacts_app.contacts.models import _shown
 from contacts_app.core.db import _compiled
 from contacts_app.groups.models import _groups_of
+from contacts_app.pages.contacts.listing import _page_statement as _statement
 from contacts_app.reach.reachability import _reach
 from contacts_app.web.security import headers
 from tests.bench.references import limit

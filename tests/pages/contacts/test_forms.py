@@ -23,8 +23,9 @@ from contacts_app.contacts.addresses import (
     shown_mobile,
     shown_robot,
 )
-from contacts_app.contacts.models import Query
-from contacts_app.pages.contacts.forms import ContactForm, read_ids, read_query
+from contacts_app.pages.contacts.forms import ContactForm, read_query
+from contacts_app.pages.contacts.listing import Query
+from contacts_app.web.arguments import read_ids
 from contacts_app.web.fields import Doubtful, clean_email
 from tests.conftest import ROBOT, Team
 

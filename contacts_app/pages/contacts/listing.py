@@ -1,0 +1,138 @@
+"""List the contacts of an account: a page of them with their groups and what is known of their channels."""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from ...contacts.models import Contact, by_name
+from ...core.db import run
+from ...delivery.models import CHANNELS
+from ...groups.models import groups_of_contacts, is_in_no_group
+from ...reach.reachability import Unreachable, health_of, is_failing, is_reachable, is_untried, states_of_contacts
+from ...web.arguments import PAGE_SIZE
+
+_ORDERS: dict[str, sa.ColumnElement[Any]] = {
+    "name": by_name,
+    "created": Contact.created_at.expression,
+    "changed": Contact.updated_at.expression,
+}
+SORTS = tuple(sign + name for name in _ORDERS for sign in ("", "-"))
+FIELDS = ("name", "mobile", "email")
+# What the list can be narrowed to: a name for the address, words for the person, and a condition.
+FILTERS: dict[str, tuple[str, sa.ColumnElement[bool]]] = {
+    "all": ("All contacts", sa.true()),
+    "ungrouped": ("In no group", is_in_no_group()),
+    "unreachable": ("Cannot be reached", ~is_reachable()),
+    "failing": ("With a channel that fails", is_failing()),
+    "untried": ("Never tried", is_untried()),
+}
+
+
+class Query(NamedTuple):
+    """Say which contacts to list: `text` within `field`, those of `show`, in the order of `sort`, page 1 and on."""
+
+    text: str = ""
+    field: str = "name"
+    sort: str = "name"
+    page: int = 1
+    show: str = "all"
+    number: str | None = None  # E.164, where the text is a whole mobile number in any spelling
+
+
+class ListedContact(NamedTuple):
+    """Hold what the list shows of a contact; `groups` and `states` are JSON, so that the row can be hashed."""
+
+    id: int
+    name: str
+    mobile: str | None
+    email: str | None
+    dingtalk_url_encrypted: bytes | None
+    receives_system_notifications: bool
+    groups: str | None
+    states: str | None
+
+
+class Page(NamedTuple):
+    """Hold a page of the list and how many contacts the whole list has."""
+
+    rows: list[ListedContact]
+    total: int
+
+
+def search(account_id: int, query: Query) -> Page:
+    """Return one page of the account's contacts, as columns: an object for each row costs more than the page."""
+    statement = _page_statement(query.sort, query.show, query.field if query.text else None)
+    parameters = {"account_id": account_id, "offset": (query.page - 1) * PAGE_SIZE} | _parameters(query)
+    found = run(statement, parameters)
+    total = found[0][-1] if found else 0
+    return Page([ListedContact(*row[:-1]) for row in found], total)
+
+
+def unreachable_among(contacts: Iterable[ListedContact]) -> dict[int, Unreachable]:
+    """Return those of the listed contacts that cannot be reached, by their ids."""
+    found = {}
+    for contact in contacts:
+        addresses = (contact.mobile, contact.email, contact.dingtalk_url_encrypted)
+        known = zip(CHANNELS.values(), addresses, health_of(contact.states), strict=True)
+        reasons = {words: health for words, address, health in known if address is not None}
+        bad = {words: health for words, health in reasons.items() if health and health.state != "works"}
+        if len(bad) == len(reasons):
+            found[contact.id] = Unreachable(contact.id, contact.name, bad)
+    return found
+
+
+@lru_cache
+def _page_statement(sort: str, show: str, field: str | None) -> sa.Select[*tuple[Any, ...]]:
+    """Return the statement of a page of the list, narrowed by a search in `field` if there is one.
+
+    It is built once: to build it takes as long as to run it. strpos and not LIKE, so that no character is special.
+    """
+    key, is_descending = _ORDERS[sort.removeprefix("-")].label("key"), sort.startswith("-")
+    columns = (Contact.id, Contact.name, Contact.mobile, Contact.email, Contact.dingtalk_url_encrypted)
+    statement: sa.Select[*tuple[Any, ...]] = (
+        sa.select(*columns, Contact.receives_system_notifications, key, sa.func.count().over().label("total"))
+        .where(Contact.account_id == sa.bindparam("account_id"))
+        .order_by(key.desc() if is_descending else key, Contact.id)
+        .limit(PAGE_SIZE)
+        .offset(sa.bindparam("offset"))
+    )
+    if show != "all":
+        statement = statement.where(FILTERS[show][1])
+    if field == "name":
+        needle = sa.func.lower(sa.func.normalize(sa.bindparam("text"), sa.text("NFKC")))
+        statement = statement.where(sa.func.strpos(Contact.name_key, needle) > 0)
+    elif field == "email":
+        needle = sa.func.lower(sa.bindparam("text"))
+        statement = statement.where(sa.func.strpos(sa.func.lower(Contact.email), needle) > 0)
+    elif field == "mobile":
+        within = sa.func.strpos(Contact.mobile, sa.bindparam("digits")) > 0
+        begins = sa.func.starts_with(Contact.mobile, sa.bindparam("start"))
+        statement = statement.where(sa.bindparam("digits") != "", sa.or_(within, begins))
+    page = statement.cte("page")
+    # What is known of all contacts of the page is read at once: one after the other takes twice as long. Materialized,
+    # because a server that does not know yet how many there are may look at it again for each row.
+    ids = sa.func.array(sa.select(page.c.id).scalar_subquery())
+    groups = groups_of_contacts(ids).cte("groups").prefix_with("MATERIALIZED")
+    states = states_of_contacts(ids).cte("states").prefix_with("MATERIALIZED")
+    return (
+        sa.select(*(page.c[column.key] for column in columns), page.c.receives_system_notifications)
+        .add_columns(groups.c.groups, states.c.states, page.c.total)
+        .select_from(
+            page.outerjoin(groups, groups.c.contact_id == page.c.id).outerjoin(states, states.c.contact_id == page.c.id)
+        )
+        .order_by(page.c.key.desc() if is_descending else page.c.key, page.c.id)
+    )
+
+
+def _parameters(query: Query) -> dict[str, Any]:
+    """Return what the page's statement looks for."""
+    if not query.text or query.field != "mobile":
+        return {"text": query.text} if query.text else {}
+    digits = "".join(str(unicodedata.digit(c)) for c in query.text if unicodedata.digit(c, None) is not None)
+    # "0086 138" is a country code as people dial it, but "0013" may as well stand inside a number.
+    start = query.number or ("+" + digits[2:] if re.match("00[1-9]", digits) else "+" + digits)
+    return {"digits": digits, "start": start}

@@ -1,0 +1,59 @@
+"""List the contact groups of an account: a page of them with their number of members."""
+
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from ...contacts.models import Contact
+from ...core.db import run
+from ...groups.models import Group, Membership, by_name, is_member, is_of_group
+from ...web.arguments import PAGE_SIZE
+
+
+class ListedGroup(NamedTuple):
+    """Hold what the list shows of a group."""
+
+    id: int
+    name: str
+    members: int
+
+
+class Page(NamedTuple):
+    """Hold a page of the list and how many groups the whole list has."""
+
+    rows: list[ListedGroup]
+    total: int
+
+
+_page_statement = (
+    sa.select(
+        Group.id,
+        Group.name,
+        sa.select(sa.func.count()).where(is_of_group()).correlate(Group).scalar_subquery().label("members"),
+        sa.func.count().over().label("total"),
+    )
+    .where(Group.account_id == sa.bindparam("account_id"))
+    .order_by(by_name)
+    .limit(PAGE_SIZE)
+    .offset(sa.bindparam("offset"))
+)
+_needle = sa.func.lower(sa.func.normalize(sa.bindparam("text"), sa.text("NFKC")))
+_found_statement = _page_statement.where(
+    sa.or_(
+        sa.func.strpos(Group.name_key, _needle) > 0,
+        sa.exists(
+            sa.select(1)
+            .select_from(Membership)
+            .join(Contact, is_member(Contact))
+            .where(is_of_group(), sa.func.strpos(Contact.name_key, _needle) > 0)
+            .correlate(Group)
+        ),
+    )
+)
+
+
+def search(account_id: int, text: str, page: int) -> Page:
+    """Return one page of the account's groups: those whose name, or a member's, contains `text`."""
+    parameters = {"account_id": account_id, "text": text, "offset": (page - 1) * PAGE_SIZE}
+    found = run(_found_statement if text else _page_statement, parameters)
+    return Page([ListedGroup(*row[:-1]) for row in found], found[0][-1] if found else 0)

@@ -1,0 +1,32 @@
+"""Show what has become of a notification's messages."""
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from ...core.db import db
+from ...delivery.models import CHANNELS, Alert, Worker
+from ...reach.reachability import NO_WORKER
+
+
+def result_of(alert: Alert, state: str = "all", page: int = 1) -> dict[str, Any]:
+    """Return what the templates of a test's result and of an alert's deliveries need."""
+    counts = alert.counts()  # before the messages: when none waits any more, all of them are at their end
+    pages = alert.pages(counts, state)
+    page = min(page, max(pages, 1))  # the last page may have lost its last message
+    return {
+        "alert": alert,
+        "state": state,
+        "page": page,
+        "pages": pages,
+        "deliveries": alert.deliveries(state, page),
+        "counts": counts,
+        "is_waiting": counts["queued"] + counts["sending"] > 0,
+        "channels": CHANNELS,
+        "no_worker": no_worker(),
+    }
+
+
+def no_worker() -> str:
+    """Return what to say while no worker delivers; empty while one does."""
+    return "" if db.session.scalar(sa.select(Worker.is_one_alive())) else NO_WORKER

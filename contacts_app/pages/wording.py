@@ -1,0 +1,15 @@
+"""Say in words what several pages say alike."""
+
+from collections.abc import Sequence
+
+NAMES_SHOWN = 10  # in a question about several rows
+
+
+def told_deleted(names: Sequence[str], asked: int, things: str) -> str:
+    """Say in words how many of the `asked` were deleted and how many somebody else had deleted before."""
+    told = f"{names[0]} has been deleted." if len(names) == 1 else f"{len(names)} {things} have been deleted."
+    gone = asked - len(names)
+    if not gone:
+        return told
+    were_gone = "1 was gone already." if gone == 1 else f"{gone} were gone already."
+    return f"{told} {were_gone}" if names else f"Nothing to delete: {were_gone}"
