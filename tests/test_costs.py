@@ -122,6 +122,26 @@ def test_no_text_in_a_field_of_any_form_is_dear(team: Team, share: Share[str]) -
     assert not found
 
 
+@pytest.mark.parametrize(
+    ("pattern", "status"), [("%", 400), ("%0&", 400), ("%61", 413), ("&", 413), ("&a=", 413), ("&\u00e9=", 413)]
+)
+def test_a_form_that_no_browser_sends_is_refused_before_it_is_parsed(team: Team, pattern: str, status: int) -> None:
+    """As long as a group's form may be: nothing but signs that encode nothing, or 350,000 empty fields."""
+    statuses: list[int] = []
+
+    def send(text: str) -> None:
+        body = f"csrf_token={team.csrf_token}&name={text}".encode()
+        answer = team.client.post("/groups/new", data=body, content_type="application/x-www-form-urlencoded")
+        statuses.append(answer.status_code)
+
+    size = GROUP_BYTES - 1000
+    plain = max(min(seconds(send, "x" * size) for _ in range(2)), FLOOR)
+    statuses.clear()
+    took = min(seconds(send, of(pattern)(size)) for _ in range(3))
+    assert set(statuses) == {status}
+    assert took < TIMES * plain, f"{took * 1000:.0f} ms for {plain * 1000:.1f} ms"
+
+
 @pytest.mark.parametrize("field", ["email", "password", "account", "csrf_token", "next"])
 @pytest.mark.parametrize("page", ["/logon", "/setup", "/logoff"])
 def test_no_text_in_the_forms_that_are_for_everybody_is_dear(
