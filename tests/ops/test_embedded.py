@@ -251,6 +251,30 @@ assert embedded._server_user() == pwd.getpwnam(embedded.SYSTEM_USER)
     assert told == ["1", "0"]
 
 
+def test_the_system_user_is_made_whatever_of_etc_others_have_locked(folder: Path) -> None:
+    """Whatever any user may open, any user may lock, and keep."""
+    told = on_a_new_machine(
+        folder,
+        """
+import fcntl, signal
+held = []
+for path in (Path("/etc"), *Path("/etc").iterdir()):
+    if path.stat().st_mode & (0o005 if path.is_dir() else 0o004) and not path.is_symlink():
+        held.append(os.open(path, os.O_RDONLY))
+        fcntl.flock(held[-1], fcntl.LOCK_EX)
+print(len(held) > 10)
+
+def stop(*_):
+    raise TimeoutError
+
+signal.signal(signal.SIGALRM, stop)
+signal.alarm(20)
+print(embedded._server_user() == pwd.getpwnam(embedded.SYSTEM_USER))
+""",
+    )
+    assert told == ["True", "True"]
+
+
 def test_a_system_user_that_cannot_be_made_is_told(folder: Path) -> None:
     told = on_a_new_machine(
         folder,
