@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -10,6 +11,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from . import api, cli, config, pages
 from .accounts import permissions
 from .core import db
+from .ops import embedded
 from .web import assets, compression, errors, security, templating
 
 
@@ -41,7 +43,11 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
         app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
             app.wsgi_app, x_for=count, x_proto=count, x_host=count
         )
-    db.init_app(app, settings.database_url, settings.data_dir)
+    if settings.database_url is None:
+        start = partial(embedded.ensure, settings.data_dir)
+        db.init_app(app, embedded.url(settings.data_dir), start)
+    else:
+        db.init_app(app, settings.database_url)
     compression.init_app(app)  # first here, so that it comes after all else that changes an answer
     errors.init_app(app)
     # First the log-on, so that no large form is read of a stranger; then what is read of it; last its token, so that

@@ -17,6 +17,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from werkzeug.test import TestResponse
 
+from contacts_app.cli import CHORES
 from contacts_app.cli.demo import SAMPLE_NAMES
 from contacts_app.core.db import db
 from contacts_app.delivery import housekeeping
@@ -207,7 +208,7 @@ class _Sent:
 
 def _work(act: Callable[[Worker], Any], team: Team) -> None:
     with team.app.app_context(), patch.object(db.session, "commit", db.session.flush):
-        act(Worker(team.app, team.app.extensions["settings"]))
+        act(Worker(team.app, team.app.extensions["settings"], CHORES))
 
 
 def _page(path: str) -> Callable[[Team], Any]:
@@ -271,7 +272,7 @@ WORKERS = (
     Act("worker: claim and send texts", partial(_work, lambda one: one._step("sms", _Sent()))),
     Act("worker: claim a robot", partial(_work, lambda one: one._step_robot("dingtalk", _Sent()))),
     Act("worker: system notifications", partial(_work, lambda _: notices.check_next())),
-    Act("worker: tidy up", partial(_work, lambda _: housekeeping.tidy(90))),
+    Act("worker: tidy up", partial(_work, lambda _: housekeeping.tidy(90, CHORES))),
 )
 
 

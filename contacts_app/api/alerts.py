@@ -14,9 +14,12 @@ from werkzeug.exceptions import TooManyRequests, Unauthorized
 from ..accounts.permissions import public
 from ..config import current_settings
 from ..core.db import db
-from ..delivery.models import OF_GROUP, Admission, Alert, Integration
+from ..delivery.models import Alert
+from ..delivery.queueing import notify
+from ..groups.models import Group
 from ..intake import refusals
 from ..intake.formats import Refused, read
+from ..intake.models import Admission, Integration, same_alert
 from ..web.errors import API
 from ..web.turns import note_account
 from .bodies import MOST_BYTES, read_body
@@ -49,7 +52,7 @@ def alerts() -> ResponseReturnValue:
         abort(400, str(refusal))
     admission = _admit(token)
     body_hash = sha256(body).digest()
-    known = Alert.same_as(admission, body_hash, idempotency_key)
+    known = same_alert(admission, body_hash, idempotency_key)
     if known is not None:
         db.session.commit()
         return jsonify(id=known), 200
@@ -69,7 +72,7 @@ def alerts() -> ResponseReturnValue:
         idempotency_key=idempotency_key,
         facts=incoming.facts,
     )
-    count = alert.tell(OF_GROUP, group_id=admission.group_id)
+    count = notify(alert, Group.member_ids(admission.account_id, admission.group_id))
     answer: dict[str, object] = {"id": alert.id, "deliveries": count}
     if not count:
         answer["warning"] = f"The contact group {admission.group_name} has no members: nobody is told."

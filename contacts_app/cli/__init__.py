@@ -25,7 +25,10 @@ from ..contacts.models import Contact
 from ..core import encryption
 from ..core.db import db, violated_constraint
 from ..delivery import worker
+from ..delivery.housekeeping import Chores
+from ..intake import refusals
 from ..ops import embedded, serve
+from ..reach import notices
 from ..web.fields import clean_email
 from .demo import fill
 
@@ -37,6 +40,8 @@ TAKEN = {
     "contact_email_is_an_address": "a mailbox is longer than mail servers take. Shorten it in the console first.",
 }
 
+# What the rooms above delivery have its worker do.
+CHORES = Chores(check_next=notices.check_next, forget_old=refusals.forget_old)
 SEAL_BYTES = len("\nsha256 \n") + 64
 
 
@@ -184,7 +189,7 @@ def deliver() -> None:
     serve.tell_of_role()
     encryption.note_key()
     db.session.commit()
-    worker.run()
+    worker.run(CHORES)
 
 
 @click.command()

@@ -16,8 +16,9 @@ from ..config import DINGTALK_HOSTS
 from ..contacts.addresses import shown_mobile, shown_robot
 from ..contacts.models import Contact
 from ..core.db import db
-from ..delivery.models import Alert, ChannelState, Delivery, Integration
+from ..delivery.models import Alert, ChannelState, Delivery
 from ..groups.models import Group
+from ..intake.models import Integration
 
 SAMPLE_NAMES = (
     *("Ada Okafor", "张伟", "Jürgen Müller", "Night shift", "Sofía Álvarez", "李娜", "Database on-call"),

@@ -159,6 +159,12 @@ class Contact(Base):
         return cls(**dict(zip(_shown.selected_columns.keys(), rows[0], strict=True))) if rows else None
 
     @classmethod
+    def system_receivers(cls, account_id: int) -> Sequence[int]:
+        """Return the ids of the account's contacts that receive system notifications."""
+        found = sa.select(cls.id).where(cls.account_id == account_id, cls.receives_system_notifications)
+        return db.session.scalars(found).all()
+
+    @classmethod
     def names(cls, account_id: int, ids: Iterable[int]) -> Sequence[tuple[int, str]]:
         """Return id and name of those of the contacts that exist, in the order of the list."""
         found = sa.select(cls.id, cls.name).where(cls.account_id == account_id, cls.id.in_(ids))

@@ -3,8 +3,8 @@
 import os
 import select
 import time
+from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, ClassVar
 
 import psycopg
@@ -17,11 +17,11 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from ..config import current_settings
-from ..ops import embedded
 from . import postgres
 
 SETTING = "console.account_id"  # what the policies of the tables compare each row's account with
 EVERY, NONE = "all", ""
+TIMESTAMP = sa.DateTime(timezone=True)
 RESTART_SECONDS = 3  # in which a server that was there is waited for
 CONNECTION_DEFAULTS = {
     "application_name": "alert-contacts",
@@ -49,17 +49,20 @@ class Base(DeclarativeBase):
 db = SQLAlchemy()
 
 
-def init_app(app: Flask, url: str | None, data_dir: Path) -> None:
-    """Connect `app` to the database at `url`, any address that libpq understands, or to the embedded one."""
-    parameters: dict[str, Any] = CONNECTION_DEFAULTS | conninfo_to_dict(url or embedded.url(data_dir))
-    wanted = postgres.wanted_settings(url)
+def init_app(app: Flask, url: str, start: Callable[[], object] | None = None) -> None:
+    """Connect `app` to the database at `url`, any address that libpq understands.
+
+    `start` has a server of our own run, and is called before each new connection: it may have been killed.
+    """
+    parameters: dict[str, Any] = CONNECTION_DEFAULTS | conninfo_to_dict(url)
+    wanted = postgres.wanted_settings(None if start else url)
     patience = _Patience()
 
     def connect() -> psycopg.Connection:
         while True:
             try:
-                if url is None:
-                    embedded.ensure(data_dir)  # also after it was killed
+                if start:
+                    start()
                 connection = psycopg.connect(**parameters)
                 try:
                     postgres.set_session(connection, wanted)

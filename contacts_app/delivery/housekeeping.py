@@ -5,14 +5,12 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from ..config import current_settings
 from ..core.db import db
-from ..intake import refusals
-from ..reach import notices
 from .attempts import GONE, LONGEST_PAUSE, NO_ADDRESS, limit_lock_waits
 from .recording import reason, write_what_waited
 
@@ -120,8 +118,18 @@ _forget_alerts = sa.text("""
 """)
 
 
-def keep_house(stopping: threading.Event, retention_days: int) -> None:
-    """Tell what the console itself has to tell and remove what is too old, until `stopping` is set."""
+class Chores(NamedTuple):
+    """What the rooms above have a worker do: `check_next` reports for one account, `forget_old` removes what is old.
+
+    `check_next` commits, and returns whether there was an account to look at.
+    """
+
+    check_next: Callable[[], bool]
+    forget_old: Callable[[], None]
+
+
+def keep_house(stopping: threading.Event, retention_days: int, chores: Chores) -> None:
+    """Do the chores and remove what is too old, until `stopping` is set."""
     unchecked: Collection[int] | None = None  # all accounts: the settings may have changed
     next_tidy = 0.0
     while not stopping.is_set():
@@ -129,10 +137,10 @@ def keep_house(stopping: threading.Event, retention_days: int) -> None:
             if unchecked is None or unchecked:
                 left = _try(partial(check_all, unchecked))
                 unchecked = unchecked if left is None else left
-            tidy(retention_days)
+            tidy(retention_days, chores)
             next_tidy = time.monotonic() + TIDY_SECONDS
         until = time.monotonic() + TIDY_SECONDS
-        while not stopping.is_set() and time.monotonic() < until and _try(notices.check_next):
+        while not stopping.is_set() and time.monotonic() < until and _try(chores.check_next):
             pass
         _try(write_what_waited)
         stopping.wait(1)
@@ -146,7 +154,7 @@ def check_all(ids: Collection[int] | None = None) -> Sequence[int]:
     return db.session.scalars(_not_checked, mine).all()
 
 
-def tidy(retention_days: int) -> None:
+def tidy(retention_days: int, chores: Chores) -> None:
     """Remove alerts that are too old, workers that are gone, and end or plan anew what would never be sent.
 
     Each in a transaction of its own, which passes over what somebody holds a lock on.
@@ -162,7 +170,7 @@ def tidy(retention_days: int) -> None:
         (_plan_robots_after_jump, longest),
     ):
         _try(partial(db.session.execute, statement, values))
-    _try(refusals.forget_old)
+    _try(chores.forget_old)
     old = {"days": retention_days, "most": TIDY_ROWS}
     until = time.monotonic() + TIDY_SECONDS
     while _try(partial(_forget, old)) and time.monotonic() < until:

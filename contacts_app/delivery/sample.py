@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import count
 
-from ..intake.formats import MOST_TEXT
+from .models import MOST_TEXT
 
 TITLE = "Only a test “测试”"
 

@@ -28,7 +28,7 @@ from ..config import Settings, StartError, current_settings
 from ..core.db import db
 from . import messages, robots
 from .attempts import Claimed, Result, limit_lock_waits
-from .housekeeping import keep_house
+from .housekeeping import Chores, keep_house
 from .lanes import Lane
 from .models import CHANNELS
 from .recording import keep, persist, reason
@@ -59,9 +59,10 @@ _leave = sa.text("""
 class Worker:
     """One process that delivers until it is told to stop."""
 
-    def __init__(self, app: Flask, settings: Settings) -> None:
+    def __init__(self, app: Flask, settings: Settings, chores: Chores) -> None:
         self.app = app
         self.settings = settings
+        self.chores = chores
         self.stopping = threading.Event()
         share = settings.delivery_threads
         self.lanes = {channel: Lane(share, partial(self._deliver, channel)) for channel in CHANNELS}
@@ -81,7 +82,7 @@ class Worker:
         for target in (self._listen, self._beat):
             threading.Thread(target=target, daemon=True).start()
         with self.app.app_context():
-            keep_house(self.stopping, self.settings.retention_days)
+            keep_house(self.stopping, self.settings.retention_days, self.chores)
             tending.join()
             for lane in self.lanes.values():
                 lane.join()
@@ -236,10 +237,10 @@ def let_pages_go_first() -> None:
             Path("/proc/self/autogroup").write_text(str(NICENESS))
 
 
-def run() -> None:
+def run(chores: Chores) -> None:
     """Deliver in the foreground until SIGTERM or Ctrl-C."""
     from flask import current_app
 
     let_pages_go_first()
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
-    Worker(app, current_settings()).run()
+    Worker(app, current_settings(), chores).run()

@@ -91,6 +91,12 @@ class Group(Base):
         )
         return [(row.id, row.name) for row in db.session.execute(found)]
 
+    @classmethod
+    def member_ids(cls, account_id: int, identity: int) -> Sequence[int]:
+        """Return the ids of the members of this account's group with the id."""
+        mine = (Membership.account_id == account_id, Membership.group_id == identity)
+        return db.session.scalars(sa.select(Membership.contact_id).where(*mine)).all()
+
     def set_members(self, ids: Iterable[int]) -> None:
         """Have exactly these contacts in the group; one that was deleted meanwhile is left out."""
         self._mark_changed()

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple, NoReturn
 from ..core.cleaning import clean_line, clean_paragraphs
 from ..core.times import shown
 from ..delivery.facts import IN_LINE, MOST_ALERTS, Fact, error_of, read_facts, value_of
+from ..delivery.models import MOST_TEXT
 
 STATUSES = ("firing", "resolved")
 PLAIN_FIELDS = ("title", "text", "severity", "status", "key")
-MOST_TITLE, MOST_TEXT, MOST_SEVERITY, MOST_KEY, MOST_ADDRESS = 200, 4000, 40, 200, 1000
+MOST_TITLE, MOST_SEVERITY, MOST_KEY, MOST_ADDRESS = 200, 40, 200, 1000
 MOST_LISTED = 1000  # alerts that have a line, of which the text has room for a few dozen; all of them are counted
 MOST_LABELS = 100  # of one alert that its line names
 SEVERITIES = (

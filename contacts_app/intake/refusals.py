@@ -9,8 +9,8 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ..core.db import Base, db
-from ..delivery.models import TIMESTAMP, Admission, Integration
+from ..core.db import TIMESTAMP, Base, db
+from .models import Admission, Integration
 
 MOST_BODY = 2048  # characters that are kept of a body
 LOOKED_AT = 2 * MOST_BODY  # bytes of a body that are masked before they are cut, so that no half of a secret stays

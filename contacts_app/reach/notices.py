@@ -18,8 +18,10 @@ from ..contacts.models import Contact
 from ..core.db import db
 from ..core.times import shown
 from ..delivery.attempts import limit_lock_waits
-from ..delivery.models import CHANNELS, OF_SYSTEM, Alert, ChannelState, SystemNotice, ToldFact
+from ..delivery.models import CHANNELS, Alert, ChannelState
+from ..delivery.queueing import notify
 from ..groups.models import Group, Membership
+from .models import SystemNotice, ToldFact
 from .reachability import is_reachable
 
 NAMED = 50  # facts that one message names
@@ -147,7 +149,7 @@ def _send(account_id: int, kind: Kind, facts: Sequence[Fact], rest: Sequence[str
         status=kind.status,
         key=kind.key,
     )
-    alert.tell(OF_SYSTEM)
+    notify(alert, Contact.system_receivers(account_id))
 
 
 def _failing(account_id: int) -> Sequence[Fact]:

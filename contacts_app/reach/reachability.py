@@ -13,8 +13,9 @@ from ..config import current_settings
 from ..contacts.models import Contact
 from ..core.db import run
 from ..delivery.channels import configured
-from ..delivery.models import CHANNELS, ChannelState, Delivery, Integration, Worker
+from ..delivery.models import CHANNELS, ChannelState, Delivery, WorkerHeartbeat
 from ..groups.models import Membership
+from ..intake.models import Integration
 from ..intake.refusals import RefusedSender, read_senders, refused_senders
 
 NAMED = 5  # contacts that the top of the page names
@@ -147,7 +148,7 @@ def _reach() -> sa.Select[*tuple[Any, ...]]:
         ),
     }
     one = (
-        sa.select(Worker.is_one_alive().label("lives"), Delivery.is_late(account_id).label("late"))
+        sa.select(WorkerHeartbeat.is_one_alive().label("lives"), Delivery.is_late(account_id).label("late"))
         .add_columns(refused_senders(account_id).label("refused"))
         .add_columns(*(count.scalar_subquery().label(name) for name, count in counts.items()))
         .subquery()

@@ -20,7 +20,7 @@ from contacts_app.accounts.models import Session, User
 from contacts_app.config import PROJECT
 from contacts_app.contacts.models import Contact
 from contacts_app.core.db import db
-from contacts_app.delivery.models import OF_GROUP, Alert
+from contacts_app.delivery.queueing import send_test
 from contacts_app.groups.models import Group
 from contacts_app.web.arguments import PAGE_SIZE
 from tests.growth import CHANNELS_SET_UP, Team
@@ -52,7 +52,7 @@ def run(folder: Path, contacts: int) -> None:
         db.session.flush()
         ids = db.session.scalars(sa.select(Contact.id).order_by(Contact.id)).all()
         everybody.add_members(ids)
-        alert_id = Alert.test(user.account_id, "Everybody", OF_GROUP, group_id=everybody.id).id
+        alert_id = send_test(user.account_id, "Everybody", ids).id
         all_id = everybody.id
         db.session.commit()
         db.session.execute(sa.text("ANALYZE"))

@@ -34,9 +34,9 @@ from contacts_app.accounts.models import Account
 from contacts_app.config import PROJECT
 from contacts_app.contacts.models import Contact
 from contacts_app.core.db import db
-from contacts_app.delivery.models import Integration
 from contacts_app.delivery.worker import let_pages_go_first
 from contacts_app.groups.models import Group, Membership
+from contacts_app.intake.models import Integration
 from contacts_app.ops import embedded
 from tests.delivery.counterparts import AliyunSms, Authority, DingTalk, MailServer, environment
 from tests.ops.test_embedded import kill, migrated, processes

@@ -7,7 +7,18 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import WIDE, Held, NewPage, batch_delete, control, dialog, message, names, search_box, until
+from tests.browser.conftest import (
+    WIDE,
+    Held,
+    NewPage,
+    batch_delete,
+    control,
+    dialog,
+    message,
+    names,
+    search_box,
+    until,
+)
 from tests.conftest import Team
 
 ALL = ["Ann", "Bob", "Joanna"]

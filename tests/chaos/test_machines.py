@@ -30,8 +30,8 @@ from contacts_app.accounts.models import Account
 from contacts_app.config import PROJECT
 from contacts_app.contacts.models import Contact
 from contacts_app.core.db import db
-from contacts_app.delivery.models import Integration
 from contacts_app.groups.models import Group, Membership
+from contacts_app.intake.models import Integration
 from contacts_app.ops import embedded
 from tests.conftest import PASSWORD, free_port, wait_for
 from tests.delivery.counterparts import Authority, MailServer

@@ -10,8 +10,8 @@ from contacts_app.accounts.models import Account, Session
 from contacts_app.accounts.permissions import visitor
 from contacts_app.contacts.models import Contact
 from contacts_app.core.db import EVERY, NONE, SETTING, db
-from contacts_app.delivery.models import Integration
 from contacts_app.groups.models import Group, Membership
+from contacts_app.intake.models import Integration
 from tests.conftest import Team
 
 # They tell whose request it is, and so are read before that is known.

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
+from contacts_app.cli import CHORES
 from contacts_app.core.db import Base, db
 from contacts_app.delivery import housekeeping, messages, worker
 from contacts_app.delivery.models import CHANNELS
@@ -167,7 +168,7 @@ def test_what_is_locked_stops_the_housekeeping_for_no_other(
     def tidy() -> float:
         begin = time.monotonic()
         with team.app.app_context():
-            housekeeping.tidy(90)
+            housekeeping.tidy(90, CHORES)
         return time.monotonic() - begin
 
     with locked(team, table, f"{column} = '{mine.account_id}'"):

@@ -11,8 +11,8 @@ from contacts_app.delivery import sample
 from contacts_app.delivery.channels import Outcome, Told, headline, outgoing, sms
 from contacts_app.delivery.channels.aliyun import signature
 from contacts_app.delivery.channels.sms import GSM_BASIC, GSM_EXTENSION, text_of
+from contacts_app.delivery.models import MOST_TEXT
 from contacts_app.intake import formats as intake
-from contacts_app.intake.formats import MOST_TEXT
 from tests.delivery.counterparts import (
     ALIYUN_SECRET,
     TWILIO_SID,

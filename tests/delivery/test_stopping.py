@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from contacts_app.cli import CHORES
 from contacts_app.delivery import housekeeping, recording, robots, worker
 from tests.conftest import Team, wait_for
 from tests.delivery import test_worker as workers
@@ -119,7 +120,7 @@ def test_a_stopped_message_stays_stopped_when_its_worker_dies(
     make_due(team)
     courier.deliver()
     with team.app.app_context():
-        housekeeping.tidy(90)
+        housekeeping.tidy(90, CHORES)
     courier.deliver()
     assert states(team) == {"cancelled": 2}
     assert texts.requests + chat.requests == 0

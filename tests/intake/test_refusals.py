@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from werkzeug.test import TestResponse
 
 from contacts_app.api.bodies import MOST_BYTES
+from contacts_app.cli import CHORES
 from contacts_app.core.db import db
 from contacts_app.delivery.housekeeping import tidy
 from contacts_app.intake import refusals
@@ -149,7 +150,7 @@ def test_what_is_older_than_a_week_is_removed(team: Team, token: str) -> None:
 
     def tidied() -> tuple[int, int]:
         with team.app.app_context():
-            tidy(90)
+            tidy(90, CHORES)
         return len(refusals_of(team)), integration_of(team)["refused_count"]
 
     assert tidied() == (1, 2)

@@ -20,7 +20,7 @@ from ...contacts.addresses import shown_mobile, shown_robot
 from ...contacts.models import Contact, decrypted
 from ...core.db import db
 from ...core.encryption import note_key
-from ...delivery.models import OF_CONTACT, Alert
+from ...delivery.queueing import send_test
 from ...groups.models import groups_of, left_by
 from ...reach.reachability import health_of, reach_of
 from ...web import htmx
@@ -109,7 +109,7 @@ def _edit(contact: Contact) -> ResponseReturnValue:
             db.session.flush()
             test, refusal = None, ""
             try:
-                test = Alert.test(account_id, name, OF_CONTACT, contact_id=contact.id) if wants_test else None
+                test = send_test(account_id, name, [contact.id]) if wants_test else None
             except TooManyRequests as error:
                 refusal = f" {error.description}"  # the contact is saved all the same
             db.session.commit()

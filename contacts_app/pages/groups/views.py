@@ -13,9 +13,9 @@ from werkzeug.exceptions import BadRequest
 from ...accounts.permissions import Permission, requires, visitor
 from ...contacts.models import Contact
 from ...core.db import db
-from ...delivery.models import Integration
 from ...delivery.stopping import stop_integrations, stopped_words, waiting_of
 from ...groups.models import Group
+from ...intake.models import Integration
 from ...reach.reachability import known_of_groups, reach_of, unreachable_members
 from ...web import htmx
 from ...web.arguments import PAGE_SIZE, read_ids, read_page, read_text

@@ -10,11 +10,11 @@ from sqlalchemy.orm.exc import StaleDataError
 from ...accounts.permissions import Permission, requires, visitor
 from ...config import current_settings
 from ...core.db import db
-from ...delivery.models import Integration
 from ...delivery.stopping import stop_integrations, stopped_words, waiting_of
 from ...groups.models import Group
 from ...intake import refusals
 from ...intake.configurations import alertmanager_config, curl_example, grafana_config
+from ...intake.models import Integration
 from ..groups.views import GONE as GROUP_GONE
 from .forms import IntegrationForm
 

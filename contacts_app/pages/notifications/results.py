@@ -5,21 +5,22 @@ from typing import Any
 import sqlalchemy as sa
 
 from ...core.db import db
-from ...delivery.models import CHANNELS, Alert, Worker
+from ...delivery.models import CHANNELS, Alert, WorkerHeartbeat
 from ...reach.reachability import NO_WORKER
+from .listing import deliveries_of, pages_of
 
 
 def result_of(alert: Alert, state: str = "all", page: int = 1) -> dict[str, Any]:
     """Return what the templates of a test's result and of an alert's deliveries need."""
     counts = alert.counts()  # before the messages: when none waits any more, all of them are at their end
-    pages = alert.pages(counts, state)
+    pages = pages_of(counts, state)
     page = min(page, max(pages, 1))  # the last page may have lost its last message
     return {
         "alert": alert,
         "state": state,
         "page": page,
         "pages": pages,
-        "deliveries": alert.deliveries(state, page),
+        "deliveries": deliveries_of(alert, state, page),
         "counts": counts,
         "is_waiting": counts["queued"] + counts["sending"] > 0,
         "channels": CHANNELS,
@@ -29,4 +30,4 @@ def result_of(alert: Alert, state: str = "all", page: int = 1) -> dict[str, Any]
 
 def no_worker() -> str:
     """Return what to say while no worker delivers; empty while one does."""
-    return "" if db.session.scalar(sa.select(Worker.is_one_alive())) else NO_WORKER
+    return "" if db.session.scalar(sa.select(WorkerHeartbeat.is_one_alive())) else NO_WORKER

@@ -1,8 +1,7 @@
 """Say whom a test is for, and what it costs, before it is sent."""
 
 from collections.abc import Sequence
-from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from flask import abort
@@ -10,12 +9,20 @@ from werkzeug.datastructures import CombinedMultiDict
 
 from ...contacts.models import Contact
 from ...core.db import db
-from ...delivery.models import OF_CONTACTS, OF_GROUP, Alert
+from ...delivery.models import Alert
+from ...delivery.queueing import send_test
 from ...groups.models import Group
 from ...reach.reachability import channels_off
 from ...web.arguments import read_ids
 from ..contacts.views import GONE as CONTACT_GONE
 from ..groups.views import GONE as GROUP_GONE
+
+# Contacts that share a robot get one message, which mentions them.
+_costs = sa.text("""
+    SELECT count(*) AS contacts, count(mobile) AS mobiles, count(email) AS mailboxes,
+        count(DISTINCT dingtalk_url_hash) AS robots
+    FROM contacts WHERE account_id = :account_id AND id = ANY (CAST(:contact_ids AS bigint[]))
+""")
 
 
 class Cost(NamedTuple):
@@ -33,8 +40,7 @@ class Trial(NamedTuple):
     argument: str  # the name that the ids have in the address
     ids: Sequence[int]
     names: Sequence[str]  # of the group, or of those contacts that exist
-    who: str
-    values: dict[str, Any]
+    contact_ids: Sequence[int]
 
     @classmethod
     def read(cls, account_id: int, arguments: CombinedMultiDict[str, str]) -> "Trial":
@@ -43,10 +49,10 @@ class Trial(NamedTuple):
         ids = read_ids(arguments.getlist(argument))
         if argument == "group":
             (identity, name), *_ = Group.names(account_id, ids[:1]) or abort(404, GROUP_GONE)
-            return cls(account_id, argument, [identity], [name], OF_GROUP, {"group_id": identity})
+            return cls(account_id, argument, [identity], [name], Group.member_ids(account_id, identity))
         found = Contact.names(account_id, ids) or abort(404, CONTACT_GONE)
         known = [id for id, _ in found]
-        return cls(account_id, argument, known, [name for _, name in found], OF_CONTACTS, {"contact_ids": known})
+        return cls(account_id, argument, known, [name for _, name in found], known)
 
     @property
     def addressee(self) -> str:
@@ -55,30 +61,21 @@ class Trial(NamedTuple):
 
     def costs(self) -> tuple[int, list[Cost]]:
         """Return how many contacts it is for, and what it sends over each channel."""
-        parameters = self.values | {"account_id": self.account_id}
-        contacts, mobiles, mailboxes, robots = db.session.execute(_costs(self.who), parameters).one()
+        chosen = {"account_id": self.account_id, "contact_ids": list(self.contact_ids)}
+        found = db.session.execute(_costs, chosen).one()
         off = channels_off()
         kinds = (
-            ("sms", mobiles, "text message"),
-            ("email", mailboxes, "e-mail"),
-            ("dingtalk", robots, "DingTalk message"),
+            ("sms", found.mobiles, "text message"),
+            ("email", found.mailboxes, "e-mail"),
+            ("dingtalk", found.robots, "DingTalk message"),
         )
         costs = [
             Cost(count, f"{count} {words}{'' if count == 1 else 's'}", channel not in off)
             for channel, count, words in kinds
             if count
         ]
-        return contacts, costs
+        return found.contacts, costs
 
     def send(self) -> Alert:
         """Send it, in the transaction that is open."""
-        return Alert.test(self.account_id, self.addressee, self.who, **self.values)
-
-
-@cache
-def _costs(who: str) -> sa.TextClause:
-    # Contacts that share a robot get one message, which mentions them.
-    return sa.text(f"""
-        SELECT count(*), count(mobile), count(email), count(DISTINCT dingtalk_url_hash) FROM contacts
-        WHERE contacts.account_id = :account_id AND {who}
-    """)  # nosec B608
+        return send_test(self.account_id, self.addressee, self.contact_ids)

@@ -10,11 +10,14 @@ from werkzeug.exceptions import BadRequest
 from ...accounts.permissions import Permission, requires, visitor
 from ...core.db import db
 from ...delivery.facts import from_json
-from ...delivery.models import CHANNELS, DELIVERY_STATES, SENT_AGAIN, SHOWS, Alert, Integration
+from ...delivery.models import CHANNELS, Alert
+from ...delivery.queueing import SENT_AGAIN, send_again
 from ...delivery.stopping import stop_alerts, stop_integrations, stopped_words, waiting_of
+from ...intake.models import Integration
 from ...web import htmx
 from ...web.arguments import read_ids, read_page, read_text
 from ..wording import NAMES_SHOWN
+from .listing import DELIVERY_STATES, SHOWS, search
 from .results import no_worker, result_of
 from .trials import Trial
 
@@ -33,7 +36,7 @@ def index() -> ResponseReturnValue:
         abort(400, "The list cannot be narrowed to that.")
     if before and not re.fullmatch("[1-9][0-9]{0,17}", before):
         abort(400, "This part of the list cannot be recognised. Start again from its beginning.")
-    rows, has_more = Alert.search(visitor().account_id, text, show, int(before) if before else None)
+    rows, has_more = search(visitor().account_id, text, show, int(before) if before else None)
     address = url_for(".index", q=text or None, show=show if show != "all" else None)
     older = url_for(".index", q=text or None, show=show if show != "all" else None, before=rows[-1].id) if rows else ""
     context: dict[str, Any] = {"text": text, "show": show, "shows": SHOWS, "rows": rows, "no_worker": no_worker()}
@@ -62,7 +65,7 @@ def again(id: int) -> ResponseReturnValue:
         contact_id = read_ids(request.form.getlist("contact"))[0]
         if channel not in CHANNELS:
             abort(400, "There is no such channel.")
-    said = _said_again(alert.send_again(contact_id, channel, state), state)
+    said = _said_again(send_again(alert, contact_id, channel, state), state)
     db.session.commit()
     if htmx.wants_fragment():
         return _show(alert, said)

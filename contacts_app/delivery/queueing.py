@@ -1,0 +1,114 @@
+"""Queue messages: of an alert, of a test, and again of what failed or was cancelled."""
+
+from collections.abc import Collection
+
+import sqlalchemy as sa
+
+from ..config import current_settings
+from ..core.db import db
+from . import sample
+from .limits import LIMIT_OF_TESTS, admit_tests
+from .models import Alert, Delivery, has_failed, is_cancelled
+
+SENT_AGAIN = {"failed": has_failed, "cancelled": is_cancelled}
+_queue = sa.text("""
+    WITH queued AS (
+        INSERT INTO deliveries (account_id, alert_id, contact_id, channel, contact_name)
+        SELECT contacts.account_id, :alert_id, contacts.id, channel, contacts.name
+        FROM contacts CROSS JOIN unnest(ARRAY[
+            CASE WHEN mobile IS NOT NULL THEN 'sms' END,
+            CASE WHEN email IS NOT NULL THEN 'email' END,
+            CASE WHEN dingtalk_url_encrypted IS NOT NULL THEN 'dingtalk' END]) AS channel
+        WHERE contacts.account_id = :account_id AND contacts.id = ANY (CAST(:contact_ids AS bigint[]))
+            AND channel IS NOT NULL
+        RETURNING 1
+    )
+    SELECT count(*) FROM queued
+""")
+# A robot that is scheduled already is only locked: whoever works on it looks for more when it has the lock again.
+_schedule_robots = sa.text("""
+    INSERT INTO robots AS planned (account_id, url_hash, due_at)
+    SELECT DISTINCT contacts.account_id, dingtalk_url_hash, now() FROM contacts
+    WHERE contacts.account_id = :account_id AND contacts.id = ANY (CAST(:contact_ids AS bigint[]))
+        AND dingtalk_url_hash IS NOT NULL
+    ORDER BY 1, 2
+    ON CONFLICT (account_id, url_hash) DO UPDATE SET due_at = excluded.due_at WHERE planned.due_at IS NULL
+""")
+
+
+def notify(alert: Alert, contact_ids: Collection[int]) -> int:
+    """Write the alert, and a delivery for each channel of those of the account's contacts; return how many."""
+    db.session.add(alert)
+    db.session.flush()
+    values = {"account_id": alert.account_id, "alert_id": alert.id, "contact_ids": list(contact_ids)}
+    count: int = db.session.execute(_queue, values).scalar_one()
+    schedule_robots(alert.account_id, contact_ids)
+    wake_workers()
+    return count
+
+
+def send_test(account_id: int, name: str, contact_ids: Collection[int]) -> Alert:
+    """Send a test to those of the account's contacts, by the way of every alert and as hard as one can be.
+
+    Who has had too many within a minute is left out, which the test says; if that is everybody, TooManyRequests is
+    raised.
+    """
+    left_out = set(contact_ids) - admit_tests(account_id, contact_ids)
+    alert = Alert(
+        account_id=account_id,
+        kind="test",
+        source="console",
+        addressee=name,
+        title=sample.TITLE,
+        text=sample.text(current_settings().public_url),
+        severity="",
+        status="firing",
+    )
+    notify(alert, contact_ids)
+    if left_out:
+        mine = (Delivery.account_id == account_id, Delivery.alert_id == alert.id)
+        ended = {"state": "cancelled", "cancelled_by": LIMIT_OF_TESTS, "next_attempt_at": None}
+        is_left_out = Delivery.contact_id.in_(left_out)
+        db.session.execute(sa.update(Delivery).where(*mine, is_left_out).values(**ended, ended_at=sa.func.now()))
+    return alert
+
+
+def send_again(
+    alert: Alert, contact_id: int | None = None, channel: str | None = None, state: str = "failed"
+) -> list[tuple[str, str]]:
+    """Queue the deliveries that failed, or were cancelled, as if they were new; return name and channel of each.
+
+    `contact_id` and `channel` name one of them, whichever of both it is.
+    """
+    chosen = [Delivery.account_id == alert.account_id, Delivery.alert_id == alert.id]
+    if contact_id is None:
+        chosen.append(SENT_AGAIN[state])
+    else:
+        chosen += [sa.or_(*SENT_AGAIN.values()), Delivery.contact_id == contact_id, Delivery.channel == channel]
+    fresh = {
+        "state": "queued",
+        "attempts": 0,
+        "next_attempt_at": sa.func.now(),
+        "give_up_at": sa.func.now() + sa.text("interval '1 hour'"),
+        "message": None,
+        "ended_at": None,
+        "cancelled_by": None,
+        "text_refused": False,
+        "is_held": False,
+        "asked_at": sa.func.now(),
+    }
+    again = sa.update(Delivery).where(*chosen).values(fresh)
+    rows = db.session.execute(again.returning(Delivery.contact_id, Delivery.contact_name, Delivery.channel)).all()
+    schedule_robots(alert.account_id, [row.contact_id for row in rows])
+    wake_workers()
+    return [(row.contact_name, row.channel) for row in rows]
+
+
+def schedule_robots(account_id: int, contact_ids: Collection[int]) -> None:
+    """Have the robots of those of the account's contacts looked at by a worker."""
+    db.session.execute(_schedule_robots, {"account_id": account_id, "contact_ids": list(contact_ids)})
+
+
+def wake_workers() -> None:
+    """Tell the workers, once this transaction is committed, that there is something to send."""
+    db.session.execute(sa.text("SELECT pg_notify('deliveries', '')"))

@@ -1,0 +1,123 @@
+"""List the notifications of an account, and the messages of one of them."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import with_expression
+
+from ...contacts.models import Contact
+from ...core.db import db
+from ...delivery.models import STATES, Alert, Delivery, has_failed, is_cancelled, is_overtaken, is_waiting
+from ...intake.models import Integration
+
+PAGE_SIZE, DELIVERIES_SHOWN = 50, 300
+_mine = (Delivery.account_id == Alert.account_id, Delivery.alert_id == Alert.id)
+_in_account = Delivery.account_id == sa.bindparam("account_id")
+# By way of the indexes of what failed and of what waits: there is little of either, whatever is kept.
+SHOWS: dict[str, tuple[str, sa.ColumnElement[bool]]] = {
+    "all": ("All notifications", sa.true()),
+    "failed": (
+        "With a failed message",
+        Alert.id.in_(sa.select(Delivery.alert_id).where(_in_account, has_failed)),
+    ),
+    "waiting": (
+        "With a waiting message",
+        Alert.id.in_(sa.select(Delivery.alert_id).where(_in_account, is_waiting)),
+    ),
+    "cancelled": (
+        "With a cancelled message",
+        Alert.id.in_(sa.select(Delivery.alert_id).where(_in_account, is_cancelled)),
+    ),
+    "alerts": ("Alerts", Alert.kind == "alert"),
+    "tests": ("Tests", Alert.kind == "test"),
+    "system": ("System notifications", Alert.kind == "system"),
+}
+DELIVERY_STATES: dict[str, tuple[str, sa.ColumnElement[bool]]] = {
+    "all": ("All messages", sa.true()),
+    "failed": ("Failed", has_failed),
+    "waiting": ("Waiting", is_waiting),
+    "sent": ("Sent", Delivery.state == "sent"),
+    "cancelled": ("Cancelled", is_cancelled),
+    "overtaken": ("Overtaken", is_overtaken),
+}
+
+_counts = (
+    sa.select(
+        sa.func.count().filter(Delivery.state == "sent").label("sent"),
+        sa.func.count().filter(has_failed).label("failed"),
+        sa.func.count().filter(is_waiting).label("waiting"),
+        sa.func.count().filter(is_cancelled).label("cancelled"),
+        sa.func.count().filter(is_overtaken).label("overtaken"),
+    )
+    .where(*_mine)
+    .correlate(Alert)
+    .lateral("counts")
+)
+_group_id = (
+    sa.select(Integration.group_id)
+    .where(Integration.account_id == Alert.account_id, Integration.id == Alert.integration_id)
+    .correlate(Alert)
+    .scalar_subquery()
+)
+_page_statement = (
+    sa.select(
+        *(Alert.id, Alert.kind, Alert.title, Alert.severity, Alert.status, Alert.addressee, Alert.source),
+        *(Alert.received_at, _group_id, _counts.c.sent, _counts.c.failed, _counts.c.waiting),
+        *(_counts.c.cancelled, _counts.c.overtaken),
+    )
+    .join(_counts, sa.true())
+    .where(Alert.account_id == sa.bindparam("account_id"), Alert.id < sa.bindparam("before"))
+    .order_by(Alert.id.desc())
+    .limit(PAGE_SIZE + 1)
+)
+_words = sa.func.concat_ws("\n", Alert.title, Alert.text, Alert.addressee, Alert.source)
+_is_found = sa.func.strpos(sa.func.lower(_words), sa.func.lower(sa.bindparam("text"))) > 0
+
+
+class ListedAlert(NamedTuple):
+    """Hold what the list shows of an alert."""
+
+    id: int
+    kind: str
+    title: str
+    severity: str
+    status: str
+    addressee: str
+    source: str
+    received_at: datetime
+    group_id: int | None  # of what came in through an integration that is still there
+    sent: int
+    failed: int
+    waiting: int
+    cancelled: int
+    overtaken: int
+
+
+def search(account_id: int, text: str, show: str, before: int | None) -> tuple[Sequence[ListedAlert], bool]:
+    """Return a page of the account's alerts, newest first, from before an id; and whether there are more."""
+    parameters = {"account_id": account_id, "text": text, "before": before or 2**63 - 1}
+    statement = _page_statement.where(SHOWS[show][1])
+    if text:
+        statement = statement.where(_is_found)
+    rows = [ListedAlert(*row) for row in db.session.execute(statement, parameters)]
+    return rows[:PAGE_SIZE], len(rows) > PAGE_SIZE
+
+
+def deliveries_of(alert: Alert, state: str, page: int) -> Sequence[Delivery]:
+    """Return a page of the alert's deliveries that are in a state: what failed first, then by contact."""
+    mine = (Delivery.account_id == alert.account_id, Delivery.alert_id == alert.id, DELIVERY_STATES[state][1])
+    # What needs somebody, what may yet change, and what is as it should be.
+    urgency = sa.case({"failed": 0, "sent": 3, "cancelled": 2, "overtaken": 2}, value=Delivery.state, else_=1)
+    order = (urgency, Delivery.contact_name, Delivery.contact_id, Delivery.channel)
+    is_its = sa.and_(Contact.account_id == Delivery.account_id, Contact.id == Delivery.contact_id)
+    exists = with_expression(Delivery.contact_exists, sa.exists().where(is_its))
+    found = sa.select(Delivery).where(*mine).order_by(*order).options(exists)
+    return db.session.scalars(found.limit(DELIVERIES_SHOWN).offset((page - 1) * DELIVERIES_SHOWN)).all()
+
+
+def pages_of(counts: dict[str, int], state: str) -> int:
+    """Return how many pages the deliveries of a state fill."""
+    wanted = {"all": STATES, "waiting": ("queued", "sending")}.get(state, (state,))
+    return -(-sum(counts[name] for name in wanted) // DELIVERIES_SHOWN)
