@@ -14,6 +14,8 @@ from .core import db
 from .ops import embedded
 from .web import assets, compression, errors, security, templating
 
+__version__ = "0.2.0"
+
 
 def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     """Return the console set up from `environ`, by default the process's environment."""
@@ -25,6 +27,7 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     )
     app.extensions["settings"] = settings
     app.config.update(
+        VERSION=__version__,
         SECRET_KEY=settings.secret_key,
         MAX_CONTENT_LENGTH=64 * 1024,
         MAX_FORM_MEMORY_SIZE=64 * 1024,

@@ -15,7 +15,7 @@ from typing import IO, ParamSpec, TypeVar
 import click
 import psycopg
 import sqlalchemy as sa
-from flask import Flask
+from flask import Flask, current_app
 
 from .. import migrations
 from ..accounts.credentials import check_password, clean_account, known_email
@@ -51,6 +51,7 @@ def init_app(app: Flask) -> None:
         app.cli.add_command(command)
     app.cli.add_command(backup)
     app.cli.add_command(restore)
+    app.cli.add_command(version)
 
 
 def _plainly(command: Callable[P, R]) -> Callable[P, R]:
@@ -345,3 +346,9 @@ def demo(contacts: int) -> None:
     db.session.commit()
     click.echo(f"Created the account {account.name} with {contacts} contacts.")
     click.echo(f"Log on as {email} with the password {password}")
+
+
+@click.command()
+def version() -> None:
+    """Print the version of the console."""
+    click.echo(current_app.config["VERSION"])

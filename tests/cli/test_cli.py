@@ -24,7 +24,7 @@ from tests.ops.test_embedded import flask, is_ready, let_go, migrated, new_folde
 from tests.ops.test_serve import Console
 
 COMMANDS = ("serve", "migrate", "create-account", "create-user", "set-password", "deliver", "reencrypt", "demo")
-COMMANDS += ("backup", "restore")
+COMMANDS += ("backup", "restore", "version")
 _numbers = count(1)
 
 
