@@ -85,7 +85,7 @@ class Integration(Base):
     used_at: Mapped[datetime | None] = mapped_column(TIMESTAMP)
     window_began_at: Mapped[datetime] = mapped_column(TIMESTAMP, server_default=sa.func.now())
     window_count: Mapped[int] = mapped_column(server_default=sa.text("0"))
-    limited_at: Mapped[datetime | None] = mapped_column(TIMESTAMP)  # when something was last sent away for a while
+    limited_at: Mapped[datetime | None] = mapped_column(TIMESTAMP)  # when an alert was last refused by the rate limit
     refused_count: Mapped[int] = mapped_column(server_default=sa.text("0"))
     refused_since: Mapped[datetime | None] = mapped_column(TIMESTAMP)
     refused_at: Mapped[datetime | None] = mapped_column(TIMESTAMP)  # the last time
