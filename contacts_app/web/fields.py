@@ -132,12 +132,14 @@ class NormalField(StringField):
     """A text field: `data` is what was typed, `normal` its normal form, None when empty or bad.
 
     `normalise` looks at the length of what was typed before anything else. What it finds Doubtful is `doubted`, and
-    taken if the person has `confirmed` just that: by a check box, whose value it is.
+    taken if the person has `confirmed` just that: by a check box, whose value it is. `shown` writes it for people.
     """
 
-    def __init__(self, label: str, normalise: Callable[[str], str], **kwargs: Any) -> None:
+    def __init__(
+        self, label: str, normalise: Callable[[str], str], shown: Callable[[str], str] = str, **kwargs: Any
+    ) -> None:
         super().__init__(label, **kwargs)
-        self.normalise = normalise
+        self.normalise, self.shown = normalise, shown
         self.normal: str | None = None
         self.doubted: str | None = None
         self.confirmed: str | None = None

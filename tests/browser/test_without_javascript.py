@@ -58,7 +58,7 @@ def test_a_number_that_is_not_known_is_saved_all_the_same(page: Page) -> None:
     field(page, "Mobile phone number").fill("14912345678")
     ok(page)
     expect(field(page, "Mobile phone number")).to_be_focused()
-    box = page.get_by_role("checkbox", name="Save +8614912345678 all the same")
+    box = page.get_by_role("checkbox", name="Save +86 149 1234 5678 all the same")
     expect(box).not_to_be_checked()
     expect(box).to_have_accessible_description(re.compile("not known as a mobile number"))
     box.check()

@@ -238,6 +238,18 @@ def test_a_group_says_how_many_of_its_members_cannot_be_reached_and_who_and_why(
     assert marked == {"Ann": False, "Bob": True, "Cid": True, "Dan": False}
 
 
+@as_page_and_htmx
+def test_what_is_not_set_up_is_said_once_above_the_members_and_not_of_each(team: Team, htmx: bool) -> None:
+    zoe = team.add("Zoe", email="zoe@example.com", dingtalk_url=f"{ROBOT}abc")
+    note(team, zoe, "dingtalk", "Token is wrong.")
+    group = add_group(team, "Ops", zoe, team.add("Bob"), team.add("Cid", dingtalk_url=f"{ROBOT}def"))
+    shown = words(team.get(f"/groups/{group}", htmx).text)
+    who = "Not set up: Mailbox. Bob Cannot be reached Zoe Cannot be reached: DingTalk robot fails: Token is wrong. Cid"
+    assert who in shown
+    picker = words(team.get(f"/groups/{group}/edit", htmx).text)
+    assert (picker.count("Not set up: Mailbox."), picker.lower().count("not set up")) == (1, 1)
+
+
 def test_the_picker_marks_those_whom_the_list_calls_unreachable(team: Team) -> None:
     """Whatever their channels and what is known of these: the same as the condition of the filter."""
     kinds = [{"email": "a@example.com"}, {"dingtalk_url": f"{ROBOT}abc"}]

@@ -42,7 +42,7 @@ class ContactForm(FlaskForm):
     """The dialogs New contact and Edit contacts."""
 
     name = NameField("Name")
-    mobile = TelField("Mobile phone number", clean_mobile)
+    mobile = TelField("Mobile phone number", clean_mobile, shown_mobile)
     email = EmailField("Mailbox", clean_mailbox)
     dingtalk_url = NormalField("DingTalk robot", clean_dingtalk_url)
     dingtalk_secret = NormalField("Signature secret", clean_dingtalk_secret)

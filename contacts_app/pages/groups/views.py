@@ -11,6 +11,7 @@ from sqlalchemy.orm.exc import StaleDataError
 from werkzeug.exceptions import BadRequest
 
 from ...accounts.permissions import Permission, requires, visitor
+from ...contacts.addresses import shown_mobile
 from ...contacts.models import Contact
 from ...core.db import db
 from ...delivery.stopping import stop_integrations, stopped_words, waiting_of
@@ -186,7 +187,7 @@ def _picker(picked: Sequence[int], text: str) -> dict[str, Any]:
     shown = {row.id for row in page.rows}
     hidden = [id for id in picked if id not in shown]
     context = {"pick": query.text, "rows": page.rows, "total": page.total, "picked": set(picked), "hidden": hidden}
-    return context | {"unreachable": contacts.unreachable_among(page.rows)}
+    return context | {"unreachable": contacts.unreachable_among(page.rows), "shown_mobile": shown_mobile}
 
 
 def _changed(message: str, status: int = 200) -> Response:

@@ -68,6 +68,11 @@ def picked(answer: TestResponse) -> set[int]:
     return {int(id) for id in shown + re.findall(r'<option value="(\d+)" selected>', answer.text)}
 
 
+def test_the_picker_shows_a_number_as_the_list_does(team: Team) -> None:
+    team.add("Ann", mobile="+8613800138000", email=None)
+    assert "<small>+86 138 0013 8000</small>" in team.get("/groups/new").text
+
+
 def offered(answer: TestResponse) -> list[str]:
     """Return the names that the picker shows."""
     return [html.unescape(name) for name in re.findall(r'name="member"[^>]*> <bdi>([^<]*)<', answer.text)]
