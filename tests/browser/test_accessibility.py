@@ -790,6 +790,55 @@ def test_every_page_has_a_title_of_its_own_and_one_main_heading(page: Page, cont
     assert len(titles) == len(addresses)
 
 
+@pytest.mark.parametrize("width", [1024, 1120, 1121, 1280])
+def test_a_row_takes_two_lines_where_there_is_room_for_its_columns(new_page: NewPage, team: Team, width: int) -> None:
+    page = new_page(team, width=width)
+    addresses = {"email": "contact37@example.com", "dingtalk_url": ROBOT + "0123456789abcdef"}
+    team.add("Network operations 2", mobile="+8613800138000", **addresses)
+    add_group(team, "Databases", "Network operations 2")
+    team.sql.execute(
+        """INSERT INTO channel_states (account_id, contact_id, channel, worked_at)
+           SELECT account_id, id, channel, now() FROM contacts, unnest(ARRAY['sms', 'email', 'dingtalk']) AS channel
+           WHERE account_id = %s""",
+        [team.account_id],
+    )
+    for address in ("/contacts", "/groups"):
+        page.goto(address)
+        assert page.locator("tbody tr").evaluate("row => row.offsetHeight") <= 56
+        assert not page.evaluate(WIDER)
+
+
+def test_an_address_takes_one_line_on_a_narrow_screen(new_page: NewPage, team: Team) -> None:
+    page = new_page(team, width=NARROW)
+    team.add("Ann", email="contact37@example.com")
+    page.goto("/contacts")
+    line = """cell => {
+        const range = document.createRange();
+        range.selectNode(cell.firstChild);
+        return range.getClientRects().length;
+    }"""
+    assert page.get_by_role("cell", name="contact37@example.com").evaluate(line) == 1
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_opening_a_group_moves_nothing_above_its_members(new_page: NewPage, contacts: Team, width: int) -> None:
+    page = new_page(contacts, width=width)
+    add_groups(contacts)
+    page.goto("/groups")
+    opened = row(page, "Operations")
+    places = (
+        opened.locator("label, th a, summary") if width == NARROW else opened.locator("label, th a, summary, td > a")
+    )
+
+    def tops() -> list[float]:
+        return [place.bounding_box()["y"] for place in places.all()]  # type: ignore[index]
+
+    before = tops()
+    opened.get_by_text("3 contacts").click()
+    expect(opened.get_by_role("listitem")).to_have_count(3)
+    assert (len(before), tops()) == (3 if width == NARROW else 7, before)
+
+
 @pytest.mark.parametrize("width", [769, 1024, 1120, 1121, 1279])
 def test_the_list_fits_where_its_columns_begin_to_wrap(new_page: NewPage, contacts: Team, width: int) -> None:
     """At the bounds of the style sheet, with every column as wide as it gets."""
