@@ -19,6 +19,7 @@ STATUSES = ("firing", "resolved")
 PLAIN_FIELDS = ("title", "text", "severity", "status", "key")
 MOST_TITLE, MOST_SEVERITY, MOST_KEY, MOST_ADDRESS = 200, 40, 200, 1000
 MOST_LISTED = 1000  # alerts that have a line, of which the text has room for a few dozen; all of them are counted
+MOST_HALVES = 10_000  # of surrogate pairs that are not in UTF-8, each of which takes what many letters take
 MOST_LABELS = 100  # of one alert that its line names
 SEVERITIES = (
     *("none", "debug", "info", "information", "notice", "low", "minor"),
@@ -33,6 +34,8 @@ CLASSIC_STATES = {  # of a rule of Grafana before version 9
     **{"ok": "resolved", "paused": "resolved"},
 }
 NO_DATA = ("DatasourceNoData", "DatasourceError")  # Grafana's names for a rule that could not be asked
+NOT_UTF_8 = "The body is not JSON: it is not in UTF-8."
+_HALF = re.compile(rb"\xed[\xa0-\xbf]")
 _JSON_NAMES = {
     dict: "an object",
     list: "a list",
@@ -100,12 +103,14 @@ def read(body: bytes, zone: tzinfo = UTC) -> Incoming:
 def _json(body: bytes) -> Any:
     if not body.strip():
         raise Refused('The body is empty. Send JSON, such as {"title": "Disk is full"}.')
+    if next(islice(_HALF.finditer(body), MOST_HALVES, None), None):
+        raise Refused(NOT_UTF_8)
     try:
         return json.loads(body, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise Refused(f"The body is not JSON: {error.msg} (line {error.lineno}, column {error.colno}).") from None
     except UnicodeDecodeError:
-        raise Refused("The body is not JSON: it is not in UTF-8.") from None
+        raise Refused(NOT_UTF_8) from None
     except RecursionError:
         raise Refused("The JSON in the body is nested too deeply.") from None
     except ValueError:

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from contacts_app.delivery.facts import Fact, Link
-from contacts_app.intake.formats import MOST_LABELS, MOST_LISTED, Incoming, Refused, read
+from contacts_app.intake.formats import MOST_HALVES, MOST_LABELS, MOST_LISTED, Incoming, Refused, read
 
 DIRECTION = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
@@ -177,6 +177,14 @@ def test_of_thousands_of_alerts_all_count_and_the_first_are_listed() -> None:
     for wrong in (1, {}, {"status": "no"}):
         with pytest.raises(Refused, match=rf"alerts\[{MOST_LISTED + 1500}\]"):
             read_json(bare | {"alerts": [*bare["alerts"], wrong]})
+
+
+def test_halves_of_pairs_are_left_out_as_long_as_they_are_few() -> None:
+    half = "\ud800".encode("utf-8", "surrogatepass")
+    assert read(b'{"title": "a' + half * MOST_HALVES + b'"}').title.startswith("a")
+    with pytest.raises(Refused, match="UTF-8"):
+        read(b'{"title": "a' + half * (MOST_HALVES + 1) + b'"}')
+    assert read(b'{"title": "' + "힣퀀".encode() * MOST_HALVES + b'"}').title.startswith("힣퀀")
 
 
 def test_of_thousands_of_labels_the_first_are_told() -> None:
