@@ -4,21 +4,30 @@ What takes the square of the length of a text takes seconds for a form and holds
 whoever finds one such place stops the console with a few requests.
 """
 
+import gc
+import gzip
 import json
+import os
 import time
+import zlib
 from collections.abc import Callable, Iterator
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 import click
 import pytest
-from flask import Flask
+from flask import Flask, request
 from flask.testing import FlaskClient
+from gunicorn.config import Config
 from werkzeug.datastructures import Headers
 from werkzeug.routing import Rule
+from werkzeug.test import TestResponse
 
 from contacts_app import cli, create_app
+from contacts_app.api.bodies import MOST_BYTES as ALERT_BYTES
+from contacts_app.ops.front import HEAD_BYTES
 from contacts_app.pages.groups.views import MOST_BYTES as GROUP_BYTES
+from contacts_app.web.security import MOST_ENCODED, MOST_FIELDS
 from tests.api.test_alerts import PATH as ALERTS
 from tests.api.test_alerts import token as token  # a fixture
 from tests.conftest import HTMX, PASSWORD, Share, Team
@@ -27,9 +36,11 @@ from tests.test_attacks import PUBLIC, QUERY, READS, Fields, add_both, path_of, 
 from tests.test_attacks import setup_app as setup_app  # a fixture
 
 TIMES, FLOOR = 20, 0.002  # seconds; what costs less is not worth a comparison
-LARGEST = 256 * 1024  # of what may be longer: enough for a square to show
-FORM_BYTES, LINE_BYTES, HEAD_BYTES, ALERT_BYTES = 64 * 1024, 4000, 64_000, LARGEST
-ARGUMENT_BYTES = 128 * 1024
+LINE_BYTES = Config().limit_request_line - len(
+    "OPTIONS http://localhost/notifications/9223372036854775807/result? HTTP/1.1"
+)
+ARGUMENT_BYTES = 32 * os.sysconf("SC_PAGESIZE") - 1  # of one argument, as Linux has it
+MANY = 64 * 1024  # bytes; of what may be longer, make test takes few shapes
 _numbers = count(1)
 
 
@@ -52,9 +63,38 @@ SHAPES: dict[str, Callable[[int], str]] = {
     "halves of pairs": of("\ud800"),
     "mixed": of("a\u0316\u0300 \u200b<@.+9\\ﷺ"),
     **{repr(sign): of(sign) for sign in ' .@+\\<(["%&0\u3000\u200b\x00'},
+    **{repr(sign): of(sign) for sign in ("a=b; ", "a;q=0.1,", '"a",', "0-1,")},
     **{repr(sign): of(sign) for sign in ("a.", "a@", "<a>", "(a)", "a: ", "%0", "%cc%80", "a=&", "a,", "a; ")},
 }
-Send = Callable[[str], Any]
+Act = Callable[[], Any]
+Send = Callable[[str], Act]  # prepares, and returns what is measured
+
+
+@pytest.fixture(autouse=True)
+def collector() -> Iterator[None]:
+    """Have the collector walk as seldom as in production, not over all that the tests have loaded."""
+    before = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(50_000)
+    yield
+    gc.set_threshold(*before)
+    gc.unfreeze()
+
+
+def most_bytes(app: Flask, path: str) -> int:
+    """Return how long a body may be that is posted to `path`, as the console itself has it."""
+    with app.test_request_context(path, method="POST"):
+        for name in (None, *request.blueprints):
+            for take in app.url_value_preprocessors.get(name, ()):
+                take(request.endpoint, request.view_args)
+        assert request.max_content_length
+        return request.max_content_length
+
+
+def few(share: Share[str], number: int, size: int) -> list[str]:
+    """Return the shapes to try: in make test a quarter of them, of what is large a quarter of that."""
+    shapes = share(SHAPES, number)
+    return share(shapes, number // 4) if size > MANY else shapes
 
 
 def dear(send: Send, size: int, shapes: Iterator[str] | list[str]) -> dict[str, str]:
@@ -74,8 +114,12 @@ def dear(send: Send, size: int, shapes: Iterator[str] | list[str]) -> dict[str, 
 
 
 def seconds(send: Send, text: str) -> float:
+    return spent(send(text))
+
+
+def spent(act: Act) -> float:
     begin = time.thread_time()
-    send(text)
+    act()
     return time.thread_time() - begin
 
 
@@ -87,18 +131,33 @@ def form(client: FlaskClient, path: str, field: str, rest: dict[str, str], **opt
     """Return a function that sends the form with a text in `field`, as it is: encoded, it would be a sixth as long."""
     others = "&".join(f"{name}={value}" for name, value in rest.items() if name != field).encode()
 
-    def send(text: str) -> None:
-        body = others + f"&{field}=".encode() + raw(text)
-        answer = client.post(path, data=body, content_type="application/x-www-form-urlencoded", **options)
-        assert answer.status_code < 500
+    def send(text: str) -> Act:
+        return post(client, path, others + f"&{field}=".encode() + raw(text), **options)
 
     return send
 
 
-def room(path: str, rest: dict[str, str]) -> int:
+def post(client: FlaskClient, path: str, body: bytes, **options: Any) -> Act:
+    """Return a function that posts a form of this body."""
+
+    def act() -> int:
+        answer = client.post(path, data=body, content_type="application/x-www-form-urlencoded", **options)
+        assert answer.status_code < 500
+        return answer.status_code
+
+    return act
+
+
+def room(app: Flask, path: str, rest: dict[str, str]) -> int:
     """Return how long a field of the form may be."""
-    most = GROUP_BYTES if path.startswith("/groups") and "/integrations" not in path else FORM_BYTES
-    return min(most, LARGEST) - sum(len(name) + len(value) + 2 for name, value in rest.items()) - 100
+    return most_bytes(app, path) - sum(len(name) + len(value) + 2 for name, value in rest.items()) - 100
+
+
+def test_the_largest_of_each_kind_is_known(app: Flask) -> None:
+    assert most_bytes(app, "/groups/new") == GROUP_BYTES
+    assert most_bytes(app, ALERTS) == ALERT_BYTES
+    assert most_bytes(app, "/contacts/new") == app.config["MAX_CONTENT_LENGTH"]
+    assert app.config["MAX_FORM_MEMORY_SIZE"] >= app.config["MAX_CONTENT_LENGTH"]
 
 
 def test_no_text_in_a_field_of_any_form_is_dear(team: Team, share: Share[str]) -> None:
@@ -117,7 +176,8 @@ def test_no_text_in_a_field_of_any_form_is_dear(team: Team, share: Share[str]) -
             number += 1
             team.sql.execute("DELETE FROM logon_attempts")
             send = form(team.client, path, field, good)
-            if told := dear(send, room(path, good), share(SHAPES, number)):
+            size = room(team.app, path, good)
+            if told := dear(send, size, few(share, number, size)):
                 found[f"{path} {field}"] = told
     assert not found
 
@@ -129,10 +189,9 @@ def test_a_form_that_no_browser_sends_is_refused_before_it_is_parsed(team: Team,
     """As long as a group's form may be: nothing but signs that encode nothing, or 350,000 empty fields."""
     statuses: list[int] = []
 
-    def send(text: str) -> None:
-        body = f"csrf_token={team.csrf_token}&name={text}".encode()
-        answer = team.client.post("/groups/new", data=body, content_type="application/x-www-form-urlencoded")
-        statuses.append(answer.status_code)
+    def send(text: str) -> Act:
+        act = post(team.client, "/groups/new", f"csrf_token={team.csrf_token}&name={text}".encode())
+        return lambda: statuses.append(act())
 
     size = GROUP_BYTES - 1000
     plain = max(min(seconds(send, "x" * size) for _ in range(2)), FLOOR)
@@ -154,34 +213,42 @@ def test_no_text_in_the_forms_that_are_for_everybody_is_dear(
     csrf = text.partition('csrf_token" value="')[2].partition('"')[0]
     assert csrf
 
-    def send(text: str) -> None:
+    def send(text: str) -> Act:
         # Another guesser each time, or the limit would keep the password from being looked at.
         number = next(_numbers)
         rest = {"csrf_token": csrf, "email": f"nobody{number}@example.com", "password": "short", "account": "A"}
         environ = {"REMOTE_ADDR": f"10.9.{number >> 8}.{number & 255}"}
-        form(client, path, field, rest, environ_overrides=environ)(text)
+        return form(client, path, field, rest, environ_overrides=environ)(text)
 
     assert not dear(
         send,
-        room(path, {"csrf_token": csrf}) - 200,
+        room(app, path, {"csrf_token": csrf}) - 200,
         share(SHAPES, ("/logon", "/setup").index(page) if page != "/logoff" else 2),
     )
+
+
+def check(answer: TestResponse) -> None:
+    assert answer.status_code < 500
+
+
+def get(client: FlaskClient, path: str, query: str, **options: Any) -> Act:
+    """Return a function that asks with the query as it is."""
+    return lambda: check(client.get(path, environ_overrides={"QUERY_STRING": query}, **options))
 
 
 def test_no_text_in_an_address_is_dear(team: Team, share: Share[str]) -> None:
     identity, bare, found, number = add_both(team), team.app.test_client(), {}, 0
 
     def query(client: FlaskClient, path: str, name: str, headers: dict[str, str]) -> Send:
-        def send(text: str) -> None:
-            environ = {"QUERY_STRING": f"{name}=".encode().decode() + raw(text).decode("latin1")}
-            assert client.get(path, environ_overrides=environ, headers=headers).status_code < 500
+        def send(text: str) -> Act:
+            return get(client, path, f"{name}=" + raw(text).decode("latin1"), headers=headers)
 
         return send
 
     def within(client: FlaskClient, rule: Rule) -> Send:
-        def send(text: str) -> None:
+        def send(text: str) -> Act:
             environ = {"PATH_INFO": path_of(rule, raw(text).decode("latin1"))}
-            assert client.get("/", environ_overrides=environ).status_code < 500
+            return lambda: check(client.get("/", environ_overrides=environ))
 
         return send
 
@@ -201,6 +268,13 @@ def test_no_text_in_an_address_is_dear(team: Team, share: Share[str]) -> None:
         if told := dear(search, LINE_BYTES, share(SHAPES, number)):
             found[f"search for {field}"] = told
     assert not found
+
+
+def head_room(header: str) -> int:
+    """Return how long a header may be, in as many lines as it takes."""
+    of_lines, lines = Config().limit_request_field_size, Config().limit_request_fields
+    most = min(HEAD_BYTES, of_lines * lines)
+    return most - (most // of_lines + 1) * len(f"{header}: \r\n") - 200  # the first line, Host and the cookie
 
 
 # All of one name are joined to one, as gunicorn does.
@@ -226,24 +300,26 @@ def test_no_text_in_a_header_is_dear(
     found: dict[str, Any] = {}
 
     def send(client: FlaskClient, method: str, path: str, prefix: str, **options: Any) -> Send:
-        def sending(text: str) -> None:
+        def sending(text: str) -> Act:
             value = prefix + raw(text).decode("latin1").replace("\r", " ").replace("\n", " ").replace("\0", " ")
-            environ = {"HTTP_HX_REQUEST": "true", **options.pop("environ_overrides", {}), key: value}
-            assert client.open(path, method=method, environ_overrides=environ, **options).status_code < 500
+            environ = {"HTTP_HX_REQUEST": "true", key: value}
+            return lambda: check(client.open(path, method=method, environ_overrides=environ, **options))
 
         return sending
 
     for prefix in prefixes:
         for number, (path, client) in enumerate(clients.items(), HEADERS.index(header)):
-            if told := dear(send(client, "GET", path, prefix), HEAD_BYTES, share(SHAPES, number)):
+            if told := dear(send(client, "GET", path, prefix), head_room(header), share(SHAPES, number)):
                 found[f"GET {path} {prefix}"] = told
         data = {"csrf_token": team.csrf_token, "name": ""}
         number = HEADERS.index(header) + 1
-        if told := dear(send(logged_on, "POST", "/contacts/new", prefix, data=data), HEAD_BYTES, share(SHAPES, number)):
+        if told := dear(
+            send(logged_on, "POST", "/contacts/new", prefix, data=data), head_room(header), share(SHAPES, number)
+        ):
             found[f"POST {prefix}"] = told
         headers = Headers({"Authorization": f"Bearer {token}", "Content-Type": "application/json"})
         posted = send(proxied.test_client(), "POST", ALERTS, prefix, data=b"[]", headers=headers)
-        if told := dear(posted, HEAD_BYTES, share(SHAPES, number)):
+        if told := dear(posted, head_room(header), share(SHAPES, number)):
             found[f"alert {prefix}"] = told
     assert not found
 
@@ -283,19 +359,47 @@ def bodies(text: str) -> Iterator[tuple[str, Any]]:
         yield name, ALERT | {name: {"alertname": text, text: "x"}}
 
 
-def test_no_text_in_an_alert_is_dear(app: Flask, token: str, share: Share[str]) -> None:
-    client, found = app.test_client(), {}
-    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+def alert_of(app: Flask, token: str, body: bytes, **headers: str) -> Act:
+    """Return a function that posts the body as a sender does."""
+    client = app.test_client()
+    sent = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"} | headers
+
+    def act() -> int:
+        answer = client.post(ALERTS, data=body, headers=sent)
+        assert answer.status_code < 500
+        assert answer.status_code not in (413, 429)  # or nothing of it would have been looked at
+        return answer.status_code
+
+    return act
+
+
+def fitting(name: str, text: str) -> bytes:
+    """Return the alert with as much of the text in the field as a body may have."""
+    while True:
+        body = json.dumps(dict(bodies(text))[name], ensure_ascii=False).encode("utf-8", "surrogatepass")
+        if len(body) <= ALERT_BYTES:
+            return body
+        text = text[: int(len(text) * (ALERT_BYTES - 2000) / len(body))]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_no_text_in_an_alert_is_dear(settings: dict[str, str], token: str, share: Share[str], packed: bool) -> None:
+    app, found = create_app(settings | {"ALERTS_PER_MINUTE": "1000000"}), {}
 
     def send(name: str) -> Send:
-        def sending(text: str) -> None:
-            body = json.dumps(dict(bodies(text))[name], ensure_ascii=False).encode("utf-8", "surrogatepass")
-            assert client.post(ALERTS, data=body, headers=headers).status_code < 500
+        def sending(text: str) -> Act:
+            body = fitting(name, text)
+            return (
+                alert_of(app, token, gzip.compress(body, 1), Content_Encoding="gzip")
+                if packed
+                else (alert_of(app, token, body))
+            )
 
         return sending
 
-    for number, (name, _) in enumerate(bodies("")):
-        if told := dear(send(name), ALERT_BYTES, share(SHAPES, number)):
+    names = [name for name, _ in bodies("")]
+    for number, name in enumerate(share(names, 0) if packed else names):
+        if told := dear(send(name), ALERT_BYTES, few(share, number, ALERT_BYTES)):
             found[name] = told
     assert not found
 
@@ -312,8 +416,201 @@ def test_no_text_in_an_alert_is_dear(app: Flask, token: str, share: Share[str]) 
 def test_no_argument_of_a_command_is_dear(app: Flask, share: Share[str], command: str, option: str) -> None:
     parameter = next(p for p in app.cli.get_command(click.Context(app.cli), command).params if option in p.opts)
 
-    def send(text: str) -> None:
-        with pytest.raises(click.BadParameter):
-            parameter.callback(click.Context(cli.demo), parameter, text)
+    def send(text: str) -> Act:
+        def act() -> None:
+            with pytest.raises(click.BadParameter):
+                parameter.callback(click.Context(cli.demo), parameter, text)
+
+        return act
 
     assert not dear(send, ARGUMENT_BYTES, share(SHAPES, len(option)))
+
+
+def repeated(begin: bytes, item: bytes, end: bytes) -> Callable[[int], bytes]:
+    """Return a function that repeats the item, with commas between, up to so many bytes."""
+    return lambda size: begin + b",".join([item] * ((size - len(begin) - len(end)) // (len(item) + 1))) + end
+
+
+def numbered(begin: bytes, item: bytes, end: bytes) -> Callable[[int], bytes]:
+    """Return a function that does so with another number in each item."""
+
+    def make(size: int) -> bytes:
+        items = (item.replace(b"%x", b"%x" % number) for number in count(0x10000))
+        most = len(next(items)) + item.count(b"%x") + 1
+        return begin + b",".join(islice(items, (size - len(begin) - len(end)) // most)) + end
+
+    return make
+
+
+GROUP = b'{"version":"4","status":"firing",'
+LIST = GROUP + b'"alerts":['
+ONE = LIST + b'{"status":"firing",'
+CLASSIC = b'{"ruleId":1,"state":"alerting",'
+SMALL: dict[str, Callable[[int], bytes]] = {
+    "alerts": repeated(LIST, b'{"status":"firing"}', b"]}"),
+    "real alerts": repeated(LIST, json.dumps(alert("db1", summary="Disk is full")).encode(), b"]}"),
+    "alerts with labels": repeated(
+        LIST, b'{"status":"firing","labels":{"a":"b"},"annotations":{"summary":"b"}}', b"]}"
+    ),
+    "alerts with names": numbered(LIST, b'{"status":"firing","labels":{"alertname":"%x","severity":"%x"}}', b"]}"),
+    "labels": numbered(ONE + b'"labels":{', b'"%x":""', b"}}]}"),
+    "alerts with values": repeated(
+        LIST, b'{"status":"firing","values":{"B":1},"valueString":"var=1"}', b'],"orgId":1}'
+    ),
+    "the last is none": repeated(LIST, b'{"status":"firing"}', b",1]}"),
+    "alerts with no status": repeated(LIST, b"{}", b"]}"),
+    "lists": repeated(b'{"title":[', b"[]", b"]}"),
+    "annotations": numbered(ONE + b'"annotations":{', b'"%x":"a"', b"}}]}"),
+    "values": numbered(ONE + b'"values":{', b'"%x":1', b"}}]}"),
+    "common labels": numbered(GROUP + b'"alerts":[{"status":"firing"}],"commonLabels":{', b'"%x":""', b"}}"),
+    "equal labels": repeated(ONE + b'"labels":{', b'"a":""', b"}}]}"),
+    "unknown fields": numbered(b'{"title":"a",', b'"%x":1', b"}"),
+    "matches": repeated(CLASSIC + b'"evalMatches":[', b'{"metric":"a","value":1}', b"]}"),
+    "tags": numbered(CLASSIC + b'"tags":{', b'"%x":""', b"}}"),
+    "numbers": repeated(b'{"title":[', b"0", b"]}"),
+    "fractions": repeated(b'{"title":[', b"1e1", b"]}"),
+    "long numbers": repeated(b'{"title":[', b"1" * 4000, b"]}"),
+    "one long number": lambda size: b'{"title":' + b"1" * (size - 10) + b"}",
+    "deep lists": lambda size: b"[" * size,
+    "deep lists that end": lambda size: b"[" * (size // 2) + b"]" * (size // 2),
+    "deep objects": lambda size: b'{"a":' * (size // 5),
+    "deep in a field": lambda size: b'{"title":"a","text":' + b"[" * (size - 100),
+    "escapes": lambda size: b'{"title":"' + rb"\u0041" * (size // 6 - 5) + b'"}',
+    "lines": lambda size: b"\n" * (size - 2) + b"{",
+}
+
+
+def test_no_alert_of_many_small_things_is_dear(settings: dict[str, str], token: str, share: Share[str]) -> None:
+    app, found = create_app(settings | {"ALERTS_PER_MINUTE": "1000000"}), {}
+    letters = alert_of(app, token, fitting("labels.host", "x" * ALERT_BYTES))
+    plain = min(spent(letters) for _ in range(3))
+    for name in share(SMALL, 0):
+        quarter, whole = (alert_of(app, token, SMALL[name](size)) for size in (ALERT_BYTES // 4, ALERT_BYTES))
+        if told := faults(quarter, whole, plain):
+            found[name] = told
+    assert not found
+
+
+def faults(quarter: Act, whole: Act, plain: float) -> str:
+    """Say whether the whole takes much more than plain letters do, or much more than four times a quarter of it."""
+    for _ in range(5):  # what else the machine does only adds
+        small, large = max(spent(quarter), FLOOR), spent(whole)
+        if large <= TIMES * max(plain, FLOOR) and large <= 10 * small:
+            return ""
+    return f"{large * 1000:.0f} ms, a quarter {small * 1000:.1f} ms, letters {plain * 1000:.1f} ms"
+
+
+def blocks(size: int) -> bytes:
+    """Return so many bytes of gzip that unpack to nothing: blocks of no length."""
+    packing = zlib.compressobj(9, zlib.DEFLATED, 31)
+    head = packing.compress(b"") + packing.flush(zlib.Z_FULL_FLUSH)
+    return head + b"\0\0\0\xff\xff" * ((size - len(head)) // 5)
+
+
+@pytest.mark.parametrize("kind", ["bomb", "blocks", "members"])
+def test_no_packed_body_is_dear(settings: dict[str, str], token: str, kind: str) -> None:
+    app = create_app(settings | {"ALERTS_PER_MINUTE": "1000000"})
+    plain = min(spent(alert_of(app, token, fitting("text", "x" * ALERT_BYTES))) for _ in range(3))
+    make = {
+        "bomb": lambda size: gzip.compress(bytes(5 * size)),
+        "blocks": blocks,
+        "members": lambda size: gzip.compress(b"") * (size // len(gzip.compress(b""))),
+    }[kind]
+
+    def send(body: bytes) -> Act:
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json", "Content-Encoding": "gzip"}
+
+        def act() -> None:
+            status = app.test_client().post(ALERTS, data=body, headers=headers).status_code
+            assert status == (413 if kind == "bomb" else 400)
+
+        return act
+
+    assert not faults(send(make(ALERT_BYTES // 4)), send(make(ALERT_BYTES)), plain)
+
+
+# What a form may have many of; its signs of percent are as many as are let through.
+FIELDS: dict[str, Callable[[int], str]] = {
+    "member": lambda number: f"member={10**17 + number}",
+    "id": lambda number: f"id={number + 1}",
+    "names": lambda number: f"x{number}=",
+    "equal names": lambda number: "name=",
+    "nothing": lambda number: "",
+    "contact": lambda number: f"contact={number + 1}",
+    "encoded": lambda number: "%41=" if number < MOST_ENCODED - 100 else "",
+}
+
+
+def test_no_form_of_many_fields_is_dear(team: Team, share: Share[str]) -> None:
+    found: dict[str, Any] = {}
+    for number, rule in enumerate(rules(team.app, "POST")):
+        if rule.endpoint in PUBLIC:
+            continue
+        identity = add_both(team, f"Ann {number}", f"ann{number}@example.com")
+        path = path_of(rule, identity)
+        size = most_bytes(team.app, path) - 10
+        begin = f"csrf_token={team.csrf_token}&unknown="
+        plain = min(spent(post(team.client, path, begin.encode() + b"x" * (size - len(begin)))) for _ in range(2))
+
+        def many(part: int, name: str, begin: str = begin, size: int = size) -> bytes:
+            """Return the largest form with as many fields as it may have, or a part of them."""
+            fields, left = [], size - len(begin) - 1
+            for number in range(MOST_FIELDS // part - 10):
+                field = FIELDS[name](number)
+                if (left := left - len(field) - 1) < 0:
+                    break
+                fields.append(field)
+            return f"{begin}{'x' * max(left, 0)}&{'&'.join(fields)}".encode()
+
+        for name in share(FIELDS, number):
+            team.sql.execute("DELETE FROM logon_attempts")
+            quarter, whole = (post(team.client, path, many(part, name)) for part in (4, 1))
+            if told := faults(quarter, whole, plain):
+                found[f"{path} {name}"] = told
+        assert post(team.client, path, b"&" * (MOST_FIELDS + 1))() == 413
+        assert post(team.client, path, b"%41" * (MOST_ENCODED + 1))() == 413 or size < 3 * MOST_ENCODED
+    assert not found
+
+
+def test_no_group_with_many_members_is_dear_to_merge(team: Team) -> None:
+    identity = add_both(team)
+    path, size = f"/groups/{identity}/edit", GROUP_BYTES - 1000
+    begin = f"csrf_token={team.csrf_token}&name=Ann&version=0&opened=&opened_members="
+    plain = min(spent(post(team.client, path, begin.encode() + b"x" * size)) for _ in range(2))
+    quarter, whole = (post(team.client, path, f"{begin}1{'+1' * (part // 2)}".encode()) for part in (size // 4, size))
+    assert not faults(quarter, whole, plain)
+
+
+ITEMS = {
+    "ids": "id={0}",
+    "contacts": "contact={0}",
+    "searches": "q=a",
+    "nothing": "",
+    "names": "x{0}=",
+    "signs": "%41=",
+}
+
+
+def test_no_address_of_many_arguments_is_dear(team: Team, share: Share[str]) -> None:
+    identity, found = add_both(team), {}
+    for number, rule in enumerate(rules(team.app, "GET")):
+        path = path_of(rule, identity)
+        plain = min(spent(get(team.client, path, "unknown=" + "x" * (LINE_BYTES - 8))) for _ in range(2))
+        for name in share(ITEMS, number):
+            text = "&".join(ITEMS[name].format(number + 1) for number in range(LINE_BYTES))
+            quarter, whole = (get(team.client, path, text[:size]) for size in (LINE_BYTES // 4, LINE_BYTES))
+            if told := faults(quarter, whole, plain):
+                found[f"{path} {name}"] = told
+    assert not found
+
+
+def test_no_head_of_many_lines_is_dear(team: Team) -> None:
+    most = Config().limit_request_fields - 3
+
+    def ask(lines: int) -> Act:
+        environ = {f"HTTP_X_{number}": "x" * (HEAD_BYTES // most - 20) for number in range(lines)}
+        return lambda: check(team.client.get("/contacts", environ_overrides=environ))
+
+    environ = {"HTTP_X_1": "x" * head_room("X-1")}
+    plain = min(spent(lambda: team.client.get("/contacts", environ_overrides=environ)) for _ in range(2))
+    assert not faults(ask(most // 4), ask(most), plain)
