@@ -818,6 +818,10 @@ def test_an_address_takes_one_line_on_a_narrow_screen(new_page: NewPage, team: T
         return range.getClientRects().length;
     }"""
     assert page.get_by_role("cell", name="contact37@example.com").evaluate(line) == 1
+    page.goto("/groups")
+    page.get_by_role("main").get_by_text("Create contact group", exact=True).click()
+    address = dialog(page).get_by_text("contact37@example.com")
+    assert address.evaluate("small => small.scrollWidth <= small.clientWidth")
 
 
 @pytest.mark.parametrize("width", [WIDE, NARROW])
