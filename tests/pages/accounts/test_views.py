@@ -649,6 +649,26 @@ def test_guesses_of_the_current_password_are_counted_by_the_session(team: Team) 
     assert log_on(team.app.test_client(), team.email).status_code == 303, "of another session and of no session yet"
 
 
+@pytest.mark.parametrize("table", ["sessions", "logon_attempts"])
+def test_rows_that_somebody_has_locked_keep_nobody_from_logging_on_or_reading(
+    team: Team, other_team: Team, table: str
+) -> None:
+    """Each log-on removes what is too old, whoever's it is, and a page notes that its session is in use."""
+    for statement in (
+        "UPDATE sessions SET created_at = now() - interval '31 days' WHERE user_id = %(team)s",
+        "UPDATE sessions SET seen_at = now() - interval '1 hour' WHERE user_id = %(other)s",
+        """INSERT INTO logon_attempts (email_hash, address, at)
+            VALUES (sha256(%(team)s::text::bytea), '192.0.2.1', now() - interval '1 hour')""",
+    ):
+        team.sql.execute(statement, {"team": team.user_id, "other": other_team.user_id})
+    with psycopg.connect(team.sql.info.dsn) as holder:
+        assert holder.execute(f"SELECT FROM {table} FOR UPDATE").rowcount
+        begin = time.monotonic()
+        assert log_on(team.app.test_client(), other_team.email).status_code == 303
+        assert other_team.get("/contacts").status_code == 200
+        assert time.monotonic() - begin < 3
+
+
 def test_logging_on_again_ends_the_session_before(team: Team) -> None:
     assert team.post("/logon", {"email": team.email, "password": PASSWORD}).status_code == 303
     former = team.app.test_client()
