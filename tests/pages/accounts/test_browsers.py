@@ -235,18 +235,19 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     ],
 )
 def test_settings_that_do_not_fit_the_proxy_are_told_in_one_line_without_an_address(
+    app: Flask,  # its database
     settings: dict[str, str],
     log: pytest.LogCaptureFixture,
     set_to: dict[str, str],
     headers: dict[str, str],
     told: str | None,
 ) -> None:
-    app = create_app(settings | set_to)
+    proxied = create_app(settings | set_to)
     # Over HTTPS no test client gets its cookie back by http.
-    app.config["SESSION_COOKIE_SECURE"] = False
+    proxied.config["SESSION_COOKIE_SECURE"] = False
 
     def try_password() -> TestResponse:
-        return log_on(app.test_client(), "nobody@example.com", "a guess", headers=headers)
+        return log_on(proxied.test_client(), "nobody@example.com", "a guess", headers=headers)
 
     for _ in range(3):
         assert try_password().status_code in (422, 429)
