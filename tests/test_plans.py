@@ -1,5 +1,8 @@
 """Show that what people and workers do reads the rows of one account, however many accounts there are."""
 
+from collections.abc import Callable
+from urllib.parse import quote
+
 import psycopg
 import pytest
 
@@ -8,6 +11,8 @@ from contacts_app.config import StartError
 from contacts_app.contacts.models import Contact
 from contacts_app.core.db import db
 from contacts_app.delivery import housekeeping
+from contacts_app.web.arguments import LONGEST_SEARCH
+from tests.conftest import watched_statements
 from tests.growth import (
     CHANNELS_SET_UP,
     CONTACTS,
@@ -182,3 +187,80 @@ def test_a_large_account_among_many_small_ones_is_read_by_its_keys(new_database,
         # How a foreign key looks a contact up.
         plan = connection.execute("EXPLAIN SELECT 1 FROM contacts WHERE account_id = 1 AND id = 1 FOR KEY SHARE")
         assert "contacts_pkey" in "".join(line for (line,) in plan)
+
+
+# Names and texts that many searches agree with for long, and 1,000 alerts of the greatest length.
+ALIKE = """
+    UPDATE contacts SET name = repeat('a', 64), email = repeat('a', 50) || id || '@' || repeat('a', 60) || '.io'
+    WHERE account_id = 300;
+    UPDATE groups SET name = repeat('a', 60) || id WHERE account_id = 300;
+    INSERT INTO alerts (account_id, id, kind, source, integration_id, integration_name, addressee, title, text,
+        severity, status)
+    SELECT 300, 10000000 + n, 'alert', 'Alertmanager', 300, 'Alertmanager', repeat('a', 64), repeat('a', 200),
+        repeat('a', 4000), '', 'firing'
+    FROM generate_series(1, 1000) AS n;
+    ANALYZE alerts, contacts, groups;
+"""
+SEARCHES = (
+    *(
+        "%",
+        "_",
+        "\\",
+        "%_\\",
+        "%a",
+        "_%",
+        "\\%",
+        "'",
+        '"',
+        "$",
+        "(a+)+",
+        ".*",
+        "[a-z]*",
+        "^$",
+        " a",
+        "a",
+        "1",
+        "a@",
+        ".",
+    ),
+    *("\ufdfa", "\u0316\u0300", "\u0130", "\u1100\u1161\u11a8", "\u1e9e", "0x", "::", "/*", "--"),
+)
+
+
+def test_no_search_costs_the_server_much_more_than_plain_letters(full) -> None:
+    app, connection = full
+    connection.execute(ALIKE)
+    team, found = Team(app, 300), {}
+    texts = {text: (text * LONGEST_SEARCH)[:LONGEST_SEARCH] for text in SEARCHES}
+    texts |= {
+        "the first differs": "b" + "a" * (LONGEST_SEARCH - 1),
+        "the last differs": "a" * (LONGEST_SEARCH - 1) + "b",
+    }
+    texts |= {"one differs": "a" * 100 + "b" + "a" * (LONGEST_SEARCH - 101), "half": "b" + "a" * (LONGEST_SEARCH // 2)}
+
+    def page(path: str) -> Callable[[str], int]:
+        return lambda text: team.client.get(path + quote(text)).status_code
+
+    def picker(text: str) -> int:
+        return team.client.post("/groups/members", data={"csrf_token": team.csrf_token, "pick": text}).status_code
+
+    asked = {f"{field}": page(f"/contacts?field={field}&q=") for field in ("name", "mobile", "email")}
+    asked |= {"groups": page("/groups?q="), "notifications": page("/notifications?q="), "picker": picker}
+
+    def seconds(ask: Callable[[str], int], text: str) -> float:
+        """Return what the server takes for all that is asked of it."""
+        with watched_statements() as sent:
+            assert ask(text) == 200
+        return sum(one.seconds for one in sent)
+
+    for name, ask in asked.items():
+        plain = max(min(seconds(ask, "x" * LONGEST_SEARCH) for _ in range(3)), 0.002)
+        for words, text in texts.items():
+            took = seconds(ask, text)
+            for _ in range(4):  # the least of several: what else the machine does only adds
+                if took <= 20 * plain:
+                    break
+                took = min(took, seconds(ask, text))
+            else:
+                found[f"{name} {words}"] = f"{took * 1000:.1f} ms for {plain * 1000:.1f} ms"
+    assert not found

@@ -9,11 +9,13 @@ from .fields import clean_text
 
 PAGE_SIZE = 100  # rows of a list
 
+LONGEST_SEARCH = 254  # as an address may be
+
 
 def read_text(value: str) -> str:
     """Return what to search for; what cannot stand in a name is a 400."""
     try:
-        return clean_text(value, 254, "A search")
+        return clean_text(value, LONGEST_SEARCH, "A search")
     except ValueError as error:
         raise BadRequest(f"This cannot be searched for. {error}") from None
 
