@@ -18,6 +18,7 @@ from flask import Flask
 from psycopg.conninfo import conninfo_to_dict
 
 from contacts_app import create_app
+from contacts_app.accounts.permissions import public
 from contacts_app.accounts.setup import setup_token
 from contacts_app.contacts.models import Contact
 from contacts_app.core import db
@@ -234,6 +235,7 @@ def test_an_unexpected_exception_is_a_sentence_and_its_words_are_not_logged(
     app = create_app(settings)
 
     @app.get("/fails")
+    @public
     def fails() -> str:
         raise ValueError(f"no good value: {SECRETS[3]}")
 
