@@ -1,51 +1,64 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test chaos lint sbom bench bench-speed bench-growth
+.PHONY: help run dev test check chaos lint format sbom bench bench-speed bench-growth
 
-run: .venv/installed
+help: ## List all commands.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+run: .venv/installed ## Run the console: database, web server and delivery worker, until Ctrl-C.
 	@exec $(BIN)/python -m flask --app wsgi serve
+
+dev: .venv/installed-tests ## Run it for development: samples, reload on change, stand-ins that receive what it sends.
+	@exec $(BIN)/python -m tests.dev
 
 # For a user who may not install packages, .venv/chromium holds the browser and a library of its driver.
 PYTEST = PATH="$(CURDIR)/.venv/chromium:$$PATH" LD_LIBRARY_PATH="$(CURDIR)/.venv/chromium/lib" $(BIN)/python -m pytest
 
-test: .venv/installed-tests
+test: .venv/installed-tests ## Run all tests.
 	@tests/browser/get-chromium
 	@tests/intake/get-alertmanager
 	@tests/get-pgbouncer
 	@$(PYTEST)
 
+check: lint ## Lint, and run the tests that need neither a browser nor long runs of processes.
+	@$(PYTEST) --ignore=tests/browser
+
 # What takes too long for each change: kills, faults, crowds and clocks, and every case of what make test takes a share of.
-chaos: .venv/installed-tests
+chaos: .venv/installed-tests ## Run what takes too long for each change: kills, faults, crowds, clocks, every case.
 	@tests/browser/get-chromium
 	@$(PYTEST) --chaos -n 0 -s tests/chaos tests/test_attacks.py tests/test_costs.py tests/test_model.py tests/api/test_alerts.py tests/browser/test_accessibility.py \
 		tests/delivery/test_faults.py tests/delivery/test_neighbours.py tests/delivery/test_order.py tests/delivery/test_stopping.py \
 		tests/ops/test_front.py tests/test_killed.py tests/ops/test_serve.py::test_what_was_confirmed_survives_kill_9
 
 # Bandit's stderr only lists the parts of a statement that a nosec was not needed for; what it finds goes to stdout.
-lint: .venv/installed-tests
+lint: .venv/installed-tests ## Check format, style, types and security.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive contacts_app wsgi.py 2>/dev/null
 
-# The bill of materials, in CycloneDX's JSON; the same requirements give the same file.
+format: .venv/installed-tests ## Format the code, and fix what can be fixed by itself.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# In CycloneDX's JSON; the same requirements give the same file.
 sbom: SBOM = build/sbom.json
-sbom: .venv/installed-tests
+sbom: .venv/installed-tests ## Write the bill of materials, build/sbom.json.
 	@mkdir -p $(dir $(SBOM))
 	@$(BIN)/cyclonedx-py requirements --output-reproducible --output-format JSON --output-file $(SBOM) requirements.txt
 
-# Takes minutes and the whole machine; BENCH_SECONDS=60 watches the deliveries for a minute only.
-bench: .venv/installed-tests
+# BENCH_SECONDS=60 watches the deliveries for a minute only.
+bench: .venv/installed-tests ## Measure a burst of alerts, then the speed of pages: minutes, and the whole machine.
 	@$(BIN)/python -W ignore -m tests.bench.burst $(BENCH_SECONDS)
 	@$(MAKE) --no-print-directory bench-speed
 
-# Takes ten minutes and the whole machine; SPEED="--rounds 1 --seconds 1" takes one.
-bench-speed: .venv/installed-bench
+# SPEED="--rounds 1 --seconds 1" takes one minute.
+bench-speed: .venv/installed-bench ## Measure the speed of pages beside the alternatives: ten minutes.
 	@$(BIN)/python -W ignore -m tests.bench.speed $(SPEED)
 
-# 10 million contacts: takes minutes, the whole machine and 8 GB of disk; GROWTH="1000 10000" grows to a million only.
-bench-growth: .venv/installed-bench
+# GROWTH="1000 10000" grows to a million only.
+bench-growth: .venv/installed-bench ## Measure 10 million contacts: minutes, and 8 GB of disk.
 	@$(BIN)/python -W ignore -m tests.bench.growth $(GROWTH)
 	@$(BIN)/python -W ignore -m tests.bench.account
 
