@@ -36,7 +36,7 @@ class StartError(Exception):
 
 @dataclass(frozen=True)
 class Settings:
-    """Hold the settings of one running console, as README's table lists them."""
+    """Hold the settings of one running console, as docs/operating.md lists them."""
 
     host: str
     port: int

@@ -1,4 +1,4 @@
-"""Print README's table of dependencies, with the dates of their last releases as pip's index has them.
+"""Print the table of dependencies in docs/operating.md, with the dates of their last releases as pip's index has them.
 
 `python -m tests.dependencies` asks the index that pip is set up with, in the way that pip itself does.
 """
@@ -29,8 +29,8 @@ def pins() -> dict[str, str]:
 
 
 def rows() -> dict[str, tuple[str, str, date, str]]:
-    """Return version, purpose, last release and remark of each dependency in README's table, by its name."""
-    found = ROW.findall((PROJECT / "README.md").read_text())
+    """Return version, purpose, last release and remark of each dependency in docs/operating.md, by its name."""
+    found = ROW.findall((PROJECT / "docs/operating.md").read_text())
     return {name: (version, use, date.fromisoformat(day), rest) for name, version, use, day, rest in found}
 
 

@@ -3,10 +3,9 @@
 import base64
 import multiprocessing
 import os
-import re
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import certifi
 import pytest
@@ -288,20 +287,3 @@ def test_a_relative_data_folder_is_the_same_one_wherever_a_process_stands(
     relative = os.path.relpath(tmp_path / "data", PROJECT)
     monkeypatch.chdir(tmp_path)
     assert loaded(DATA_DIR=relative).data_dir.resolve() == (tmp_path / "data").resolve()
-
-
-class Asked(dict[str, str]):
-    """Remember which names were asked for."""
-
-    names: ClassVar[set[str]] = set()
-
-    def get(self, name: str, default: Any = None) -> Any:
-        self.names.add(name)
-        return super().get(name, default)
-
-
-def test_readme_lists_every_setting() -> None:
-    for environ in ({}, SMTP, ALIYUN, TWILIO):
-        load(Asked({"SECRET_KEY": KEY} | environ))
-    table = (PROJECT / "README.md").read_text().partition("## Settings")[2].partition("\n## ")[0]
-    assert Asked.names == set(re.findall(r"`([A-Z][A-Z_]{3,})`", table))

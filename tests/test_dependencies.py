@@ -1,4 +1,4 @@
-"""Show that all that the console runs with is pinned, alive, told of in README and in the bill of materials."""
+"""Show that all that the console runs with is pinned, alive, documented and in the bill of materials."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 from contacts_app.config import PROJECT
 from tests import dependencies
 
-COUNTED_FROM = date(2025, 5, 25)  # 18 months before README's table was made
+COUNTED_FROM = date(2025, 5, 25)  # 18 months before the table was made
 
 
 def test_every_package_that_another_brings_along_is_pinned_too() -> None:
@@ -33,7 +33,7 @@ def test_every_package_that_another_brings_along_is_pinned_too() -> None:
     assert pinned.keys() == {canonicalize_name(Requirement(each).name) for each in seen}, "nothing needs the rest"
 
 
-def test_readme_tells_of_every_dependency_its_version_and_whether_it_is_alive() -> None:
+def test_every_dependency_is_documented_with_its_version_and_whether_it_is_alive() -> None:
     rows = dependencies.rows()
     assert {name: version for name, (version, *_) in rows.items()} == dependencies.pins()
     for name, (_, use, day, reason) in rows.items():

@@ -147,7 +147,7 @@ def measure(sides: list[Side]) -> None:
 
 
 def table(small: dict[str, Measured], big: dict[str, Measured]) -> str:
-    """Return the table for README."""
+    """Return the table for docs/measurements.md."""
     lines = [
         "| | statements | pages read | | database, ms | | ratio | whole, ms | | ratio |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",

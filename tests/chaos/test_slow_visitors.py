@@ -40,11 +40,11 @@ def site(folder: Path) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def proxy(folder: Path, site: Site) -> Iterator[int]:
-    """Return the port of an nginx with the lines of README."""
+    """Return the port of an nginx as docs/operating.md sets it up."""
     program = shutil.which("nginx")
     if not program:
         pytest.fail("nginx is not installed: apt-get install nginx", False)
-    location = re.search(r"^    location / \{.*?^    \}", (PROJECT / "README.md").read_text(), re.M | re.S)
+    location = re.search(r"^    location / \{.*?^    \}", (PROJECT / "docs/operating.md").read_text(), re.M | re.S)
     assert location
     port, temporary = free_port(), folder / "nginx"
     temporary.mkdir()
