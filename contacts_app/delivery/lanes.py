@@ -3,9 +3,10 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 SLOW_SECONDS = 0.5  # at work on one claim, after which another thread is started in its place
+KNOWN_SECONDS = 0.5  # for which it need not be asked again whether anything is due
 MOST_THREADS = 48  # of a channel: so many accounts but one may hang at once
 
 
@@ -24,9 +25,11 @@ class Lane:
         self.wake = threading.Event()
         self.claiming = threading.Lock()  # what an account holds is known before the next claim
         self.turn = 0  # the account that was served last
+        self.announced = 0  # how often something was
         self.seen = 0.0  # when one of the threads last came round
         self.threads: list[threading.Thread] = []
         self._held: dict[int, tuple[int, float]] = {}  # by thread: the account and since when
+        self._quiet = (-1, frozenset[int](), 0.0)  # what was announced, but for which accounts, until when
         self._changing = threading.Lock()
 
     def busy(self) -> list[int]:
@@ -44,6 +47,20 @@ class Lane:
         full = {account_id for account_id, count in counts.items() if count >= self.share}
         slow = {account_id for account_id, began in others if began < since}
         return sorted(full | slow if is_last else full)
+
+    def announce(self) -> None:
+        """Have the threads look for what was queued."""
+        self.announced += 1
+        self.wake.set()
+
+    def is_quiet(self, passed_over: Collection[int]) -> bool:
+        """Tell whether it is known that nothing is due but for these accounts: each claim of a flood wakes all."""
+        announced, accounts, until = self._quiet
+        return announced == self.announced and accounts.issubset(passed_over) and time.monotonic() < until
+
+    def note_quiet(self, passed_over: Collection[int], announced: int) -> None:
+        """Note that nothing but for these accounts was due, asked when so much had been announced."""
+        self._quiet = (announced, frozenset(passed_over), time.monotonic() + KNOWN_SECONDS)
 
     def hold(self, account_id: int) -> None:
         """Note that this thread works for the account from now on."""

@@ -129,7 +129,7 @@ class Worker:
                         while not self.stopping.is_set():
                             for _ in raw.notifies(timeout=1, stop_after=1):
                                 for lane in self.lanes.values():
-                                    lane.wake.set()
+                                    lane.announce()
                     finally:
                         connection.invalidate()  # it listens, and may be lost: it is not for the others
             except (sa.exc.SQLAlchemyError, psycopg.Error, StartError):
@@ -198,9 +198,12 @@ class Worker:
             busy, full = lane.busy(), lane.full()
             for passed_over in (busy, full) if busy != full else (full,):
                 turns = 0
-                while turns < MOST_TURNS and not self.stopping.is_set():
+                while turns < MOST_TURNS and not self.stopping.is_set() and not lane.is_quiet(passed_over):
+                    announced = lane.announced
                     found = messages.claim(channel, lane.turn, self.settings, passed_over)
                     if found.turn is None:
+                        if passed_over:
+                            lane.note_quiet(passed_over, announced)
                         break
                     lane.turn = found.turn
                     if found.claimed:

@@ -1,18 +1,20 @@
 """Show that what hangs for one account delays no message of another."""
 
+import threading
 import time
 from collections.abc import Callable
 
 import pytest
 
-from tests.conftest import Team, wait_for
+from tests.conftest import Team, wait_for, watched_statements
 from tests.delivery import test_worker as deliveries
 from tests.delivery.counterparts import MailServer
-from tests.delivery.test_worker import Process, Robots, Texts, listeners, tell
+from tests.delivery.test_worker import Courier, Process, Robots, Texts, listeners, tell
 
 authority, _dingtalk, _smtp, _texts = deliveries.authority, deliveries._dingtalk, deliveries._smtp, deliveries._texts
 chat, post, texts, database_url = deliveries.chat, deliveries.post, deliveries.texts, deliveries.database_url
 settings, app, team, start = deliveries.settings, deliveries.app, deliveries.team, deliveries.start
+new_courier = deliveries.new_courier
 SHARE = 4  # of the threads of a channel, which an account may hold
 DELAY = 2  # seconds that another account may cost
 
@@ -71,3 +73,28 @@ def test_what_hangs_for_some_accounts_delays_no_other(
     finally:
         for server in (chat, texts, post):
             server.release()
+
+
+def test_a_thread_asks_once_for_others_while_one_account_may_hold_no_more_threads(
+    team: Team, new_team: Callable[..., Team], new_courier: Callable[..., Courier], texts: Texts
+) -> None:
+    courier = new_courier(DELIVERY_THREADS="1")
+    lane = courier.worker.lanes["sms"]
+    team.add(mobile="+8613900000001")
+    tell(team)
+    held = threading.Thread(target=lane.hold, args=(team.account_id,))
+    held.start()
+    held.join()
+    with watched_statements() as sent:
+        assert not courier.step("sms")
+        assert sent
+        sent.clear()
+        assert not courier.step("sms")
+        assert sent == []
+    other = new_team()
+    other.add(mobile="+8613900000002")
+    tell(other)
+    lane.announce()
+    assert courier.step("sms")
+    assert [text.mobile for text in texts.messages] == ["+8613900000002"]
+    wait_for(lambda: not lane.is_quiet([team.account_id]), what="the next look, which nobody announces")
