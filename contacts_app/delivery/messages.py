@@ -12,7 +12,7 @@ from uuid import uuid4
 import psycopg
 import sqlalchemy as sa
 
-from ..config import Settings, StartError
+from ..config import Settings
 from ..core.db import db
 from . import limits, order
 from .attempts import (
@@ -109,17 +109,6 @@ _claim = sa.text(f"""
     WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, deliveries.channel)
         = (chosen.account_id, chosen.alert_id, chosen.contact_id, chosen.channel)
 """)  # nosec B608
-_stopped = sa.text("""
-    SELECT alert_id, contact_id
-    FROM unnest(CAST(:account_ids AS bigint[]), CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[]))
-        AS claimed (account_id, alert_id, contact_id)
-    CROSS JOIN LATERAL (
-        SELECT FROM deliveries
-        WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, channel)
-            = (claimed.account_id, claimed.alert_id, claimed.contact_id, :channel) AND cancelled_by IS NOT NULL
-        LIMIT 1
-    ) AS stopped
-""")
 # What somebody holds a lock on is claimed again when its lease is over.
 _release = sa.text("""
     UPDATE deliveries SET
@@ -201,26 +190,20 @@ def _claim_of(account_id: int, ids: Sequence[int], channel: str, settings: Setti
     return Claims(account_id, claimed, is_busy or bool(ended or rows))
 
 
-def record(channel: str, results: Sequence[Result], patience: float) -> None:
-    """Write down what became of messages; while the database is away, try for `patience` seconds."""
-    keep([one for result in results for one in limits.of_digest(result)], patience)
+def record(
+    channel: str, results: Sequence[Result], patience: float, rest: Sequence[Claimed] = ()
+) -> set[tuple[int, int]]:
+    """Write down what became of messages; while the database is away, try for `patience` seconds.
+
+    Return which of the rest hold what somebody has stopped meanwhile: the ids of alert and contact.
+    """
+    stopped = keep([one for result in results for one in limits.of_digest(result)], patience, rest=whole(rest))
     lost = [one.claimed for one in results if one.outcome.state != "sent" and not one.outcome.is_uncertain]
     limits.give_back(channel, lost)
-
-
-def stopped(channel: str, claims: Sequence[Claimed]) -> set[tuple[int, int]]:
-    """Return which of the claimed messages hold what somebody has stopped meanwhile: the ids of alert and contact."""
-    try:
-        rows = db.session.execute(_stopped, {"channel": channel} | columns(whole(claims), *KEY)).all()
-        db.session.commit()
-    except (sa.exc.SQLAlchemyError, StartError):
-        db.session.rollback()
-        return set()  # what cannot be asked now is sent
-    found = {(row.alert_id, row.contact_id) for row in rows}
     return {
         (one.alert_id, one.contact_id)
-        for one in claims
-        if any((part.alert_id, part.contact_id) in found for part in whole([one]))
+        for one in rest
+        if any((part.alert_id, part.contact_id) in stopped for part in whole([one]))
     }
 
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from ..config import StartError
 from ..core.db import db
 from . import robots
-from .attempts import KEY, Result, columns, limit_lock_waits, pause
+from .attempts import KEY, Claimed, Result, columns, limit_lock_waits, pause
 from .channels import Outcome
 
 logger = logging.getLogger("contacts_app")
@@ -89,6 +89,17 @@ _forget_sent = sa.text(f"""
                 deliveries.channel) = (sent.account_id, sent.alert_id, sent.contact_id, sent.channel) AND {NOT_ENDED})
         FOR UPDATE SKIP LOCKED)
 """)  # nosec B608
+_stopped = sa.text("""
+    SELECT alert_id, contact_id
+    FROM unnest(CAST(:account_ids AS bigint[]), CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[]))
+        AS claimed (account_id, alert_id, contact_id)
+    CROSS JOIN LATERAL (
+        SELECT FROM deliveries
+        WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, channel)
+            = (claimed.account_id, claimed.alert_id, claimed.contact_id, :channel) AND cancelled_by IS NOT NULL
+        LIMIT 1
+    ) AS stopped
+""")
 # What channel_states says already is no news; beside news that waits, everything is.
 _keep_news = sa.text("""
     INSERT INTO channel_news (account_id, contact_id, channel, works, used, answer)
@@ -160,13 +171,21 @@ _ask_for_check = sa.text("""
 _waiting_news = sa.text("SELECT DISTINCT account_id FROM channel_news ORDER BY account_id")
 
 
-def keep(results: Sequence[Result], patience: float, robot: dict[str, Any] | None = None) -> None:
+def keep(
+    results: Sequence[Result], patience: float, robot: dict[str, Any] | None = None, rest: Sequence[Claimed] = ()
+) -> set[tuple[int, int]]:
     """Write down what became of attempts of one account; while the database is away, try for `patience` seconds.
 
     First that, and what is news of the channels, in one transaction that waits for nobody's lock; then what may wait.
+    Return which of the rest of the claims somebody has stopped meanwhile: the ids of alert and contact.
     """
+    stopped: set[tuple[int, int]] = set()
+
+    def record() -> None:
+        stopped.update(_record(results, rest))
+
     try:
-        persist(lambda: _record(results), patience)
+        persist(record, patience)
     except Exception as error:
         logger.error("An answer could not be written down: %s", reason(error))
         db.session.rollback()
@@ -175,9 +194,10 @@ def keep(results: Sequence[Result], patience: float, robot: dict[str, Any] | Non
             result._replace(outcome=result.outcome._replace(answer="") if result.outcome.state == "sent" else plain)
             for result in results
         ]
-        persist(lambda: _record(results), patience)
+        persist(record, patience)
     if robot:
         persist(lambda: robots.note_sent(robot, results), patience)
+    return stopped
 
 
 def write_what_waited() -> None:
@@ -223,15 +243,20 @@ def reason(error: Exception) -> str:
     return type(original or error).__name__ if not isinstance(error, StartError) else str(error)
 
 
-def _record(results: Sequence[Result]) -> None:
-    """Write down what became of the attempts, each if it is still ours, with what is news of the channels."""
+def _record(results: Sequence[Result], rest: Sequence[Claimed]) -> set[tuple[int, int]]:
+    """Write down what became of the attempts, each if it is still ours, with what is news of the channels.
+
+    Return which of the rest somebody has stopped.
+    """
     channel, account_id = results[0].channel, results[0].claimed.account_id
     db.session.execute(_finish, {"channel": channel} | _finished(results))
     said = {result.claimed.contact_id: result for result in results if _says_something(result)}
     is_news = said and db.session.execute(_keep_news, {"channel": channel} | _news(list(said.values()))).all()
+    stopped = db.session.execute(_stopped, {"channel": channel} | columns(rest, *KEY)).all() if rest else ()
     db.session.commit()
     if is_news:
         note_news(account_id)
+    return {(row.alert_id, row.contact_id) for row in stopped}
 
 
 def _finished(results: Sequence[Result]) -> dict[str, list[Any]]:

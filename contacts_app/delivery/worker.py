@@ -182,8 +182,7 @@ class Worker:
                 continue
             results.append(attempt(channel, claimed, self.settings, senders))
             if time.monotonic() > write_at:
-                messages.record(channel, results, self.settings.delivery_lease)
-                stopped = messages.stopped(channel, claims[index + 1 :])
+                stopped = messages.record(channel, results, self.settings.delivery_lease, claims[index + 1 :])
                 results, write_at = [], time.monotonic() + WRITE_SECONDS
         if results:
             messages.record(channel, results, self.settings.delivery_lease)
