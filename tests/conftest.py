@@ -27,9 +27,10 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from werkzeug.test import TestResponse
 
 from contacts_app import create_app, migrations
-from contacts_app.accounts.models import Session, _digest, _hasher
+from contacts_app.accounts.models import Session, _hasher
 from contacts_app.contacts.models import Contact, decrypted
-from contacts_app.core.db import db
+from contacts_app.core.db import all_accounts, db
+from contacts_app.core.encryption import digest
 from contacts_app.ops import embedded
 
 PASSWORD = "correct horse battery"
@@ -179,7 +180,7 @@ def settings(database_url: str, data_dir: Path) -> dict[str, str]:
 def app(settings: dict[str, str]) -> Flask:
     """Return the console on the migrated database."""
     app = create_app(settings)
-    with app.app_context():
+    with app.app_context(), all_accounts():
         migrations.upgrade()
     return app
 
@@ -222,7 +223,7 @@ class Team:
             columns["email"] = f"contact{next(_numbers)}@example.com"
         columns |= {"account_id": self.account_id, "name": name}
         if robot := {key: columns.pop(key) for key in ("dingtalk_url", "dingtalk_secret") if key in columns}:
-            with self.app.app_context():
+            with self.app.app_context(), all_accounts():
                 contact = Contact(account_id=self.account_id, id=columns.get("id") or Contact.next_id(), **robot)
                 columns |= {"id": contact.id, "dingtalk_url_hash": contact.dingtalk_url_hash}
                 columns |= {f"{key}_encrypted": getattr(contact, f"{key}_encrypted") for key in robot}
@@ -235,7 +236,7 @@ class Team:
         cursor = self.sql.cursor(row_factory=psycopg.rows.dict_row)
         query = "SELECT * FROM contacts WHERE account_id = %s ORDER BY id"
         rows = cursor.execute(query, [self.account_id]).fetchall()
-        with self.app.app_context():
+        with self.app.app_context(), all_accounts():
             for row in rows:
                 for key in ("dingtalk_url", "dingtalk_secret"):
                     row[key] = decrypted(row.pop(f"{key}_encrypted"), row["account_id"], row["id"], key)
@@ -261,7 +262,7 @@ def new_team(app: Flask, sql: psycopg.Connection) -> Callable[..., Team]:
         ).fetchone()[0]
         sql.execute(
             f"INSERT INTO {Session.__tablename__} (token_hash, account_id, user_id) VALUES (%s, %s, %s)",
-            [_digest(token), account_id, user_id],
+            [digest(token), account_id, user_id],
         )
         signer = app.session_interface.get_signing_serializer(app)
         cookie = signer.dumps({"token": token, "csrf_token": CSRF_SECRET, "_permanent": True})
@@ -340,7 +341,7 @@ def full_app(app: Flask, settings: dict[str, str]) -> Iterator[Flask]:
     """Return the console with every channel set up; it sends nothing by itself."""
     full = create_app(settings | ALL_CHANNELS)
     yield full
-    with full.app_context():
+    with full.app_context(), all_accounts():
         db.engine.dispose()
 
 

@@ -19,7 +19,7 @@ from werkzeug.test import TestResponse
 
 from contacts_app.cli import CHORES
 from contacts_app.cli.demo import SAMPLE_NAMES
-from contacts_app.core.db import db
+from contacts_app.core.db import all_accounts, db
 from contacts_app.delivery import housekeeping
 from contacts_app.delivery.channels import Outcome
 from contacts_app.delivery.worker import Worker
@@ -207,7 +207,7 @@ class _Sent:
 
 
 def _work(act: Callable[[Worker], Any], team: Team) -> None:
-    with team.app.app_context(), patch.object(db.session, "commit", db.session.flush):
+    with team.app.app_context(), all_accounts(), patch.object(db.session, "commit", db.session.flush):
         act(Worker(team.app, team.app.extensions["settings"], CHORES))
 
 
@@ -314,7 +314,7 @@ class Explainer:
         self.admin.execute("LOAD 'auto_explain'")
         for name, value in self.settings.items():
             self.admin.execute(f"ALTER DATABASE {self.database} SET {name} = '{value}'")
-        with self.app.app_context():
+        with self.app.app_context(), all_accounts():
             self.engine = db.engine
         self.engine.dispose()
         sa.event.listen(self.engine, "connect", self._listen)

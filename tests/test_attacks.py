@@ -18,7 +18,7 @@ from werkzeug.test import TestResponse
 
 from contacts_app import create_app, migrations
 from contacts_app.accounts.setup import setup_token
-from contacts_app.core.db import db
+from contacts_app.core.db import all_accounts, db
 from tests.conftest import HTMX, PASSWORD, Share, Team
 from tests.pages.accounts.test_views import new_address
 
@@ -212,7 +212,7 @@ def settings(database_url: str, data_dir: Path) -> dict[str, str]:
 def app(settings: dict[str, str]) -> Flask:
     """Return the console on that database, migrated."""
     app = create_app(settings)
-    with app.app_context():
+    with app.app_context(), all_accounts():
         migrations.upgrade()
     return app
 
@@ -222,11 +222,11 @@ def setup_app(settings: dict[str, str], new_database: Callable[[], str]) -> Iter
     """Return a console that nobody has set up, its set-up link's token and its database's address."""
     url = new_database()
     app = create_app(settings | {"DATABASE_URL": url})
-    with app.app_context():
+    with app.app_context(), all_accounts():
         migrations.upgrade()
         token = setup_token()
     yield app, token, url
-    with app.app_context():
+    with app.app_context(), all_accounts():
         db.engine.dispose()
 
 

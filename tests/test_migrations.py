@@ -22,7 +22,7 @@ from contacts_app import create_app, migrations
 from contacts_app.config import StartError
 from contacts_app.contacts.models import Contact, decrypted
 from contacts_app.core import postgres
-from contacts_app.core.db import Base, db
+from contacts_app.core.db import Base, all_accounts, db
 from contacts_app.ops import embedded
 from tests.conftest import PASSWORD_HASH, ROBOT, Team, free_port
 from tests.growth import administrator
@@ -629,7 +629,7 @@ def test_the_models_describe_the_migrated_schema(
     app: Flask, database_url: str, new_database: Callable[[], str], settings: dict[str, str]
 ) -> None:
     url = new_database()
-    with create_app(settings | {"DATABASE_URL": url}).app_context():
+    with create_app(settings | {"DATABASE_URL": url}).app_context(), all_accounts():
         Base.metadata.create_all(db.engine)
     modelled, migrated = catalogue(url), catalogue(database_url)
     for kind, found in migrated.items():
@@ -638,7 +638,7 @@ def test_the_models_describe_the_migrated_schema(
 
 def test_alembic_finds_nothing_to_migrate(app: Flask) -> None:
     options = {"compare_type": True, "compare_server_default": True}
-    with app.app_context(), db.engine.connect() as connection:
+    with app.app_context(), all_accounts(), db.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection, opts=options), Base.metadata) == []
 
 
@@ -648,7 +648,7 @@ def revision(url: str) -> str:
 
 
 def upgrade(url: str, settings: dict[str, str], target: str = "head") -> None:
-    with create_app(settings | {"DATABASE_URL": url}).app_context():
+    with create_app(settings | {"DATABASE_URL": url}).app_context(), all_accounts():
         try:
             migrations.upgrade(target)
         finally:
@@ -672,7 +672,7 @@ def test_an_upgrade_encrypts_the_robots_that_are_there(
         upgrade(url, settings)
         # A new file: the old one had the addresses in it.
         assert connection.execute(where).fetchone() != file
-    with create_app(settings | {"DATABASE_URL": url}).app_context():
+    with create_app(settings | {"DATABASE_URL": url}).app_context(), all_accounts():
         found = db.session.scalars(sa.select(Contact).order_by(Contact.name)).all()
         assert [contact.dingtalk_url for contact in found] == [robot, robot, None]
         assert found[0].dingtalk_url_hash == found[1].dingtalk_url_hash
@@ -740,7 +740,7 @@ def test_an_upgrade_from_each_earlier_version_keeps_every_row(
             columns = "SELECT column_name FROM information_schema.columns WHERE table_name = %s"
             there = {name for (name,) in connection.execute(columns, [table])}
             if "dingtalk_url_encrypted" in there:
-                with app.app_context():
+                with app.app_context(), all_accounts():
                     contact = Contact(account_id=MINE, id=MINE, dingtalk_url=row["dingtalk_url"])
                     robot = ("dingtalk_url_encrypted", "dingtalk_url_hash")
                     row = row | {name: getattr(contact, name) for name in robot}
@@ -755,7 +755,7 @@ def test_an_upgrade_from_each_earlier_version_keeps_every_row(
         for old, new in zip(rows, after[table], strict=True):
             old.pop("dingtalk_url", None)
             assert {name: new[name] for name in old} == old, table
-    with app.app_context():
+    with app.app_context(), all_accounts():
         (contact,) = after["contacts"]
         encrypted = contact["dingtalk_url_encrypted"]
         assert decrypted(encrypted, MINE, MINE, "dingtalk_url") == EARLIER_ROWS["contacts"]["dingtalk_url"]

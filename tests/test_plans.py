@@ -9,7 +9,7 @@ import pytest
 from contacts_app import create_app, migrations
 from contacts_app.config import StartError
 from contacts_app.contacts.models import Contact
-from contacts_app.core.db import db
+from contacts_app.core.db import all_accounts, db
 from contacts_app.delivery import housekeeping
 from contacts_app.web.arguments import LONGEST_SEARCH
 from tests.conftest import watched_statements
@@ -48,7 +48,7 @@ def full(new_database, data_dir):
     """Return a console with many accounts, and a superuser's connection to its database."""
     url = new_database()
     app = create_app({"DATABASE_URL": url, "DATA_DIR": str(data_dir), "SECRET_KEY": "k" * 40} | CHANNELS_SET_UP)
-    with app.app_context():
+    with app.app_context(), all_accounts():
         migrations.upgrade()
     with psycopg.connect(administrator(url), autocommit=True) as connection:
         if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = current_user AND rolsuper").fetchone():
@@ -56,7 +56,7 @@ def full(new_database, data_dir):
         fill(connection, 1, ACCOUNTS)
         connection.execute("VACUUM ANALYZE")
         yield app, connection
-    with app.app_context():
+    with app.app_context(), all_accounts():
         db.engine.dispose()
 
 
@@ -94,7 +94,7 @@ def test_encrypting_again_goes_on_where_its_last_part_ended(full) -> None:
     app, connection = full
 
     def encrypt_again(team: Team) -> None:
-        with team.app.app_context(), pytest.raises(StartError):  # those here are encrypted with no key
+        with team.app.app_context(), all_accounts(), pytest.raises(StartError):  # those here are encrypted with no key
             Contact.encrypt_again()
 
     with Explainer(app, connection, "force_generic_plan") as explainer:
@@ -109,7 +109,7 @@ def test_the_start_of_a_worker_reads_no_contacts(full) -> None:
     app, connection = full
 
     def check_all(team: Team) -> None:
-        with team.app.app_context():
+        with team.app.app_context(), all_accounts():
             housekeeping.check_all()
 
     with Explainer(app, connection, "auto") as explainer:
@@ -122,7 +122,7 @@ def test_the_start_of_a_worker_reads_no_contacts(full) -> None:
 def test_a_page_is_as_cheap_before_the_server_has_counted_its_rows(new_database, data_dir, mode: str) -> None:
     url = new_database()
     app = create_app({"DATABASE_URL": url, "DATA_DIR": str(data_dir), "SECRET_KEY": "k" * 40} | CHANNELS_SET_UP)
-    with app.app_context():
+    with app.app_context(), all_accounts():
         migrations.upgrade()
     with psycopg.connect(administrator(url), autocommit=True) as connection:
         for table in ("contacts", "groups", "memberships", "channel_states"):
@@ -130,7 +130,7 @@ def test_a_page_is_as_cheap_before_the_server_has_counted_its_rows(new_database,
         fill(connection, 1, 1)
         with Explainer(app, connection, mode) as explainer:
             explainer.run(Act("list", lambda team: team.get("/contacts")), [Team(app, 1)])
-    with app.app_context():
+    with app.app_context(), all_accounts():
         db.engine.dispose()
     steps = [node for plan in explainer.plans for node in plan.nodes()]
     assert sum(step["Actual Rows"] for step in steps) > 500  # of 100 contacts, their groups and channels
@@ -142,7 +142,7 @@ def test_a_worker_reads_what_it_takes_of_a_flood_that_the_server_has_not_counted
     """Of 150,000 messages two digests of 500 alerts are claimed and recorded; with statistics and without."""
     url = new_database()
     app = create_app({"DATABASE_URL": url, "DATA_DIR": str(data_dir), "SECRET_KEY": "k" * 40} | CHANNELS_SET_UP)
-    with app.app_context():
+    with app.app_context(), all_accounts():
         migrations.upgrade()
     with psycopg.connect(administrator(url), autocommit=True) as connection:
         for table in ("alerts", "deliveries", "send_windows", "sent_deliveries"):
@@ -158,7 +158,7 @@ def test_a_worker_reads_what_it_takes_of_a_flood_that_the_server_has_not_counted
                         explainer.run(act, [Team(app, 1)])
                 plans += explainer.plans
             connection.execute("ANALYZE")
-    with app.app_context():
+    with app.app_context(), all_accounts():
         db.engine.dispose()
     assert [plan.statement for plan in plans if "INSERT INTO sent_deliveries" in plan.statement]
     much = {
@@ -173,7 +173,7 @@ def test_a_worker_reads_what_it_takes_of_a_flood_that_the_server_has_not_counted
 def test_a_large_account_among_many_small_ones_is_read_by_its_keys(new_database, data_dir) -> None:
     url = new_database()
     app = create_app({"DATABASE_URL": url, "DATA_DIR": str(data_dir), "SECRET_KEY": "k" * 40})
-    with app.app_context():
+    with app.app_context(), all_accounts():
         migrations.upgrade()
         db.engine.dispose()
     with psycopg.connect(url, autocommit=True) as connection:

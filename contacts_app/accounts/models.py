@@ -1,6 +1,5 @@
 """Keep accounts, the users who may come in, and the sessions they are in by."""
 
-import hashlib
 import ipaddress
 import secrets
 import unicodedata
@@ -13,7 +12,8 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ..core.db import Base, db, first_row, shown, wait_at_most
+from ..core.db import Base, db, narrowed_to, show_account, wait_at_most
+from ..core.encryption import digest
 
 IDLE_LIMIT = timedelta(hours=12)
 LIFE_LIMIT = timedelta(days=30)
@@ -142,7 +142,7 @@ class User(Base):
         """Log this user off everywhere, except where the session's token is `but`."""
         ended = sa.delete(Session).where(Session.account_id == self.account_id, Session.user_id == self.id)
         if but is not None:
-            ended = ended.where(Session.token_hash != _digest(but))
+            ended = ended.where(Session.token_hash != digest(but))
         db.session.execute(ended)
 
 
@@ -187,13 +187,13 @@ class Session(Base):
         """Open a session for `user` and return its token, which is kept nowhere."""
         cls.forget_ended()
         token = secrets.token_urlsafe(32)
-        db.session.add(cls(token_hash=_digest(token), account_id=user.account_id, user_id=user.id))
+        db.session.add(cls(token_hash=digest(token), account_id=user.account_id, user_id=user.id))
         return token
 
     @classmethod
     def end(cls, token: str) -> None:
         """Close the session, wherever its cookie was copied to."""
-        db.session.execute(sa.delete(cls).where(cls.token_hash == _digest(token)))
+        db.session.execute(sa.delete(cls).where(cls.token_hash == digest(token)))
 
     @classmethod
     def forget_ended(cls) -> None:
@@ -203,38 +203,49 @@ class Session(Base):
         db.session.execute(forgotten, execution_options={"synchronize_session": False})
 
     @classmethod
-    def visitor(cls, token: str, only_reads: bool = False) -> Visitor | None:
+    def visitor(cls, token: str) -> Visitor | None:
         """Return who the live session with this token belongs to, and note now and then that it is in use.
 
-        From here on the rows of this account are shown, and of no other. What `only_reads` gets no transaction.
+        From here on the rows of this account are shown, and of no other.
         """
-        digest = _digest(token)
-        found = first_row(_visitor_query, {"digest": digest}, only_reads)
+        token_hash = digest(token)
+        try:
+            found = db.session.connection().execute(visitor_of_session, {"digest": token_hash}).one_or_none()
+        except sa.exc.SQLAlchemyError:
+            db.session.rollback()  # the page that says so asks again for what it shows
+            raise
         if found is None:
             return None
-        account_id, user_id, email, account_name, contact_count, contact_quota, is_due = found
-        if is_due:
+        show_account(found.account_id)
+        if found.is_due:
             try:
-                free = sa.select(cls.token_hash).where(cls.token_hash == digest).with_for_update(skip_locked=True)
+                free = sa.select(cls.token_hash).where(cls.token_hash == token_hash).with_for_update(skip_locked=True)
                 seen = sa.update(cls).where(cls.token_hash.in_(free)).values(seen_at=sa.func.now())
                 db.session.execute(seen, execution_options={"synchronize_session": False})
                 db.session.commit()
             # A full disk, or a database that takes no writes: who has to be called can still be looked up.
             except (sa.exc.OperationalError, sa.exc.InternalError):
                 db.session.rollback()
-        return Visitor(account_id, user_id, email, account_name, contact_count, contact_quota)
+        return Visitor(
+            account_id=found.account_id,
+            user_id=found.user_id,
+            email=found.email,
+            account_name=found.account_name,
+            contact_count=found.contact_count,
+            contact_quota=found.contact_quota,
+        )
 
 
-_visitor_query = (
+visitor_of_session = (
     sa.select(
-        shown(Account.id),
-        Account.id,
-        User.id,
+        narrowed_to(Account.id),
+        Account.id.label("account_id"),
+        User.id.label("user_id"),
         User.email,
-        Account.name,
+        Account.name.label("account_name"),
         Account.contact_count,
         Account.contact_quota,
-        Session.seen_at < sa.func.now() - SEEN_PRECISION,
+        (Session.seen_at < sa.func.now() - SEEN_PRECISION).label("is_due"),
     )
     .select_from(Session)
     .join(User, sa.and_(User.account_id == Session.account_id, User.id == Session.user_id))
@@ -272,7 +283,7 @@ class LogonAttempt(Base):
         """
         # Folded as by_email folds it: no other spelling of the same user has tries of its own.
         folded = db.session.scalar(sa.select(sa.func.lower(email)))
-        return cls._begin(_digest(str(folded)), _network(address), counts_address=True)
+        return cls._begin(digest(str(folded)), _network(address), counts_address=True)
 
     @classmethod
     def begin_known(cls, name: str, address: str) -> "int | None":
@@ -280,7 +291,7 @@ class LogonAttempt(Base):
 
         What it fails counts for its address as well, but is not refused because of that: strangers may share it.
         """
-        return cls._begin(_digest(f"known {name}"), _network(address), counts_address=False)
+        return cls._begin(digest(f"known {name}"), _network(address), counts_address=False)
 
     @classmethod
     def _begin(cls, subject_hash: bytes, address: str, counts_address: bool) -> "int | None":
@@ -292,7 +303,7 @@ class LogonAttempt(Base):
         recent = cls.at > sa.func.clock_timestamp() - LOGON_WINDOW
         limits = [(1, subject_hash, cls.subject_hash == subject_hash, LOGONS_PER_SUBJECT)]
         if counts_address:
-            limits.append((2, _digest(address), cls.address == address, LOGONS_PER_ADDRESS))
+            limits.append((2, digest(address), cls.address == address, LOGONS_PER_ADDRESS))
         for kind, key, *_ in limits:
             number = int.from_bytes(key[:4], signed=True)
             db.session.execute(sa.select(sa.func.pg_advisory_xact_lock(kind, number)))
@@ -314,10 +325,6 @@ class LogonAttempt(Base):
     def succeeded(cls, identity: int) -> None:
         """Forget an attempt that turned out to be a user's own."""
         db.session.execute(sa.delete(cls).where(cls.id == identity))
-
-
-def _digest(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode()).digest()
 
 
 def _is_right(password: str, password_hash: str) -> bool:

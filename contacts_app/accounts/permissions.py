@@ -78,7 +78,7 @@ def visitor_or_none() -> Visitor | None:
         g.visitor = None  # also where the next line fails: the page that says so does not ask again
         token = session.get(TOKEN)
         if isinstance(token, str):
-            found = g.visitor = Session.visitor(token, only_reads=request.method in ("GET", "HEAD"))
+            found = g.visitor = Session.visitor(token)
             if found:
                 note_account(request.environ, found.account_id)
     visitor: Visitor | None = g.visitor

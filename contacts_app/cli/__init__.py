@@ -23,7 +23,7 @@ from ..accounts.models import Account, User
 from ..config import StartError, current_settings
 from ..contacts.models import Contact
 from ..core import encryption
-from ..core.db import db, violated_constraint
+from ..core.db import all_accounts, db, violated_constraint
 from ..delivery import worker
 from ..delivery.housekeeping import Chores
 from ..intake import refusals
@@ -60,7 +60,8 @@ def _plainly(command: Callable[P, R]) -> Callable[P, R]:
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return command(*args, **kwargs)
+            with all_accounts():
+                return command(*args, **kwargs)
         except StartError as error:
             sys.exit(f"alert-contacts: {error}")
         except sa.exc.IntegrityError as error:

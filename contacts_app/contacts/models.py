@@ -11,7 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from ..accounts.models import Account
 from ..config import StartError, current_settings
 from ..core import encryption
-from ..core.db import Base, db, run
+from ..core.db import Base, db, read_rows
 
 ENCRYPTED_AT_ONCE = 100  # rows, which stay locked meanwhile
 CLEAN_NAME = (
@@ -155,8 +155,8 @@ class Contact(Base):
     @classmethod
     def shown(cls, account_id: int, identity: int) -> "Contact | None":
         """Return a copy of this account's contact: what is not changed need not be watched, which costs more."""
-        rows = run(_shown, {"account_id": account_id, "contact_id": identity})
-        return cls(**dict(zip(_shown.selected_columns.keys(), rows[0], strict=True))) if rows else None
+        rows = read_rows(contact_to_show, {"account_id": account_id, "contact_id": identity})
+        return cls(**rows[0]._mapping) if rows else None
 
     @classmethod
     def system_receivers(cls, account_id: int) -> Sequence[int]:
@@ -200,7 +200,7 @@ def decrypted(encrypted: bytes | None, account_id: int, identity: int, name: str
         return None
 
 
-_shown: sa.Select[*tuple[Any, ...]] = sa.select(
+contact_to_show: sa.Select[*tuple[Any, ...]] = sa.select(
     *(column for column in Contact.__table__.c if column.key not in ("name_key", "created_at", "updated_at"))
 ).where(Contact.account_id == sa.bindparam("account_id"), Contact.id == sa.bindparam("contact_id"))
 # Bytes, not a language's order: the same on every server, and no index breaks when a C library is upgraded.

@@ -3,18 +3,17 @@
 import os
 import select
 import time
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import psycopg
 import sqlalchemy as sa
-from flask import Flask, current_app, g, has_request_context
+from flask import Flask, Response, current_app, g, has_app_context, request
 from flask_sqlalchemy import SQLAlchemy
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import SQLColumnExpression
-from sqlalchemy.orm import DeclarativeBase
-from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.orm import DeclarativeBase, Session, SessionTransaction
 
 from ..config import current_settings
 from . import postgres
@@ -82,7 +81,6 @@ def init_app(app: Flask, url: str, start: Callable[[], object] | None = None) ->
         SQLALCHEMY_DATABASE_URI="postgresql+psycopg://",
         SQLALCHEMY_ENGINE_OPTIONS={
             "creator": connect,
-            "pool_pre_ping": True,
             # All are kept: opening one costs more than most statements. A thread has one at most.
             "pool_size": 20,
             "max_overflow": 0,
@@ -96,8 +94,8 @@ def init_app(app: Flask, url: str, start: Callable[[], object] | None = None) ->
     db.init_app(app)
     with app.app_context():
         engine = db.engine
-    _ping_only_in_doubt(engine.dialect)
-    _show_what_may_be_seen(engine.dialect)
+    sa.event.listen(engine, "checkout", _refuse_closed)
+    app.after_request(_end_reading)
     # A connection belongs to the process that opened it, also where a server loads the app and then forks.
     os.register_at_fork(after_in_child=lambda: engine.dispose(close=False))
 
@@ -133,50 +131,65 @@ class _Patience:
         return now < self.ends
 
 
-def _ping_only_in_doubt(dialect: sa.Dialect) -> None:
-    """Have a connection that the pool gives out asked whether it still lives only when it has something to say.
+def _refuse_closed(connection: psycopg.Connection, record: object, proxy: object) -> None:
+    """Have the pool open another connection for one that has something to say before it is asked: the server is gone.
 
-    A server that ended has closed the connection, which can be seen without a round trip; asking each time costs a
-    tenth of the list page.
+    To ask each time, as `pool_pre_ping` does, costs a tenth of the list page.
     """
-    ask = dialect.do_ping
-
-    def ping(connection: Any) -> bool:
-        poll = select.poll()
-        poll.register(connection.fileno(), select.POLLIN)
-        return ask(connection) if poll.poll(0) else True
-
-    dialect.do_ping = ping  # type: ignore[method-assign, assignment]
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    if poll.poll(0):
+        raise sa.exc.DisconnectionError("the server has closed the connection")
 
 
-def _show_what_may_be_seen(dialect: sa.Dialect) -> None:
-    """Have each transaction begin with the rows of the account that asks: a query that forgets it finds no other.
+def _end_reading(response: Response) -> Response:
+    """End what was only read with a commit: after a rollback psycopg has forgotten the statements it had prepared."""
+    if request.method in ("GET", "HEAD") and db.session.registry.has():
+        try:
+            db.session.commit()
+        except sa.exc.SQLAlchemyError:
+            db.session.rollback()
+    return response
 
-    A connection keeps what it was told last, so that most need not be told again; a rollback cannot undo it.
+
+@sa.event.listens_for(db.session, "after_begin")
+def _show_account(session: Session, transaction: SessionTransaction, connection: sa.Connection) -> None:
+    """Begin a transaction with the rows of the account that it is for: a query that forgets the account finds no other.
+
+    Without an account nothing is shown, which is how a connection begins.
     """
-    begin = dialect.do_begin
-
-    def begin_in_sight(connection: Any) -> None:
-        sight = g.get("sight", NONE) if has_request_context() else EVERY  # commands and workers work for all
-        if sight is not None and connection.info.get(SETTING) != sight:
-            _tell(connection, sight)
-        begin(connection)
-
-    dialect.do_begin = begin_in_sight  # type: ignore[method-assign, assignment]
+    shown = g.get("shown_account", NONE) if has_app_context() else NONE
+    if shown != NONE:
+        connection.execute(_show, {"account": shown})
 
 
-def _tell(connection: Any, sight: str) -> None:
-    raw = connection.dbapi_connection
-    was_autocommit = raw.autocommit
+def show_all_accounts(connection: sa.Connection) -> None:
+    """Show the rows of all accounts to the end of this transaction."""
+    connection.execute(_show, {"account": EVERY})
+
+
+_show = sa.text(f"SELECT set_config('{SETTING}', :account, true)")
+
+
+@contextmanager
+def all_accounts() -> Iterator[None]:
+    """Show the rows of all accounts in the transactions that begin within, as commands and workers need them."""
+    former = g.get("shown_account", NONE)
+    g.shown_account = EVERY
     try:
-        connection.info.pop(SETTING, None)
-        raw.autocommit = True
-        raw.execute("SELECT set_config(%s, %s, false)", (SETTING, sight))
-        raw.autocommit = was_autocommit
-    except BaseException:
-        raw.close()  # nobody knows what it shows now, or whether it still begins transactions
-        raise
-    connection.info[SETTING] = sight
+        yield
+    finally:
+        g.shown_account = former
+
+
+def show_account(account_id: int) -> None:
+    """Show the rows of one account from the next transaction on."""
+    g.shown_account = str(account_id)
+
+
+def narrowed_to(account_id: SQLColumnExpression[int]) -> sa.ColumnElement[str]:
+    """Return what a statement selects to show the rows of the account that it finds, to the end of its transaction."""
+    return sa.func.set_config(SETTING, sa.cast(account_id, sa.Text), True)
 
 
 def wait_at_most(seconds: int) -> None:
@@ -184,75 +197,12 @@ def wait_at_most(seconds: int) -> None:
     db.session.execute(sa.select(sa.func.set_config("lock_timeout", f"{seconds}s", True)))
 
 
-def show_all() -> None:
-    """Let this request see the rows of all accounts from its next transaction on, to find out which one it is for."""
-    g.sight = EVERY
+def read_rows(statement: sa.Executable, parameters: Mapping[str, Any]) -> Sequence[sa.Row[Any]]:
+    """Return the rows of a statement that selects columns.
 
-
-def show_only(account_id: int) -> None:
-    """Have the later transactions of this request see the rows of one account."""
-    g.sight = str(account_id)
-
-
-def shown(account_id: SQLColumnExpression[int]) -> sa.ColumnElement[str]:
-    """Return what a statement of `first_row` selects to have the rows of the account that it finds shown."""
-    return sa.func.set_config(SETTING, sa.cast(account_id, sa.Text), sa.bindparam("until_commit", type_=sa.Boolean))
-
-
-def first_row(statement: sa.Select[*tuple[Any, ...]], parameters: dict[str, Any], only_reads: bool) -> Any:
-    """Run the statement that finds whose request this is, and return its row without its first column, `shown`.
-
-    It shows the rows of the account by itself, so that no request waits for another answer of the database. Nothing
-    else runs before it is through: what the request before on this connection saw is not seen by this one.
+    Past the ORM, which takes as long to find out that it has no object to make as the list takes in the database.
     """
-    g.sight = None
-    try:
-        # What only reads needs no transaction. It would end with a rollback, and with that psycopg forgets the
-        # statements that it has prepared.
-        options = {"isolation_level": "AUTOCOMMIT"} if only_reads else None
-        connection = db.session.connection(execution_options=options).connection
-        until_commit = not connection.dbapi_connection.autocommit  # type: ignore[union-attr]
-        if not until_commit:
-            connection.info.pop(SETTING, None)
-        rows = run(statement, parameters | {"until_commit": until_commit})
-        found = rows[0] if rows else None
-        sight = found[0] if found else NONE
-        if not found:
-            db.session.execute(sa.select(sa.func.set_config(SETTING, NONE, until_commit)))
-        if not until_commit:
-            connection.info[SETTING] = sight
-        g.sight = sight
-    except BaseException:
-        g.sight = NONE
-        db.session.rollback()
-        raise
-    return found and found[1:]
-
-
-def run(statement: sa.Select[*tuple[Any, ...]], parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
-    """Return the rows of a statement that is kept and run again and again, as the driver gives them.
-
-    What SQLAlchemy does around it, to look up the SQL and to describe the rows, takes longer than the statement.
-    """
-    compiled = _compiled(statement)
-    connection = db.session.connection()
-    raw: Any = connection.connection.dbapi_connection
-    try:
-        found: list[tuple[Any, ...]] = (
-            raw.cursor(binary=True).execute(str(compiled), compiled.construct_params(parameters)).fetchall()
-        )
-    except psycopg.Error as error:
-        if raw.closed:
-            connection.invalidate(error)
-        raise sa.exc.DBAPIError.instance(
-            str(compiled), None, error, psycopg.Error, hide_parameters=True, dialect=connection.dialect
-        ) from error
-    return found
-
-
-@lru_cache(200)
-def _compiled(statement: sa.Select[*tuple[Any, ...]]) -> SQLCompiler:
-    return statement.compile(dialect=db.engine.dialect)
+    return db.session.connection().execute(statement, parameters).all()
 
 
 def violated_constraint(error: sa.exc.IntegrityError) -> str | None:

@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ..config import StartError, current_settings
-from .db import Base, db, run
+from .db import Base, db
 
 ID_BYTES, NONCE_BYTES = 4, 12
 MISSING_KEY = (
@@ -35,9 +35,6 @@ class EncryptionKey(Base):
     used_since: Mapped[datetime] = mapped_column(sa.DateTime(timezone=True), server_default=sa.func.now())
 
     __table_args__ = (sa.CheckConstraint(f"octet_length(id) = {ID_BYTES}", name="encryption_key_is_named"),)
-
-
-_keys_in_use = sa.select(EncryptionKey.id)
 
 
 def encrypt(text: str, *place: str | int) -> bytes:
@@ -71,9 +68,14 @@ def check_keys(used: Iterable[bytes]) -> None:
         raise StartError(MISSING_KEY)
 
 
+def digest(secret: str) -> bytes:
+    """Return the hash that is kept instead of a token, which is long enough not to be guessed."""
+    return sha256(secret.encode()).digest()
+
+
 def note_key() -> None:
     """Note which key is in use; raise StartError where one that the database needs is not there."""
-    used = {id for (id,) in run(_keys_in_use, {})}
+    used = set(db.session.scalars(sa.select(EncryptionKey.id)))
     check_keys(used)
     first = key_id(current_settings().encryption_keys[0])
     if first not in used:

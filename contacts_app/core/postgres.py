@@ -44,6 +44,7 @@ SESSION = {
     "row_security": "on",
     "session_replication_role": "origin",  # else no trigger counts contacts, and no foreign key is looked at
     "exit_on_error": "off",
+    "console.account_id": "",  # rows of no account, until a transaction says whose it is for
 }
 # A query that hangs, or a lock that another user keeps, becomes an answer instead of a stuck page. The options in
 # DATABASE_URL may say otherwise.

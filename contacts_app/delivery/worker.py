@@ -25,7 +25,7 @@ import sqlalchemy as sa
 from flask import Flask
 
 from ..config import Settings, StartError, current_settings
-from ..core.db import db
+from ..core.db import all_accounts, db
 from . import messages, robots
 from .attempts import Claimed, Result, limit_lock_waits
 from .housekeeping import Chores, keep_house
@@ -81,7 +81,7 @@ class Worker:
         tending.start()
         for target in (self._listen, self._beat):
             threading.Thread(target=target, daemon=True).start()
-        with self.app.app_context():
+        with self.app.app_context(), all_accounts():
             keep_house(self.stopping, self.settings.retention_days, self.chores)
             tending.join()
             for lane in self.lanes.values():
@@ -102,7 +102,7 @@ class Worker:
         patience = self.settings.delivery_lease + POLL_SECONDS * self.settings.delivery_threads + SEND_SECONDS
         is_known = False
         while not self.stopping.is_set():
-            with suppress(sa.exc.SQLAlchemyError, StartError), self.app.app_context():
+            with suppress(sa.exc.SQLAlchemyError, StartError), self.app.app_context(), all_accounts():
                 now = time.monotonic()
                 if all(lane.seen and now - lane.seen < patience for lane in self.lanes.values()):
                     self._show()
@@ -145,7 +145,7 @@ class Worker:
             lane.wake.clear()
             try:
                 senders = senders or (self.spare.pop() if self.spare else Senders(self.settings))
-                with self.app.app_context():
+                with self.app.app_context(), all_accounts():
                     is_busy = step(channel, senders)
                 is_away = False
                 lane.let_go()

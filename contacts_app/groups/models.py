@@ -11,7 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from ..accounts.models import Account
 from ..contacts.models import CLEAN_NAME, Contact
 from ..contacts.models import by_name as by_contact_name
-from ..core.db import Base, db, run
+from ..core.db import Base, db, read_rows
 
 
 class Membership(Base):
@@ -158,7 +158,7 @@ def is_of_group() -> sa.ColumnElement[bool]:
 
 
 by_name = sa.collate(Group.name_key, "C")
-_groups_of = (
+groups_of_contact = (
     sa.select(Group.id, Group.name)
     .join(Membership, is_of_group())
     .where(Membership.account_id == sa.bindparam("account_id"), Membership.contact_id == sa.bindparam("contact_id"))
@@ -166,9 +166,9 @@ _groups_of = (
 )
 
 
-def groups_of(account_id: int, contact_id: int) -> list[tuple[Any, ...]]:
+def groups_of(account_id: int, contact_id: int) -> Sequence[sa.Row[Any]]:
     """Return the groups that the contact is in: id and name."""
-    return run(_groups_of, {"account_id": account_id, "contact_id": contact_id})
+    return read_rows(groups_of_contact, {"account_id": account_id, "contact_id": contact_id})
 
 
 def left_by(account_id: int, ids: Iterable[int]) -> Sequence[tuple[str, bool]]:

@@ -3,14 +3,14 @@
 import secrets
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from hashlib import sha256
 from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ..contacts.models import CLEAN_NAME
-from ..core.db import TIMESTAMP, Base, db, show_all, show_only, wait_at_most
+from ..core.db import TIMESTAMP, Base, all_accounts, db, show_account, wait_at_most
+from ..core.encryption import digest
 
 LOCK_SECONDS = 1  # for a lock that somebody else holds; a row has two. Then the sender is to come again
 SAME_BODY_SECONDS = 60
@@ -39,8 +39,8 @@ _admit = sa.text(f"""
     ) AS found
     WHERE integrations.account_id = found.account_id AND integrations.id = found.id
     RETURNING set_config('console.account_id', CAST(integrations.account_id AS text), true),
-        integrations.account_id, integrations.id, integrations.name, group_id, found.group_name,
-        CASE WHEN window_count <= :limit THEN 0 ELSE {_SECONDS_LEFT} END
+        integrations.account_id, integrations.id AS integration_id, integrations.name AS integration_name, group_id,
+        found.group_name, CASE WHEN window_count <= :limit THEN 0 ELSE {_SECONDS_LEFT} END AS wait
 """)  # nosec B608
 _same_key = sa.text("""
     SELECT id FROM alerts
@@ -133,7 +133,7 @@ class Integration(Base):
     def renew_token(self) -> str:
         """Give the integration a token, which ends the one before; it is returned and kept nowhere."""
         token = secrets.token_urlsafe(32)
-        self.token_hash = _digest(token)
+        self.token_hash = digest(token)
         self.token_made_at = sa.func.now()
         return token
 
@@ -143,8 +143,8 @@ class Integration(Base):
 
         Nothing is written or locked: whoever floods an integration costs no more than this.
         """
-        show_all()
-        wait: int | None = db.session.execute(_wait, {"token_hash": _digest(token), "limit": limit}).scalar()
+        with all_accounts():
+            wait: int | None = db.session.execute(_wait, {"token_hash": digest(token), "limit": limit}).scalar()
         return wait
 
     @classmethod
@@ -154,15 +154,21 @@ class Integration(Base):
         What is refused anyway counts as well. The row stays locked until the commit: what arrives twice at once is seen
         one after the other. From here on only the rows of the integration's account are shown.
         """
-        show_all()
-        wait_at_most(LOCK_SECONDS)
-        values = {"token_hash": _digest(token), "limit": limit, "is_refused": is_refused}
-        found = db.session.execute(_admit, values).one_or_none()
+        values = {"token_hash": digest(token), "limit": limit, "is_refused": is_refused}
+        with all_accounts():
+            wait_at_most(LOCK_SECONDS)
+            found = db.session.execute(_admit, values).one_or_none()
         if found is None:
             return None
-        admission = Admission(*found[1:])
-        show_only(admission.account_id)
-        return admission
+        show_account(found.account_id)
+        return Admission(
+            account_id=found.account_id,
+            integration_id=found.integration_id,
+            integration_name=found.integration_name,
+            group_id=found.group_id,
+            group_name=found.group_name,
+            wait=found.wait,
+        )
 
 
 def same_alert(admission: Admission, body_hash: bytes, idempotency_key: str | None) -> int | None:
@@ -174,7 +180,3 @@ def same_alert(admission: Admission, body_hash: bytes, idempotency_key: str | No
         known = db.session.execute(_same_body, values | {"body_hash": body_hash})
     identity: int | None = known.scalar()
     return identity
-
-
-def _digest(token: str) -> bytes:
-    return sha256(token.encode()).digest()

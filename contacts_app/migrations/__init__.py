@@ -11,7 +11,7 @@ import psycopg
 import sqlalchemy as sa
 
 from ..config import StartError
-from ..core.db import check_server, connect, db
+from ..core.db import check_server, connect, db, show_all_accounts
 
 LOCK = 0x616C657274  # an advisory lock of our own: two consoles that start at once migrate one after the other
 
@@ -42,6 +42,7 @@ def upgrade(revision: str = "head") -> None:
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
             # Longer than a transaction of the console lasts: while this waits for a table, so do all that need it.
             connection.execute(sa.text(f"SET LOCAL lock_timeout = '{TABLE_PATIENCE}'"))
+            show_all_accounts(connection)
             config.attributes["connection"] = connection
             alembic.command.upgrade(config, revision)
             connection.commit()

@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from ..config import current_settings
 from ..contacts.models import Contact
-from ..core.db import run
+from ..core.db import read_rows
 from ..delivery.channels import configured
 from ..delivery.models import CHANNELS, ChannelState, Delivery, WorkerHeartbeat
 from ..groups.models import Membership
@@ -122,7 +122,7 @@ def health_of(states: str | None) -> list[Health | None]:
 
 
 @cache
-def _reach() -> sa.Select[*tuple[Any, ...]]:
+def reach_statement() -> sa.Select[*tuple[Any, ...]]:
     """Return the statement of reach_of, built once."""
     account_id: sa.BindParameter[int] = sa.bindparam("account_id")
     by_name = sa.collate(Contact.name_key, "C")
@@ -191,33 +191,42 @@ def _fails(contact: Any) -> sa.ColumnElement[bool]:
     return sa.and_(is_its, ChannelState.failing_since.is_not(None))
 
 
-def _gather(rows: Iterable[tuple[Any, ...]]) -> dict[int, Unreachable]:
+def _gather(rows: Iterable[sa.Row[Any]]) -> dict[int, Unreachable]:
     """Return the contacts of the rows, which have the columns of _reasons, by their ids."""
     off = channels_off()
     found: dict[int, Unreachable] = {}
-    for id, name, mobile, email, robot, failing, since, answer in rows:
-        if id is None:
+    for row in rows:
+        if row.id is None:
             continue
-        contact = found.setdefault(id, Unreachable(id, name, {}))
-        for (channel, words), address in zip(CHANNELS.items(), (mobile, email, robot), strict=True):
+        contact = found.setdefault(row.id, Unreachable(row.id, row.name, {}))
+        addresses = (row.mobile, row.email, row.dingtalk_url_hash)
+        for (channel, words), address in zip(CHANNELS.items(), addresses, strict=True):
             if address is not None and channel in off:
                 contact.reasons[words] = Health("off", answer=off[channel])
-            elif failing == channel:
-                contact.reasons[words] = Health("fails", since, answer)
+            elif row.channel == channel:
+                contact.reasons[words] = Health("fails", row.failing_since, row.answer)
     return found
 
 
 def reach_of(account_id: int) -> Reach:
     """Return what has to be said before an alert does."""
-    rows = run(_reach(), {"account_id": account_id})
-    lives, is_late, refused, tried, grouped, total = rows[0][:6]
-    named = list(_gather(row[6:] for row in rows).values())
-    return Reach(not lives, is_late, channels_off(), total or 0, named, read_senders(refused), tried, grouped)
+    rows = read_rows(reach_statement(), {"account_id": account_id})
+    first = rows[0]
+    return Reach(
+        no_worker=not first.lives,
+        is_late=first.late,
+        off=channels_off(),
+        total=first.total or 0,
+        named=list(_gather(rows).values()),
+        refused=read_senders(first.refused),
+        tried=first.tried,
+        grouped=first.grouped,
+    )
 
 
 def unreachable_members(account_id: int, group_id: int) -> dict[int, Unreachable]:
     """Return those members of a group that cannot be reached, by their ids."""
-    return _gather(run(_unreachable_members(), {"account_id": account_id, "group_id": group_id}))
+    return _gather(read_rows(_unreachable_members(), {"account_id": account_id, "group_id": group_id}))
 
 
 @cache
@@ -245,9 +254,11 @@ def _of_groups() -> sa.Select[*tuple[Any, ...]]:
 def known_of_groups(account_id: int, ids: Iterable[int]) -> dict[int, KnownOfGroup]:
     """Return how many integrations use each of the groups, and how many members of it cannot be reached."""
     found = dict.fromkeys(ids, KnownOfGroup(0, 0))
-    for id, integrations, unreached in run(_of_groups(), {"account_id": account_id, "group_ids": list(found)}):
-        before = found[id]
-        found[id] = KnownOfGroup(before.integrations + integrations, before.unreached + unreached)
+    for row in read_rows(_of_groups(), {"account_id": account_id, "group_ids": list(found)}):
+        before = found[row.group_id]
+        found[row.group_id] = KnownOfGroup(
+            integrations=before.integrations + row.integrations, unreached=before.unreached + row.unreached
+        )
     return found
 
 

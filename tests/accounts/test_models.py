@@ -13,7 +13,7 @@ from psycopg import sql as query
 from contacts_app import create_app
 from contacts_app.accounts import models
 from contacts_app.accounts.models import LONGEST_PASSWORD, LogonAttempt, Session, User
-from contacts_app.core.db import db
+from contacts_app.core.db import all_accounts, db
 from tests.conftest import PASSWORD, PASSWORD_HASH, Team
 
 ZERO_HASH = b"\0" * 32
@@ -21,7 +21,7 @@ ZERO_HASH = b"\0" * 32
 
 @pytest.fixture
 def context(app: Flask) -> Iterator[None]:
-    with app.app_context():
+    with app.app_context(), all_accounts():
         yield
 
 
@@ -135,7 +135,7 @@ def granted(
 
     def guess(app: Flask, email: str, address: str) -> Callable[[], None]:
         def attempt() -> None:
-            with app.app_context():
+            with app.app_context(), all_accounts():
                 results.append(begin(email, address))
 
         return attempt

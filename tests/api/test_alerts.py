@@ -16,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 from werkzeug.test import TestResponse
 
 from contacts_app import create_app
-from contacts_app.core.db import db
+from contacts_app.core.db import all_accounts, db
 from tests.conftest import ROBOT, Share, Team, free_port
 from tests.intake.test_formats import alert, grafana, group
 from tests.pages.groups.test_views import add_group
@@ -90,7 +90,7 @@ def another(settings: dict[str, str], **environ: str) -> Iterator[Flask]:
     """Yield the console with other settings."""
     app = create_app(settings | environ)
     yield app
-    with app.app_context():
+    with app.app_context(), all_accounts():
         db.engine.dispose()
 
 
@@ -556,5 +556,5 @@ def test_an_integration_that_sends_too_much_says_so_on_its_page(
     assert all("Rate limited" not in team.get(page).text for page in pages)
     assert post(limited, token, {"title": "two"}).status_code == 429
     assert all("Rate limited" in team.get(page).text for page in pages)
-    with limited.app_context():
+    with limited.app_context(), all_accounts():
         db.engine.dispose()

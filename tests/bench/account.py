@@ -19,7 +19,7 @@ from contacts_app import create_app
 from contacts_app.accounts.models import Session, User
 from contacts_app.config import PROJECT
 from contacts_app.contacts.models import Contact
-from contacts_app.core.db import db
+from contacts_app.core.db import all_accounts, db
 from contacts_app.delivery.queueing import send_test
 from contacts_app.groups.models import Group
 from contacts_app.web.arguments import PAGE_SIZE
@@ -43,7 +43,7 @@ def run(folder: Path, contacts: int) -> None:
     )
     assert made.returncode == 0, made.stderr
     app = create_app({"DATA_DIR": str(data_dir)} | CHANNELS_SET_UP)
-    with app.app_context():
+    with app.app_context(), all_accounts():
         user = db.session.scalars(sa.select(User)).one()
         team = Team(app, user.account_id, Session.begin(user))
         groups = db.session.scalars(sa.select(Group.id).order_by(Group.id)).all()
@@ -97,13 +97,13 @@ def run(folder: Path, contacts: int) -> None:
         middle = statistics.median(took[1:])
         mark = " (slow)" if middle > SLOW else ""
         print(f"| {name} | {middle:.0f}{mark} | {len(answer.data) / 1000:.0f} |", flush=True)
-    with app.app_context():
+    with app.app_context(), all_accounts():
         db.engine.dispose()
 
 
 def everybody_version(team: Team, group_id: int) -> int:
     """Return the version that the form of the group holds now."""
-    with team.app.app_context():
+    with team.app.app_context(), all_accounts():
         group = Group.of(team.account_id, group_id)
         assert group
         return group.version

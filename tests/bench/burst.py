@@ -33,7 +33,7 @@ from contacts_app import create_app
 from contacts_app.accounts.models import Account
 from contacts_app.config import PROJECT
 from contacts_app.contacts.models import Contact
-from contacts_app.core.db import db
+from contacts_app.core.db import all_accounts, db
 from contacts_app.delivery.worker import let_pages_go_first
 from contacts_app.groups.models import Group, Membership
 from contacts_app.intake.models import Integration
@@ -132,7 +132,7 @@ def counterparts(folder: Path) -> None:
 def prepare(data_dir: Path, contacts: int, robots: list[str]) -> str:
     """Write an account with a group of so many contacts, who share the robots, and return an integration's token."""
     app = create_app({"DATA_DIR": str(data_dir)})
-    with app.app_context():
+    with app.app_context(), all_accounts():
         account = Account.create("Bench", contacts)
         account.add_user(EMAIL, PASSWORD)
         group = Group(account_id=account.id, name="On call")

@@ -25,7 +25,7 @@ from psycopg.conninfo import make_conninfo
 
 from contacts_app import create_app, migrations
 from contacts_app.config import PROJECT
-from contacts_app.core.db import db
+from contacts_app.core.db import all_accounts, db
 from contacts_app.delivery.housekeeping import check_all
 from contacts_app.ops import embedded
 from tests.conftest import watched_statements
@@ -103,7 +103,7 @@ class Side:
 
     def start_of_a_worker(self) -> float:
         """Return the milliseconds that it takes to have every account looked at."""
-        with self.app.app_context():
+        with self.app.app_context(), all_accounts():
             begin = time.perf_counter()
             check_all()
             took = time.perf_counter() - begin
@@ -188,7 +188,7 @@ def run(folder: Path, sizes: tuple[int, int], draws: bool) -> None:
     begin = time.monotonic()
     data_dir = folder / "data"
     app = create_app({"DATA_DIR": str(data_dir)} | CHANNELS_SET_UP)
-    with server(data_dir), app.app_context():
+    with server(data_dir), app.app_context(), all_accounts():
         migrations.upgrade()
         db.engine.dispose()
     url = f"postgresql:///contacts?host={embedded._socket_dir(data_dir)}&user=console"

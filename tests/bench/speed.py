@@ -31,7 +31,7 @@ from contacts_app import create_app
 from contacts_app.accounts.models import Account
 from contacts_app.config import PROJECT
 from contacts_app.contacts.models import Contact
-from contacts_app.core.db import db
+from contacts_app.core.db import all_accounts, db
 from contacts_app.groups.models import Group, Membership
 from contacts_app.ops import embedded
 from tests.bench.burst import percentile
@@ -118,7 +118,7 @@ class Bench:
         """Write all contacts and return the account that is measured."""
         self.sql.execute(FILL)
         app = create_app({"DATA_DIR": str(self.data_dir)})
-        with app.app_context():
+        with app.app_context(), all_accounts():
             account = Account.create("Bench", 2 * CONTACTS)
             account.add_user(EMAIL, PASSWORD)
             groups = [Group(account_id=account.id, name=name) for name in ("Night shift", "On call")]

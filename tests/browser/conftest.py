@@ -17,6 +17,7 @@ from flask import Flask
 from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page, Request, Route, expect, sync_playwright
 
 from contacts_app import create_app, migrations
+from contacts_app.core.db import all_accounts
 from tests.conftest import Team, answers, free_port, wait_for
 from tests.delivery.counterparts import Authority, DingTalk, MailServer, TwilioSms, environment
 
@@ -108,7 +109,7 @@ def settings(database_url: str, data_dir: Path, world: World) -> dict[str, str]:
 def app(settings: dict[str, str]) -> Flask:
     """Return the console on its migrated database."""
     app = create_app(settings)
-    with app.app_context():
+    with app.app_context(), all_accounts():
         migrations.upgrade()
     return app
 

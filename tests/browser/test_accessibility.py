@@ -15,6 +15,7 @@ from werkzeug.serving import make_server
 
 from contacts_app import create_app, migrations
 from contacts_app.accounts.setup import setup_token
+from contacts_app.core.db import all_accounts
 from tests.api.test_alerts import add_integration as new_token
 from tests.api.test_alerts import post
 from tests.browser.conftest import (
@@ -666,7 +667,7 @@ def test_axe_finds_nothing_and_everything_fits(new_page: NewPage, contacts: Team
 def empty_console(new_database: Callable[[], str], data_dir: Path) -> Iterator[str]:
     """Return the set-up link of a console that has no account yet, no channel set up and no worker."""
     app: Flask = create_app({"DATABASE_URL": new_database(), "DATA_DIR": str(data_dir), "SECRET_KEY": "k" * 40})
-    with app.app_context():
+    with app.app_context(), all_accounts():
         migrations.upgrade()
         token = setup_token()
     server = make_server("127.0.0.1", 0, app, threaded=True)

@@ -29,7 +29,7 @@ from contacts_app import create_app
 from contacts_app.accounts.models import Account
 from contacts_app.config import PROJECT
 from contacts_app.contacts.models import Contact
-from contacts_app.core.db import db
+from contacts_app.core.db import all_accounts, db
 from contacts_app.groups.models import Group, Membership
 from contacts_app.intake.models import Integration
 from contacts_app.ops import embedded
@@ -202,7 +202,7 @@ class Site:
     def _prepare(self, data_dir: Path) -> str:
         """Write an account with a group of one contact, and return an integration's token."""
         app = create_app({"DATA_DIR": str(data_dir)} | self.settings)
-        with app.app_context():
+        with app.app_context(), all_accounts():
             account = Account.create("Operations", 20_000)
             account.add_user(EMAIL, PASSWORD)
             group = Group(account_id=account.id, name="On call")

@@ -16,7 +16,7 @@ from psycopg.conninfo import make_conninfo
 
 from contacts_app import create_app
 from contacts_app.contacts.models import Contact
-from contacts_app.core.db import db
+from contacts_app.core.db import all_accounts, db
 from contacts_app.ops import embedded
 from contacts_app.reach import notices
 from tests.conftest import PASSWORD, ROBOT, Team, wait_for
@@ -36,7 +36,7 @@ def run(app: Flask) -> Callable[..., Result]:
     """Return a function that runs a command in this process, as `flask --app wsgi` does in one of its own."""
 
     def invoke(*arguments: str, text: str = "") -> Result:
-        with app.app_context():
+        with app.app_context(), all_accounts():
             return app.test_cli_runner().invoke(args=arguments, input=text)
 
     return invoke
@@ -165,7 +165,7 @@ def test_demo_shows_the_heart_of_the_console_and_leaves_nothing_to_send(
         " AND (mobile !~ '^\\+1[0-9]{3}55501[0-9]{2}$' OR email !~ '@example\\.com$')"
     )
     assert real == []
-    with app.app_context():
+    with app.app_context(), all_accounts():
         while notices.check_next():
             pass
     assert found("SELECT count(*) FROM deliveries WHERE account_id = %s AND ended_at IS NULL") == [0]
@@ -312,13 +312,13 @@ def using(data_dir: Path, **settings: str) -> Iterator[tuple[Flask, Callable[...
     app = create_app({"DATA_DIR": str(data_dir)} | settings)
 
     def run(*arguments: str) -> Result:
-        with app.app_context():
+        with app.app_context(), all_accounts():
             return app.test_cli_runner().invoke(args=arguments)
 
     try:
         yield app, run
     finally:
-        with app.app_context():
+        with app.app_context(), all_accounts():
             db.engine.dispose()
         let_go(user)
 
@@ -335,7 +335,7 @@ def rows(data_dir: Path) -> dict[str, list[tuple]]:
 
 def robots(app: Flask) -> list[str | None]:
     """Return the robots' addresses that can be read."""
-    with app.app_context():
+    with app.app_context(), all_accounts():
         found = db.session.scalars(sa.select(Contact).where(Contact.dingtalk_url_hash.is_not(None)))
         return [contact.dingtalk_url for contact in found]
 

@@ -18,7 +18,7 @@ from psycopg import errors
 from werkzeug.test import TestResponse
 
 from contacts_app.contacts.models import Contact
-from contacts_app.core.db import db
+from contacts_app.core.db import all_accounts, db
 from contacts_app.pages.contacts.forms import read_query
 from contacts_app.pages.contacts.listing import FIELDS, SORTS, Page, search
 from contacts_app.web.arguments import PAGE_SIZE
@@ -42,7 +42,7 @@ names = st.text(st.sampled_from(LETTERS), min_size=1, max_size=8).map(clean_text
 
 def listed(team: Team, **address: str) -> Page:
     """Return the page of the list that the address's query asks for."""
-    with team.app.app_context():
+    with team.app.app_context(), all_accounts():
         return search(team.account_id, read_query(address))
 
 
@@ -114,7 +114,7 @@ def test_a_search_finds_exactly_the_names_that_contain_it(
     text = data.draw(st.just(of_name[start : data.draw(st.integers(start + 1, len(of_name)))]) | names)
     text = clean_text(data.draw(st.sampled_from([text, text.upper(), text.lower()])))
     assume(text)
-    with team.app.app_context():
+    with team.app.app_context(), all_accounts():
         columns = [
             {"account_id": team.account_id, "name": name, "email": f"a{number}@example.com"}
             for number, name in enumerate(all_names)
@@ -188,7 +188,7 @@ def test_any_part_of_a_number_however_spaced_finds_it(team: Team, digits: str, d
     gaps = data.draw(st.lists(st.sampled_from(["", "", " ", "-", ".", " (", ") "]), min_size=13, max_size=13))
     text = "".join(digit + gap for digit, gap in zip(part, gaps, strict=False))
     others = {f"+86138{number:08}" for number in (0, 1, 11, 101, 1_010_101, 10_011_001, 11_111_111)} - {f"+{whole}"}
-    with team.app.app_context():
+    with team.app.app_context(), all_accounts():
         columns = [
             {"account_id": team.account_id, "name": mobile, "mobile": mobile} for mobile in {f"+{whole}", *others}
         ]
@@ -279,7 +279,7 @@ def test_a_search_has_pages_of_its_own(new_team: Callable[..., Team]) -> None:
 
 
 def delete(team: Team, ids: Iterable[int]) -> Sequence[str]:
-    with team.app.app_context():
+    with team.app.app_context(), all_accounts():
         names = Contact.delete(team.account_id, list(ids))
         db.session.commit()
         return names
@@ -301,7 +301,7 @@ def test_delete_leaves_another_accounts_contacts(team: Team, other_team: Team) -
 
 def test_a_delete_that_is_not_committed_has_not_happened(team: Team) -> None:
     ids = [team.add(name) for name in ("Ann", "Bob")]
-    with team.app.app_context():
+    with team.app.app_context(), all_accounts():
         assert len(Contact.delete(team.account_id, ids)) == 2
     assert len(team.contacts()) == 2
 
@@ -502,7 +502,7 @@ def test_a_contact_that_is_deleted_right_after_it_was_saved_was_saved(team: Team
     def delete_it(session: Any) -> None:
         team.sql.execute("DELETE FROM contacts WHERE id = %s", [contact])
 
-    with team.app.app_context():
+    with team.app.app_context(), all_accounts():
         sa.event.listen(db.session, "after_commit", delete_it)
     try:
         answer = team.post(f"/contacts/{contact}/edit", {"name": "Bob", "mobile": "13800138000", "version": 1})

@@ -10,7 +10,7 @@ from flask import Flask
 
 from contacts_app import create_app
 from contacts_app.core import db as module
-from contacts_app.core.db import db
+from contacts_app.core.db import all_accounts, db
 
 PATIENCE = 1.0
 AWAY = 200  # tries: ten seconds
@@ -50,7 +50,7 @@ def outage(
             db.session.remove()
         return True, tries
 
-    with own.app_context():
+    with own.app_context(), all_accounts():
         yield ask
         db.engine.dispose()
 
@@ -77,7 +77,7 @@ def test_a_server_that_never_was_there_is_not_waited_for(outage: Callable[[int],
 
 def test_connections_are_kept_however_many_threads_there_are(settings: dict[str, str], app: Flask) -> None:
     own = create_app(settings)
-    with own.app_context():
+    with own.app_context(), all_accounts():
 
         def together() -> set[int]:
             with ExitStack() as stack:

@@ -13,7 +13,7 @@ from contacts_app import create_app, migrations
 from contacts_app.config import StartError
 from contacts_app.contacts.models import Contact
 from contacts_app.core import encryption
-from contacts_app.core.db import db
+from contacts_app.core.db import all_accounts, db
 from contacts_app.core.encryption import EncryptionKey, Unreadable, decrypt, encrypt, key_id
 from tests.conftest import ROBOT, Team
 
@@ -28,14 +28,14 @@ def keyed(new_database: Callable[[], str], settings: dict[str, str]) -> Iterator
 
     def make(keys: str) -> Flask:
         app = create_app(settings | {"DATABASE_URL": url, "ENCRYPTION_KEYS": keys})
-        with app.app_context():
+        with app.app_context(), all_accounts():
             migrations.upgrade()
         apps.append(app)
         return app
 
     yield make
     for app in apps:
-        with app.app_context():
+        with app.app_context(), all_accounts():
             db.engine.dispose()
 
 
@@ -53,12 +53,12 @@ def add_contact() -> tuple[int, int]:
 
 
 def reencrypt(app: Flask) -> Result:
-    with app.app_context():
+    with app.app_context(), all_accounts():
         return app.test_cli_runner().invoke(args=["reencrypt"])
 
 
 def test_a_text_is_readable_where_it_belongs_only(app: Flask) -> None:
-    with app.app_context():
+    with app.app_context(), all_accounts():
         encrypted = encrypt("a secret é", *PLACE)
         assert decrypt(encrypted, *PLACE) == "a secret é"
         assert b"secret" not in encrypted
@@ -70,7 +70,7 @@ def test_a_text_is_readable_where_it_belongs_only(app: Flask) -> None:
 
 @pytest.mark.parametrize("position", [0, 4, 16, -1])
 def test_a_text_that_was_tampered_with_is_not_read(app: Flask, position: int) -> None:
-    with app.app_context():
+    with app.app_context(), all_accounts():
         encrypted = bytearray(encrypt("a secret", *PLACE))
         encrypted[position] ^= 1
         with pytest.raises(Unreadable):
@@ -78,31 +78,31 @@ def test_a_text_that_was_tampered_with_is_not_read(app: Flask, position: int) ->
 
 
 def test_each_listed_key_reads_and_the_first_writes(keyed: Callable[[str], Flask]) -> None:
-    with keyed(OLD).app_context():
+    with keyed(OLD).app_context(), all_accounts():
         encrypted = encrypt("a secret", *PLACE)
-    with keyed(f"{NEW}, {OLD}").app_context():
+    with keyed(f"{NEW}, {OLD}").app_context(), all_accounts():
         assert decrypt(encrypted, *PLACE) == "a secret"
         assert encrypt("a secret", *PLACE).startswith(key_id(b"n" * 32))
-    with keyed(NEW).app_context(), pytest.raises(Unreadable):
+    with keyed(NEW).app_context(), all_accounts(), pytest.raises(Unreadable):
         decrypt(encrypted, *PLACE)
 
 
 def test_a_start_without_a_key_that_is_in_use_is_refused(keyed: Callable[[str], Flask]) -> None:
-    with keyed(OLD).app_context():
+    with keyed(OLD).app_context(), all_accounts():
         add_contact()
-    with keyed(NEW).app_context(), pytest.raises(StartError, match="ENCRYPTION_KEYS lacks a key"):
+    with keyed(NEW).app_context(), all_accounts(), pytest.raises(StartError, match="ENCRYPTION_KEYS lacks a key"):
         encryption.note_key()
-    with keyed(f"{NEW},{OLD}").app_context():
+    with keyed(f"{NEW},{OLD}").app_context(), all_accounts():
         encryption.note_key()
 
 
 def test_reencrypt_lets_the_old_key_go(keyed: Callable[[str], Flask]) -> None:
-    with keyed(OLD).app_context():
+    with keyed(OLD).app_context(), all_accounts():
         key = add_contact()
         before = db.session.get(Contact, key).updated_at
     result = reencrypt(keyed(f"{NEW},{OLD}"))
     assert (result.exit_code, result.output.split(".")[0]) == (0, "Encrypted 1 contacts anew")
-    with keyed(NEW).app_context():
+    with keyed(NEW).app_context(), all_accounts():
         encryption.note_key()
         contact = db.session.get(Contact, key)
         assert (contact.dingtalk_url, contact.dingtalk_secret) == (f"{ROBOT}abc", "SEC0123456789")
@@ -111,10 +111,10 @@ def test_reencrypt_lets_the_old_key_go(keyed: Callable[[str], Flask]) -> None:
 
 
 def test_reencrypt_without_the_old_key_changes_nothing(keyed: Callable[[str], Flask]) -> None:
-    with keyed(OLD).app_context():
+    with keyed(OLD).app_context(), all_accounts():
         key = add_contact()
     assert reencrypt(keyed(NEW)).output == f"alert-contacts: {encryption.MISSING_KEY}\n"
-    with keyed(OLD).app_context():
+    with keyed(OLD).app_context(), all_accounts():
         assert db.session.get(Contact, key).dingtalk_url == f"{ROBOT}abc"
 
 

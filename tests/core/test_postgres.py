@@ -20,7 +20,7 @@ from contacts_app import create_app, migrations
 from contacts_app.accounts.models import Account
 from contacts_app.config import PROJECT, StartError
 from contacts_app.core import postgres
-from contacts_app.core.db import db
+from contacts_app.core.db import all_accounts, db
 from contacts_app.ops import embedded
 from tests.conftest import PASSWORD, answers, free_port, wait_for
 from tests.ops.test_embedded import new_folder
@@ -41,6 +41,7 @@ HOSTILE = {
     "default_transaction_deferrable": "on",
     "row_security": "off",
     "exit_on_error": "on",
+    "console.account_id": "all",
     "statement_timeout": "2s",
     "lock_timeout": "1ms",
     "idle_in_transaction_session_timeout": "1ms",
@@ -78,12 +79,12 @@ def console(settings: dict[str, str], url: str) -> Iterator[Flask]:
     try:
         yield app
     finally:
-        with app.app_context():
+        with app.app_context(), all_accounts():
             db.engine.dispose()
 
 
 def migrate(app: Flask) -> None:
-    with app.app_context():
+    with app.app_context(), all_accounts():
         migrations.upgrade()
 
 
@@ -103,7 +104,7 @@ def shown(app: Flask, *names: str) -> list[str]:
 def check_that_it_works(app: Flask) -> None:
     """Log on, write, and look at what was written."""
     migrate(app)
-    with app.app_context():
+    with app.app_context(), all_accounts():
         user = Account.create("Überall", 10).add_user("ann@example.com", PASSWORD)
         db.session.commit()
         account_id = user.account_id
@@ -123,7 +124,7 @@ def check_that_it_works(app: Flask) -> None:
     page = client.get("/contacts").text
     assert all(text in page for text in ("Zoë 张伟", "Bob \\ O&#39;Brien", "2 of 10"))
     assert client.get("/healthz").text == "ok\n"
-    with app.app_context():
+    with app.app_context(), all_accounts():
         query = "SELECT contact_count FROM accounts WHERE id = :id"
         assert db.session.scalar(sa.text(query), {"id": account_id}) == 2
 
@@ -343,13 +344,13 @@ def unprotected(pooled: str, request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.mark.parametrize("unprotected", ["SUPERUSER", "BYPASSRLS"], indirect=True)
 def test_a_role_past_row_level_security_is_told_in_one_line(settings: dict[str, str], unprotected: str) -> None:
-    with console(settings, unprotected) as app, app.app_context():
+    with console(settings, unprotected) as app, app.app_context(), all_accounts():
         result = app.test_cli_runner().invoke(args=["migrate"])
     assert (result.exit_code, result.output) == (0, f"alert-contacts: {postgres.UNPROTECTED}\n")
 
 
 def test_a_role_that_row_level_security_holds_for_is_not_told_of(settings: dict[str, str], pooled: str) -> None:
-    with console(settings, pooled) as app, app.app_context():
+    with console(settings, pooled) as app, app.app_context(), all_accounts():
         result = app.test_cli_runner().invoke(args=["migrate"])
     assert (result.exit_code, result.output) == (0, "")
 

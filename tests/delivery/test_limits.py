@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from contacts_app.core.db import db
+from contacts_app.core.db import all_accounts, db
 from contacts_app.delivery import limits
 from contacts_app.delivery.models import Delivery
 from tests.conftest import Team
@@ -42,7 +42,7 @@ def let_minutes_pass(team: Team, minutes: int = 10) -> None:
 
 
 def is_late(team: Team) -> bool:
-    with team.app.app_context():
+    with team.app.app_context(), all_accounts():
         return bool(db.session.scalar(db.select(Delivery.is_late(team.account_id))))
 
 

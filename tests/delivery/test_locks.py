@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from contacts_app.cli import CHORES
-from contacts_app.core.db import Base, db
+from contacts_app.core.db import Base, all_accounts, db
 from contacts_app.delivery import housekeeping, messages, worker
 from contacts_app.delivery.models import CHANNELS
 from contacts_app.delivery.recording import write_what_waited
@@ -52,7 +52,7 @@ def run(couriers: dict[str, Courier]) -> list[threading.Thread]:
 
 def write(team: Team) -> None:
     """Do what a worker does each second with what could not be written."""
-    with team.app.app_context():
+    with team.app.app_context(), all_accounts():
         write_what_waited()
         db.session.remove()
 
@@ -167,7 +167,7 @@ def test_what_is_locked_stops_the_housekeeping_for_no_other(
 
     def tidy() -> float:
         begin = time.monotonic()
-        with team.app.app_context():
+        with team.app.app_context(), all_accounts():
             housekeeping.tidy(90, CHORES)
         return time.monotonic() - begin
 
@@ -199,11 +199,11 @@ def test_an_account_that_is_locked_when_a_worker_starts_is_looked_at_later(
     planned = "SELECT account_id FROM system_checks WHERE account_id = ANY (%s)"
     both = [team.account_id, other.account_id]
     team.sql.execute("DELETE FROM system_checks")
-    with locked(team, "accounts", f"id = {team.account_id}"), team.app.app_context():
+    with locked(team, "accounts", f"id = {team.account_id}"), team.app.app_context(), all_accounts():
         assert housekeeping.check_all() == [team.account_id]
         db.session.commit()
         assert [row["account_id"] for row in select(team, planned, both)] == [other.account_id]
-    with team.app.app_context():
+    with team.app.app_context(), all_accounts():
         assert housekeeping.check_all([team.account_id]) == []
         db.session.commit()
     assert {row["account_id"] for row in select(team, planned, both)} == set(both)
@@ -224,7 +224,7 @@ def test_notices_of_others_do_not_wait_for_an_account_that_is_locked(team: Team,
         return {row["account_id"] for row in select(team, "SELECT account_id FROM alerts WHERE kind = 'system'")}
 
     def check() -> None:
-        with team.app.app_context():
+        with team.app.app_context(), all_accounts():
             while notices.check_next():
                 pass
 
@@ -245,7 +245,7 @@ def test_what_a_worker_does_not_come_to_is_returned_but_for_what_is_locked(
     ann, bob = (team.add(mobile=mobile) for mobile in (ANN, BOB))
     tell(team)
     settings = new_courier().worker.settings
-    with team.app.app_context():
+    with team.app.app_context(), all_accounts():
         claims = messages.claim("sms", 0, settings).claimed
         assert {one.contact_id for one in claims} == {ann, bob}
         begin = time.monotonic()
@@ -289,7 +289,7 @@ def test_a_worker_whose_row_is_locked_is_seen_all_the_same(
             holder.execute("UPDATE workers SET seen_at = now() - interval '1 hour'")
             wait_for(lambda: select(team, alive), 5, "another row")
             holder.commit()
-        with team.app.app_context():
+        with team.app.app_context(), all_accounts():
             one._leave()
     finally:
         one.stopping.set()

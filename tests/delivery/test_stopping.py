@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from contacts_app.cli import CHORES
+from contacts_app.core.db import all_accounts
 from contacts_app.delivery import housekeeping, recording, robots, worker
 from tests.conftest import Team, wait_for
 from tests.delivery import test_worker as workers
@@ -119,7 +120,7 @@ def test_a_stopped_message_stays_stopped_when_its_worker_dies(
     assert states(team) == {"sending": 2}
     make_due(team)
     courier.deliver()
-    with team.app.app_context():
+    with team.app.app_context(), all_accounts():
         housekeeping.tidy(90, CHORES)
     courier.deliver()
     assert states(team) == {"cancelled": 2}
@@ -257,7 +258,7 @@ def test_a_flood_is_stopped_quickly_and_keeps_no_worker_waiting(
     seconds = time.monotonic() - began
     is_over.set()
     thread.join()
-    with team.app.app_context():
+    with team.app.app_context(), all_accounts():
         recording.write_what_waited()  # what was sent at the moment when it was stopped
     left = states(team)
     print(

@@ -20,7 +20,7 @@ from flask import Flask
 from contacts_app import config, create_app, migrations
 from contacts_app.cli import CHORES
 from contacts_app.contacts.models import Contact
-from contacts_app.core.db import db
+from contacts_app.core.db import all_accounts, db
 from contacts_app.delivery import attempts, housekeeping, messages, recording, robots, worker
 from contacts_app.delivery.channels import Outcome, sms
 from contacts_app.delivery.messages import BATCH
@@ -157,7 +157,7 @@ def settings(
 @pytest.fixture(scope="module")
 def app(settings: dict[str, str]) -> Flask:
     app = create_app(settings)
-    with app.app_context():
+    with app.app_context(), all_accounts():
         migrations.upgrade()
     return app
 
@@ -174,7 +174,7 @@ class Courier:
     def step(self, channel: str) -> bool:
         step = self.worker._step_robot if channel == "dingtalk" else self.worker._step
         try:
-            with self.app.app_context():
+            with self.app.app_context(), all_accounts():
                 return step(channel, self.senders)
         finally:
             self.worker.lanes[channel].let_go()
@@ -219,7 +219,7 @@ def tell(team: Team, *contacts: int, title: str = "Disk full", **columns: Any) -
     """Tell an alert to the contacts, by default to all of the team, and return its id."""
     values = {"kind": "alert", "source": "script", "addressee": "On call", "text": "Only 1 % is left.\nOn db1."}
     values |= {"severity": "critical", "status": "firing"} | columns
-    with team.app.app_context():
+    with team.app.app_context(), all_accounts():
         alert = Alert(account_id=team.account_id, title=title, **values)
         everybody = sa.select(Contact.id).where(Contact.account_id == team.account_id)
         notify(alert, contacts or db.session.scalars(everybody).all())
@@ -338,7 +338,7 @@ def test_what_a_deleted_contact_was_to_be_told_fails(team: Team, courier: Courie
     tell(team)
     team.sql.execute("DELETE FROM contacts WHERE id = %s", [ann])
     courier.deliver()
-    with team.app.app_context():
+    with team.app.app_context(), all_accounts():
         housekeeping.tidy(90, CHORES)
     rows = deliveries(team)
     assert {(row["state"], row["answer"], row["contact_name"]) for row in rows} == {("failed", attempts.GONE, "Ann")}
@@ -354,7 +354,7 @@ def test_an_address_that_was_removed_meanwhile_fails(team: Team, courier: Courie
         [ann],
     )
     courier.deliver()
-    with team.app.app_context():
+    with team.app.app_context(), all_accounts():
         housekeeping.tidy(90, CHORES)
     assert {row["channel"]: (row["state"], row["answer"]) for row in deliveries(team)} == {
         "email": ("sent", "The mail server took the message."),
@@ -373,7 +373,7 @@ def test_what_waits_is_sent_although_the_clock_was_set_back(
     team.sql.execute("UPDATE robots SET due_at = now() + '20 minutes', blocked_until = now() + '20 minutes'")
     courier.deliver()
     assert texts.messages == []
-    with team.app.app_context():
+    with team.app.app_context(), all_accounts():
         housekeeping.tidy(90, CHORES)
     courier.deliver()
     assert [text.mobile for text in texts.messages] == [ANN]
@@ -385,7 +385,7 @@ def test_an_address_that_was_changed_meanwhile_is_the_one_that_counts(
 ) -> None:
     ann = team.add(mobile=ANN, email="ann@example.com", dingtalk_url=chat.add("token-of-robot-1"))
     tell(team)
-    with team.app.app_context():
+    with team.app.app_context(), all_accounts():
         contact = db.session.get_one(Contact, (team.account_id, ann))
         contact.mobile, contact.email, contact.dingtalk_url = BOB, "new@example.com", chat.add("token-of-robot-2")
         db.session.commit()
@@ -475,7 +475,7 @@ def test_who_got_only_the_headline_is_known_and_a_refused_text_is_no_fault_of_th
     assert [channel_state(team, channel) for channel in CHANNELS] == ["works"] * 3
     for server in (chat, post, texts):
         server.words = set()
-    with team.app.app_context():
+    with team.app.app_context(), all_accounts():
         assert len(send_again(db.session.get_one(Alert, (team.account_id, none)))) == 3
         db.session.commit()
     make_due(team)
@@ -670,7 +670,7 @@ def test_a_failed_delivery_can_be_sent_again(team: Team, courier: Courier, post:
     alert = tell(team)
     courier.deliver()
     post.unknown.clear()
-    with team.app.app_context():
+    with team.app.app_context(), all_accounts():
         send_again(db.session.get_one(Alert, (team.account_id, alert)))
         db.session.commit()
     courier.deliver()
@@ -875,7 +875,7 @@ def test_alerts_are_removed_when_they_are_too_old(
     courier.deliver()
     team.sql.execute("UPDATE alerts SET received_at = now() - interval '90 days 1 minute' WHERE id = ANY (%s)", [old])
     team.sql.execute("UPDATE alerts SET received_at = now() - interval '89 days 23 hours' WHERE id = %s", [kept])
-    with team.app.app_context():
+    with team.app.app_context(), all_accounts():
         housekeeping.tidy(90, CHORES)
     assert [row["id"] for row in select(team, "SELECT id FROM alerts")] == [kept]
     assert only(team)["alert_id"] == kept
@@ -886,7 +886,7 @@ def test_workers_that_are_gone_for_a_day_are_forgotten(team: Team) -> None:
         """INSERT INTO workers (id, host, seen_at) VALUES
             (gen_random_uuid(), 'gone', now() - interval '25 hours'), (gen_random_uuid(), 'here', now())"""
     )
-    with team.app.app_context():
+    with team.app.app_context(), all_accounts():
         housekeeping.tidy(90, CHORES)
     assert [row["host"] for row in select(team, "SELECT host FROM workers")] == ["here"]
 
@@ -899,7 +899,7 @@ def test_a_robot_that_nobody_looks_at_is_found(team: Team, courier: Courier, cha
     assert only(team)["state"] == "queued"
     make_due(team)
     team.sql.execute("UPDATE deliveries SET next_attempt_at = now() - interval '11 seconds'")
-    with team.app.app_context():
+    with team.app.app_context(), all_accounts():
         housekeeping.tidy(90, CHORES)
     courier.deliver()
     assert only(team)["state"] == "sent"
@@ -1119,7 +1119,7 @@ def test_what_became_of_a_message_is_written_by_its_key_however_many_wait(team: 
         team.add(mobile=f"+86138000000{number:02}")
     for _ in range(10):
         tell(team)
-    with team.app.app_context():
+    with team.app.app_context(), all_accounts():
         claimed = messages.claim("sms", 0, config.current_settings()).claimed[0]
         result = attempts.Result(
             claimed=claimed, channel="sms", outcome=Outcome("sent", "Taken."), address=None, used=None

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from werkzeug.test import TestResponse
 
-from contacts_app.core.db import db
+from contacts_app.core.db import all_accounts, db
 from contacts_app.groups.models import Group, groups_of, left_by
 from contacts_app.pages.contacts.listing import Query, search
 from tests.conftest import Team, wait_for
@@ -121,7 +121,7 @@ def test_an_edit_waits_for_a_delete_of_contacts_before_it_takes_what_the_delete_
 def test_groups_are_told_by_contact_and_only_of_the_account(team: Team, other_team: Team) -> None:
     ann, bob, cid = team.add("Ann"), team.add("Bob"), team.add("Cid")
     pair, alone = add_group(team, "pair", ann, bob), add_group(team, "Alone", ann)
-    with team.app.app_context():
+    with team.app.app_context(), all_accounts():
         assert groups_of(team.account_id, ann) == [(alone, "Alone"), (pair, "pair")]
         assert groups_of(team.account_id, cid) == groups_of(other_team.account_id, ann) == []
         rows = search(team.account_id, Query()).rows
@@ -136,7 +136,7 @@ def test_groups_are_told_by_contact_and_only_of_the_account(team: Team, other_te
 def test_members_are_counted_once_and_stand_in_the_order_of_the_list(team: Team) -> None:
     ids = [team.add(name) for name in ("bob", "Ann", "ｃid")]
     group = add_group(team, "Ops", *ids[:2])
-    with team.app.app_context():
+    with team.app.app_context(), all_accounts():
         found = Group.of(team.account_id, group)
         assert (found.add_members(ids), found.remove_members(ids[:1])) == (1, 1)
         assert [name for _, name in found.members()] == ["Ann", "ｃid"]
@@ -150,7 +150,7 @@ def test_members_are_counted_once_and_stand_in_the_order_of_the_list(team: Team)
 def test_a_group_takes_more_ids_than_a_statement_takes_parameters(team: Team) -> None:
     ann, bob = team.add("Ann"), team.add("Bob")
     number = add_group(team, "Ops", bob)
-    with team.app.app_context():
+    with team.app.app_context(), all_accounts():
         group = Group.of(team.account_id, number)
         group.set_members({ann, *range(2**40, 2**40 + 70_000)})
         db.session.commit()

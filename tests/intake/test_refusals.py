@@ -14,7 +14,7 @@ from werkzeug.test import TestResponse
 
 from contacts_app.api.bodies import MOST_BYTES
 from contacts_app.cli import CHORES
-from contacts_app.core.db import db
+from contacts_app.core.db import all_accounts, db
 from contacts_app.delivery.housekeeping import tidy
 from contacts_app.intake import refusals
 from contacts_app.intake.refusals import KEPT, MOST_BODY, masked
@@ -149,7 +149,7 @@ def test_what_is_older_than_a_week_is_removed(team: Team, token: str) -> None:
     team.sql.execute(age, [old])
 
     def tidied() -> tuple[int, int]:
-        with team.app.app_context():
+        with team.app.app_context(), all_accounts():
             tidy(90, CHORES)
         return len(refusals_of(team)), integration_of(team)["refused_count"]
 
@@ -228,7 +228,7 @@ def test_a_refusal_that_cannot_be_written_is_answered_all_the_same(
     assert "could not be written down: DivisionByZero" in caplog.text
     assert "seen" not in caplog.text
     assert (integration_of(team)["refused_count"], refusals_of(team)) == (0, [])
-    with team.app.app_context():
+    with team.app.app_context(), all_accounts():
         assert db.session.scalar(sa.select(1)) == 1
 
 

@@ -26,7 +26,7 @@ USED_BEFORE_FORK = """
 import os
 import sqlalchemy as sa
 from contacts_app.pages.accounts.views import public
-from contacts_app.core.db import db
+from contacts_app.core.db import db, all_accounts
 from wsgi import app
 
 def backend():
@@ -34,7 +34,7 @@ def backend():
     db.session.remove()
     return pid
 
-with app.app_context():
+with app.app_context(), all_accounts():
     parent = {"process": os.getpid(), "backend": backend()}
 
 @app.get("/connection")

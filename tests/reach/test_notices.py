@@ -9,6 +9,7 @@ import pytest
 from flask import Flask
 
 from contacts_app import create_app
+from contacts_app.core.db import all_accounts
 from contacts_app.reach import notices
 from tests.conftest import Team
 
@@ -35,7 +36,7 @@ def team(team: Team) -> Team:
 
 def check(team: Team) -> None:
     """Look at what is due, as a worker does."""
-    with team.app.app_context():
+    with team.app.app_context(), all_accounts():
         while notices.check_next():
             pass
 
@@ -304,5 +305,5 @@ def test_an_account_that_another_worker_looks_at_is_left_to_it(team: Team) -> No
     team.sql.execute(ask_only, [team.account_id])
     with psycopg.connect(team.sql.info.dsn) as other:
         other.execute("SELECT FROM system_checks WHERE account_id = %s FOR UPDATE", [team.account_id])
-        with team.app.app_context():
+        with team.app.app_context(), all_accounts():
             assert not notices.check_next()

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from werkzeug.test import TestResponse
 
+from contacts_app.core.db import all_accounts
 from contacts_app.delivery.models import Delivery
 from tests.api.test_alerts import alerts_of, deliveries_of
 from tests.conftest import ROBOT, Team, watched_statements
@@ -420,7 +421,7 @@ def test_a_backlog_is_not_read_to_see_that_nothing_is_late(full_team: Team) -> N
         [full_team.account_id],
     )
     full_team.sql.execute("ANALYZE deliveries")
-    with full_team.app.app_context():
+    with full_team.app.app_context(), all_accounts():
         statement = sa.select(Delivery.is_late(full_team.account_id)).compile(
             dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True}
         )

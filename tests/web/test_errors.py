@@ -22,6 +22,7 @@ from contacts_app.accounts.permissions import public
 from contacts_app.accounts.setup import setup_token
 from contacts_app.contacts.models import Contact
 from contacts_app.core import db
+from contacts_app.core.db import all_accounts
 from contacts_app.web import errors
 from tests.conftest import HTMX, PASSWORD, ROBOT, Team, answers, free_port, wait_for
 from tests.pages.accounts.test_views import log_on
@@ -152,7 +153,7 @@ def test_who_is_logged_on_is_told_of_a_database_that_is_away_on_public_pages_too
     app = create_app(settings | {"DATABASE_URL": f"postgresql://127.0.0.1:{free_port()}/x"})
     client = app.test_client()
     client.set_cookie("console", team.cookie)
-    with app.app_context():
+    with app.app_context(), all_accounts():
         path = path.format(link=setup_token())
     data = {"email": "ann@example.com", "password": "hunter2-secret", "account": "A", "csrf_token": team.csrf_token}
     answer = client.open(path, method=method, data=data if method == "POST" else None, headers=headers)
@@ -320,7 +321,7 @@ def test_the_servers_log_has_the_path_and_no_query_no_form_no_cookie(
     served: tuple[int, Path], team: Team, app: Flask
 ) -> None:
     port, log = served
-    with app.app_context():
+    with app.app_context(), all_accounts():
         link = setup_token()
     values = CONTACT | {"csrf_token": team.csrf_token}
     form = {"Content-Type": "application/x-www-form-urlencoded", "User-Agent": "hunter2", "Referer": "http://x/hunter2"}

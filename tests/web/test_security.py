@@ -11,6 +11,7 @@ from werkzeug.test import TestResponse
 
 from contacts_app import create_app
 from contacts_app.accounts.setup import setup_token
+from contacts_app.core.db import all_accounts
 from tests.conftest import HTMX, Team, free_port
 from tests.pages.accounts.test_views import log_on, new_address, token_in
 
@@ -38,7 +39,7 @@ def away(team: Team, settings: dict[str, str], path: str) -> TestResponse:
 def broken(settings: dict[str, str], new_database: Callable[[], str]) -> TestResponse:
     """Ask a console whose database holds no tables."""
     app = create_app(settings | {"DATABASE_URL": new_database()})
-    with app.app_context():
+    with app.app_context(), all_accounts():
         link = f"/setup?token={setup_token()}"
     return app.test_client().get(link)
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from ...contacts.models import Contact, by_name
-from ...core.db import run
+from ...core.db import read_rows
 from ...delivery.models import CHANNELS
 from ...groups.models import groups_of_contacts, is_in_no_group
 from ...reach.reachability import Unreachable, health_of, is_failing, is_reachable, is_untried, states_of_contacts
@@ -65,11 +65,23 @@ class Page(NamedTuple):
 
 def search(account_id: int, query: Query) -> Page:
     """Return one page of the account's contacts, as columns: an object for each row costs more than the page."""
-    statement = _page_statement(query.sort, query.show, query.field if query.text else None)
+    statement = page_statement(query.sort, query.show, query.field if query.text else None)
     parameters = {"account_id": account_id, "offset": (query.page - 1) * PAGE_SIZE} | _parameters(query)
-    found = run(statement, parameters)
-    total = found[0][-1] if found else 0
-    return Page([ListedContact(*row[:-1]) for row in found], total)
+    found = read_rows(statement, parameters)
+    rows = [
+        ListedContact(
+            id=row.id,
+            name=row.name,
+            mobile=row.mobile,
+            email=row.email,
+            dingtalk_url_encrypted=row.dingtalk_url_encrypted,
+            receives_system_notifications=row.receives_system_notifications,
+            groups=row.groups,
+            states=row.states,
+        )
+        for row in found
+    ]
+    return Page(rows=rows, total=found[0].total if found else 0)
 
 
 def unreachable_among(contacts: Iterable[ListedContact]) -> dict[int, Unreachable]:
@@ -86,7 +98,7 @@ def unreachable_among(contacts: Iterable[ListedContact]) -> dict[int, Unreachabl
 
 
 @lru_cache
-def _page_statement(sort: str, show: str, field: str | None) -> sa.Select[*tuple[Any, ...]]:
+def page_statement(sort: str, show: str, field: str | None) -> sa.Select[*tuple[Any, ...]]:
     """Return the statement of a page of the list, narrowed by a search in `field` if there is one.
 
     It is built once: to build it takes as long as to run it. strpos and not LIKE, so that no character is special.

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from ...contacts.models import Contact
-from ...core.db import run
+from ...core.db import read_rows
 from ...groups.models import Group, Membership, by_name, is_member, is_of_group
 from ...web.arguments import PAGE_SIZE
 
@@ -55,5 +55,6 @@ _found_statement = _page_statement.where(
 def search(account_id: int, text: str, page: int) -> Page:
     """Return one page of the account's groups: those whose name, or a member's, contains `text`."""
     parameters = {"account_id": account_id, "text": text, "offset": (page - 1) * PAGE_SIZE}
-    found = run(_found_statement if text else _page_statement, parameters)
-    return Page([ListedGroup(*row[:-1]) for row in found], found[0][-1] if found else 0)
+    found = read_rows(_found_statement if text else _page_statement, parameters)
+    rows = [ListedGroup(id=row.id, name=row.name, members=row.members) for row in found]
+    return Page(rows=rows, total=found[0].total if found else 0)

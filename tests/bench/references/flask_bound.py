@@ -12,12 +12,13 @@ from flask import Flask, Response, redirect, request, session
 from flask.typing import ResponseReturnValue
 from flask_wtf.csrf import generate_csrf, validate_csrf
 
-from contacts_app.accounts.models import _digest, _visitor_query
-from contacts_app.contacts.models import _shown
-from contacts_app.core.db import _compiled
-from contacts_app.groups.models import _groups_of
-from contacts_app.pages.contacts.listing import _page_statement as _statement
-from contacts_app.reach.reachability import _reach
+from contacts_app.accounts.models import visitor_of_session
+from contacts_app.contacts.models import contact_to_show
+from contacts_app.core.db import db
+from contacts_app.core.encryption import digest
+from contacts_app.groups.models import groups_of_contact
+from contacts_app.pages.contacts.listing import page_statement
+from contacts_app.reach.reachability import reach_statement
 from contacts_app.web.security import headers
 from tests.bench.references import limit
 from wsgi import app as console
@@ -37,8 +38,8 @@ def run(statement: sa.Select[Any], **parameters: Any) -> list[tuple[Any, ...]]:
 def prepared(statement: sa.Select[Any]) -> tuple[str, dict[str, Any]]:
     """Return the SQL of a statement and the parameters that never change."""
     with console.app_context():
-        compiled = _compiled(statement)
-        return str(compiled), compiled.construct_params(_check=False)
+        compiled = statement.compile(dialect=db.engine.dialect)
+        return str(compiled), dict(compiled.params)
 
 
 @cache
@@ -50,8 +51,7 @@ def body(name: str, query: str, *parameters: Any) -> str:
 @app.before_request
 def log_on() -> None:
     """Find out whose request it is, and let the connection see that account's rows."""
-    digest = _digest(session["token"])
-    (visitor,) = run(_visitor_query, digest=digest, until_commit=False)
+    (visitor,) = run(visitor_of_session, digest=digest(session["token"]))
     assert visitor[1] == limit.ACCOUNT
     if request.method == "POST":
         validate_csrf(request.form["csrf_token"])
@@ -63,9 +63,9 @@ def log_on() -> None:
 def index() -> str:
     """Answer the list, or a search."""
     text = request.args.get("q")
-    found = _statement("name", "all", "email" if text else None)
+    found = page_statement("name", "all", "email" if text else None)
     assert run(found, account_id=limit.ACCOUNT, offset=0, **({"text": text} if text else {}))
-    run(_reach(), account_id=limit.ACCOUNT)
+    run(reach_statement(), account_id=limit.ACCOUNT)
     return body("search", limit.SEARCH, text) if text else body("list", limit.LIST)
 
 
@@ -76,8 +76,8 @@ def edit(id: int) -> ResponseReturnValue:
         limit.save(id, request.form.to_dict(flat=False))
         return redirect("/contacts", 303)
     keys = {"account_id": limit.ACCOUNT, "contact_id": id}
-    assert run(_shown, **keys)
-    run(_groups_of, **keys)
+    assert run(contact_to_show, **keys)
+    run(groups_of_contact, **keys)
     return body("edit", limit.ONE, id)
 
 

@@ -10,7 +10,7 @@ from werkzeug.test import TestResponse
 
 from contacts_app import create_app
 from contacts_app.accounts.models import LOGONS_PER_ADDRESS, LOGONS_PER_SUBJECT
-from contacts_app.core.db import db
+from contacts_app.core.db import all_accounts, db
 from contacts_app.pages.accounts import proxies
 from tests.conftest import PASSWORD, Team, watched_statements
 from tests.pages.accounts.test_views import (
@@ -113,7 +113,7 @@ def test_a_change_of_the_password_makes_strangers_of_all_browsers_but_the_one_it
     guess_until_refused(team)
     assert not is_known(team, other, NEW_PASSWORD)
     assert is_known(team, own, NEW_PASSWORD)
-    with team.app.app_context():
+    with team.app.app_context(), all_accounts():
         command = ["set-password", "--email", team.email, "--password-stdin"]
         assert team.app.test_cli_runner().invoke(args=command, input=PASSWORD).exit_code == 0
     assert not is_known(team, own)
@@ -142,7 +142,7 @@ def test_the_cookie_is_long_lived_and_sent_to_the_log_on_alone(
         data={"csrf_token": token_in(page), "email": team.email, "password": PASSWORD},
         environ_overrides={"REMOTE_ADDR": new_address()},
     )
-    with app.app_context():
+    with app.app_context(), all_accounts():
         db.engine.dispose()
     (cookie,) = (it for it in answer.headers.getlist("Set-Cookie") if it.startswith("known_browser="))
     flags = {part.strip() for part in cookie.split(";")[1:]}
@@ -166,7 +166,7 @@ def test_a_cookie_of_another_user_or_another_key_or_a_changed_one_is_a_strangers
     own = cookie_of(known_browser(team)) or ""
     forger = create_app(settings | {"SECRET_KEY": "f" * 40})
     forged = cookie_of(known_browser(Team(**vars(team) | {"app": forger})))
-    with forger.app_context():
+    with forger.app_context(), all_accounts():
         db.engine.dispose()
     guess_until_refused(team)
     changed = own[:-2] + ("A" if own[-2] != "A" else "B") + own[-1]
@@ -252,7 +252,7 @@ def test_settings_that_do_not_fit_the_proxy_are_told_in_one_line_without_an_addr
     for _ in range(3):
         assert try_password().status_code in (422, 429)
     lines = [record.getMessage() for record in log.records]
-    with app.app_context():
+    with app.app_context(), all_accounts():
         db.engine.dispose()
     assert len(lines) == (told is not None)
     assert all(told in line and "203.0.113" not in line for line in lines)

@@ -20,7 +20,7 @@ from werkzeug.test import TestResponse
 from contacts_app import create_app, migrations
 from contacts_app.accounts import models
 from contacts_app.accounts.setup import setup_token
-from contacts_app.core.db import db
+from contacts_app.core.db import all_accounts, db
 from tests.conftest import HTMX, PASSWORD, PASSWORD_HASH, Team
 
 WRONG = "There is no user with this e-mail and this password."
@@ -72,10 +72,10 @@ def installation(settings: dict[str, str], new_database: Callable[[], str]) -> I
     """Return a console with a database of its own, and that database's address."""
     url = new_database()
     app = create_app(settings | {"DATABASE_URL": url})
-    with app.app_context():
+    with app.app_context(), all_accounts():
         migrations.upgrade()
     yield app, url
-    with app.app_context():
+    with app.app_context(), all_accounts():
         db.engine.dispose()
 
 
@@ -91,7 +91,7 @@ def empty_app(installation: tuple[Flask, str]) -> Flask:
 @pytest.fixture
 def link(empty_app: Flask) -> str:
     """Return the set-up link without its host."""
-    with empty_app.app_context():
+    with empty_app.app_context(), all_accounts():
         return f"/setup?token={setup_token()}"
 
 
@@ -134,7 +134,7 @@ def test_the_set_up_link_of_another_installation_is_refused(
     empty_app: Flask, settings: dict[str, str], link: str
 ) -> None:
     other = create_app(settings | {"SECRET_KEY": "o" * 40})
-    with other.app_context():
+    with other.app_context(), all_accounts():
         assert f"/setup?token={setup_token()}" != link
 
 
@@ -687,7 +687,7 @@ def test_statements_of_pages_stay_prepared(team: Team, settings: dict[str, str])
     form = {"name": "Anne", "email": "ann@example.com", "version": "1", "csrf_token": team.csrf_token}
     shown = HTMX | {"HX-Current-URL": "http://localhost/contacts"}
     assert "Anne" in client.post(f"/contacts/{ann}/edit", data=form, headers=shown).text
-    with app.app_context():  # the only connection there is
+    with app.app_context(), all_accounts():  # the only connection there is
         prepared = db.session.scalars(sa.text("SELECT statement FROM pg_prepared_statements")).all()
         db.engine.dispose()
     for table in ("FROM sessions", "FROM contacts", "AS lives"):

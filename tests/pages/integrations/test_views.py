@@ -11,7 +11,7 @@ import sqlalchemy as sa
 import yaml
 from werkzeug.test import TestResponse
 
-from contacts_app.core.db import db
+from contacts_app.core.db import all_accounts, db
 from tests.api.test_alerts import PATH, add_integration, another, integration_of, post
 from tests.conftest import Team, watched_statements
 from tests.pages.contacts.test_views import HOSTILE, errors_of
@@ -196,7 +196,7 @@ def test_an_integration_that_somebody_deletes_at_the_same_moment_is_gone(team: T
     def delete(*rest: Any) -> None:
         team.sql.execute("DELETE FROM integrations WHERE id = %s", [identity])
 
-    with team.app.app_context():
+    with team.app.app_context(), all_accounts():
         session = db.session.session_factory.class_
     sa.event.listen(session, "before_flush", delete)
     try:
