@@ -25,7 +25,7 @@ from contacts_app import create_app
 from contacts_app.accounts.models import Account
 from contacts_app.config import PROJECT, StartError
 from contacts_app.contacts.models import Contact
-from contacts_app.core.db import db
+from contacts_app.core.db import all_accounts, db
 from contacts_app.ops import serve
 from tests.delivery.counterparts import (
     Authority,
@@ -158,7 +158,7 @@ def stop(children: Iterable[serve.Child]) -> None:
 def prepare(world: World) -> None:
     """Start the database, and create the samples if there is no account yet; their robots are those of the stand-in."""
     app = create_app()
-    with app.app_context():
+    with app.app_context(), all_accounts():
         serve.prepare()
         serve.apply_settings()
         if not Account.any_exists():
