@@ -19,7 +19,7 @@ from ..delivery.queueing import notify
 from ..groups.models import Group
 from ..intake import refusals
 from ..intake.formats import Refused, read
-from ..intake.models import Admission, Integration, same_alert
+from ..intake.models import Admission, Integration, find_duplicate
 from ..web.errors import API
 from ..web.turns import note_account
 from .bodies import MOST_BYTES, read_body
@@ -52,7 +52,7 @@ def alerts() -> ResponseReturnValue:
         abort(400, str(refusal))
     admission = _admit(token)
     body_hash = sha256(body).digest()
-    known = same_alert(admission, body_hash, idempotency_key)
+    known = find_duplicate(admission, body_hash, idempotency_key)
     if known is not None:
         db.session.commit()
         return jsonify(id=known), 200
@@ -122,7 +122,7 @@ def _sentence(response: Response) -> str:
 
 
 def _keep(admission: Admission, status: int, sentence: str, token: str) -> None:
-    refusals.keep(admission, status, sentence, g.get("body", b""), token)
+    refusals.record(admission, status, sentence, g.get("body", b""), token)
 
 
 def _sent_token() -> str:

@@ -6,7 +6,7 @@ from flask import abort, g, request
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected
 
-from ..intake.refusals import LOOKED_AT
+from ..intake.refusals import MASKED_BYTES
 
 MOST_BYTES = 4 * 1024 * 1024  # an Alertmanager of a large site sends all alerts of a group at once
 _PIECE = 64 * 1024
@@ -25,7 +25,7 @@ def read_body() -> bytes:
 
 def _read() -> bytes:
     if (request.content_length or 0) > MOST_BYTES:
-        g.body = request.environ["wsgi.input"].read(LOOKED_AT)
+        g.body = request.environ["wsgi.input"].read(MASKED_BYTES)
     try:
         return request.get_data()
     except ClientDisconnected:
@@ -43,7 +43,7 @@ def _read_chunks() -> bytes:
     while piece := _piece():
         body += piece
         if len(body) > MOST_BYTES:
-            g.body = bytes(body[:LOOKED_AT])
+            g.body = bytes(body[:MASKED_BYTES])
             abort(413)
     return bytes(body)
 
@@ -70,7 +70,7 @@ def _unpack(body: bytes) -> bytes:
     except zlib.error:
         abort(400, f"The body is not what the header Content-Encoding says: it is not packed with {coding}.")
     if len(unpacked) > MOST_BYTES:
-        g.body = unpacked[:LOOKED_AT]
+        g.body = unpacked[:MASKED_BYTES]
         abort(413)
     if not unpacking.eof or unpacking.unused_data:
         abort(400, f"The body is not whole: what is packed with {coding} does not end where the body ends.")

@@ -41,7 +41,7 @@ TAKEN = {
 }
 
 # What the rooms above delivery have its worker do.
-CHORES = Chores(check_next=notices.check_next, forget_old=refusals.forget_old)
+CHORES = Chores(check_next=notices.check_next, forget_old=refusals.delete_old)
 SEAL_BYTES = len("\nsha256 \n") + 64
 
 

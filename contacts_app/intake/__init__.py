@@ -1,1 +1,1 @@
-"""The way in: integrations and the formats that they send."""
+"""Integrations: the webhooks that monitoring systems post to, and the formats that they send."""

@@ -8,7 +8,7 @@ def alertmanager_config(url: str, token: str) -> str:
     """Return an Alertmanager configuration, in YAML, that posts to `url` with `token`."""
     return f"""\
 # This is a whole alertmanager.yml (often in /etc/prometheus or /etc/alertmanager).
-# Is there one already? Then add the entry of receivers to its receivers, and name it in its route.
+# If you already have one, add this receiver to its receivers and name it in one of its routes.
 # It holds a secret: let only Alertmanager read the file. Then reload Alertmanager.
 route:
   receiver: contacts
@@ -21,7 +21,7 @@ receivers:
     webhook_configs:
       - url: {_quoted(url)}
         send_resolved: true
-        # More at once could be longer than the console takes; it is told how many were left out.
+        # A longer list could exceed the size limit of the console. Alertmanager says how many it left out.
         max_alerts: 1000
         http_config:
           authorization:
@@ -32,7 +32,7 @@ receivers:
 
 def grafana_config(url: str, token: str) -> str:
     """Return a Grafana contact point, in YAML for its provisioning, that posts to `url` with `token`."""
-    # Grafana takes what follows a $ for the name of a variable.
+    # Grafana expands $name as a variable; $$ is a literal dollar sign.
     url, token = url.replace("$", "$$"), token.replace("$", "$$")
     return f"""\
 # Save this as /etc/grafana/provisioning/alerting/contacts.yaml and restart Grafana.
@@ -55,7 +55,7 @@ contactPoints:
 
 
 def curl_example(url: str, token: str) -> str:
-    """Return a command that posts an alert of the plain shape to `url` with `token`."""
+    """Return a shell command that posts an alert in the plain format to `url` with `token`."""
     example = {"title": "Disk is full", "text": "db1: 98 % of /var is used.", "severity": "critical", "key": "db1-disk"}
     return " \\\n  ".join(
         [
@@ -68,6 +68,6 @@ def curl_example(url: str, token: str) -> str:
 
 
 def _quoted(value: str) -> str:
-    """Return `value` as a double-quoted scalar of YAML, in which no character of it has a meaning."""
+    """Return `value` as a double-quoted YAML scalar, with every special character escaped."""
     plain = (f"\\U{ord(c):08x}" if c in '"\\' or not " " <= c <= "~" else c for c in value)
     return f'"{"".join(plain)}"'

@@ -1,4 +1,4 @@
-"""Read what Alertmanager, Grafana or a script posts."""
+"""Parse the webhook bodies of Alertmanager and Grafana, and the plain JSON of scripts."""
 
 import json
 import re
@@ -18,25 +18,25 @@ from ..delivery.models import MOST_TEXT
 STATUSES = ("firing", "resolved")
 PLAIN_FIELDS = ("title", "text", "severity", "status", "key")
 MOST_TITLE, MOST_SEVERITY, MOST_KEY, MOST_ADDRESS = 200, 40, 200, 1000
-MOST_LISTED = 1000  # alerts that have a line, of which the text has room for a few dozen; all of them are counted
-MOST_HALVES = 10_000  # of surrogate pairs that are not in UTF-8, each of which takes what many letters take
-MOST_LABELS = 100  # of one alert that its line names
+MOST_LISTED = 1000  # alerts that get a line of text, of which a few dozen fit into it; all are counted
+MOST_SURROGATES = 10_000  # lone surrogates in a body, which are not UTF-8; decoding one costs as much as many letters
+MOST_LABELS = 100  # that the line of one alert shows
 SEVERITIES = (
     *("none", "debug", "info", "information", "notice", "low", "minor"),
     *("warn", "warning", "medium", "average", "error", "high", "major"),
     *("critical", "disaster", "page", "emergency"),
 )
-# How Grafana's own templates begin; a title and a message that somebody wrote for this contact point are kept.
+# How Grafana's default templates begin. A custom title or message of the contact point is used as it is.
 _GRAFANA_TITLE = re.compile(r"\[(FIRING|RESOLVED)\b")
 _GRAFANA_MESSAGE = re.compile(r"\s*\*\*(Firing|Resolved)\*\*")
-CLASSIC_STATES = {  # of a rule of Grafana before version 9
+CLASSIC_STATES = {  # states of legacy alerting, before Grafana 9, and their status here
     **{"alerting": "firing", "no_data": "firing", "pending": "firing", "unknown": "firing"},
     **{"ok": "resolved", "paused": "resolved"},
 }
-NO_DATA = ("DatasourceNoData", "DatasourceError")  # Grafana's names for a rule that could not be asked
+NO_DATA = ("DatasourceNoData", "DatasourceError")  # Grafana's alert names for a rule that it could not evaluate
 NOT_UTF_8 = "The body is not JSON: it is not in UTF-8."
-_HALF = re.compile(rb"\xed[\xa0-\xbf]")
-_JSON_NAMES = {
+_SURROGATE = re.compile(rb"\xed[\xa0-\xbf]")
+_JSON_TYPES = {
     dict: "an object",
     list: "a list",
     str: "text",
@@ -47,11 +47,11 @@ _JSON_NAMES = {
 
 
 class Refused(Exception):
-    """Say in one sentence why a body is not an alert."""
+    """A body cannot be read as an alert; the message says why in one sentence."""
 
 
 class Incoming(NamedTuple):
-    """Hold what a sender tells, fit to be kept and shown; `key` is the same for all news of one matter."""
+    """One incoming alert, cleaned and ready to be stored; all updates of one problem share its `key`."""
 
     source: str
     title: str
@@ -72,12 +72,12 @@ class _Alert(NamedTuple):
 
 
 class _Alerts(NamedTuple):
-    """Hold the first alerts, and of all of them how many have each status, their names, and their severities."""
+    """The first alerts of a body, and the number in each status, the names and the severities of all of them."""
 
     listed: list[_Alert]
     counts: Counter[str]
     names: dict[str, None]  # in the order of the alerts
-    severities: dict[str, dict[str, None]]  # of those with a status
+    severities: dict[str, dict[str, None]]  # by status
 
     @property
     def unlisted(self) -> int:
@@ -85,7 +85,7 @@ class _Alerts(NamedTuple):
 
 
 def read(body: bytes, zone: tzinfo = UTC) -> Incoming:
-    """Return what `body` tells, with times in `zone`; raise Refused for anything that is none of the three shapes."""
+    """Parse `body` and write its times in `zone`; raise Refused where it has none of the three formats."""
     data = _object(_json(body))
     if "alerts" in data or "groupKey" in data:
         return _read_group(data, zone)
@@ -94,8 +94,8 @@ def read(body: bytes, zone: tzinfo = UTC) -> Incoming:
     if any(name in data for name in PLAIN_FIELDS):
         return _read_plain(data)
     raise Refused(
-        "This is not an alert in a known shape. Send the webhook of Alertmanager (with version and alerts), "
-        "the webhook of Grafana (with orgId and alerts), or an object with title and, if you like, "
+        "This is not an alert in a known format. Send the webhook of Alertmanager (with version and alerts), "
+        "the webhook of Grafana (with orgId and alerts), or an object with title and, optionally, "
         "text, severity, status and key."
     )
 
@@ -103,7 +103,7 @@ def read(body: bytes, zone: tzinfo = UTC) -> Incoming:
 def _json(body: bytes) -> Any:
     if not body.strip():
         raise Refused('The body is empty. Send JSON, such as {"title": "Disk is full"}.')
-    if next(islice(_HALF.finditer(body), MOST_HALVES, None), None):
+    if next(islice(_SURROGATE.finditer(body), MOST_SURROGATES, None), None):
         raise Refused(NOT_UTF_8)
     try:
         return json.loads(body, parse_constant=_refuse_constant)
@@ -124,7 +124,7 @@ def _refuse_constant(name: str) -> NoReturn:
 def _read_plain(data: Mapping[str, Any]) -> Incoming:
     for name in data:
         if name not in PLAIN_FIELDS:
-            raise Refused(f"The field {_named(name)} is not known. Known are {', '.join(PLAIN_FIELDS)}.")
+            raise Refused(f"The field {_quoted(name)} is not known. The known fields are {', '.join(PLAIN_FIELDS)}.")
     if data.get("title") is None:
         raise Refused('The field "title" is missing.')
     return Incoming(
@@ -138,21 +138,19 @@ def _read_plain(data: Mapping[str, Any]) -> Incoming:
 
 
 def _read_group(data: Mapping[str, Any], zone: tzinfo) -> Incoming:
-    """Read the shape of Alertmanager's webhook, which Grafana sends with fields of its own."""
+    """Parse the webhook of Alertmanager, which Grafana sends with additional fields."""
     is_grafana = any(name in data for name in ("orgId", "title", "message"))
     if not is_grafana and data.get("version") not in ("4", 4):
-        raise Refused(
-            'The field "version" must be "4": that is the only version of Alertmanager\'s webhook known here.'
-        )
+        raise Refused('The field "version" must be "4", the only supported version of Alertmanager\'s webhook.')
     status = _status(data)
     alerts = _alerts(data, zone)
     common = _texts(data, "commonLabels")
     title, text = _group_title(data, common, alerts), _group_text(data, common, status, alerts)
     if is_grafana:
-        # What Grafana writes by default begins with what the console says anyway, and hides the summary far below.
-        own_title, message = _text(data, "title"), _text(data, "message")
-        if own_title.strip() and not _GRAFANA_TITLE.match(own_title):
-            title = _title(own_title)
+        # Grafana's default title and message repeat what the console shows anyway, and hide the summary below it.
+        custom_title, message = _text(data, "title"), _text(data, "message")
+        if custom_title.strip() and not _GRAFANA_TITLE.match(custom_title):
+            title = _title(custom_title)
         if message.strip() and not _GRAFANA_MESSAGE.match(message):
             text = clean_paragraphs(message, MOST_TEXT)
     return Incoming(
@@ -163,16 +161,17 @@ def _read_group(data: Mapping[str, Any], zone: tzinfo) -> Incoming:
         status=status,
         key=_key(_text(data, "groupKey")),
         facts=read_facts(
-            (_what_differs(alert, common) if len(alerts.listed) > 1 else "", alert.sent) for alert in alerts.listed
+            (_distinguishing_labels(alert, common) if len(alerts.listed) > 1 else "", alert.sent)
+            for alert in alerts.listed
         ),
     )
 
 
 def _read_classic(data: Mapping[str, Any]) -> Incoming:
-    """Read the webhook of Grafana before version 9, which tells of one rule."""
+    """Parse the webhook of Grafana's legacy alerting, before version 9: one rule per request."""
     state = _text(data, "state")
     if state not in CLASSIC_STATES:
-        raise Refused(f'The field "state" must be one of {", ".join(CLASSIC_STATES)}, not {_named(state)}.')
+        raise Refused(f'The field "state" must be one of {", ".join(CLASSIC_STATES)}, not {_quoted(state)}.')
     found = data.get("evalMatches")
     matches = [match for match in found if isinstance(match, dict)] if isinstance(found, list) else []
     values = {str(match.get("metric")): match.get("value") for match in matches[:MOST_ALERTS]}
@@ -199,7 +198,7 @@ def _alerts(data: Mapping[str, Any], zone: tzinfo) -> _Alerts:
     if not isinstance(found, list):
         raise _wrong_type("alerts", "a list", found)
     if not found:
-        raise Refused('The field "alerts" has no alert in it.')
+        raise Refused('The field "alerts" must contain at least one alert.')
     alerts = _Alerts([], Counter(), {}, {status: {} for status in STATUSES})
     for index, item in enumerate(found):
         if index < MOST_LISTED:
@@ -228,19 +227,19 @@ def _alert(item: Any, where: str, zone: tzinfo) -> _Alert:
 
 
 def _group_title(data: Mapping[str, Any], common: Mapping[str, str], alerts: _Alerts) -> str:
-    """Return the name of the alert and, of more than one, how many of them are firing and resolved."""
+    """Return the name of the alert and, if there are several, how many are firing and how many are resolved."""
     name = common.get("alertname") or _texts(data, "groupLabels").get("alertname")
     rule = common.get("rulename")
     if name in NO_DATA and rule:
         name = f"{rule} ({name})"
     if not name:
         name = next(iter(alerts.names), "") + (" and others" if len(alerts.names) > 1 else "")
-    told = ", ".join(f"{alerts.counts[status]} {status}" for status in STATUSES if alerts.counts[status])
-    return _title(name, f" ({told})" if alerts.counts.total() > 1 else "")
+    counts = ", ".join(f"{alerts.counts[status]} {status}" for status in STATUSES if alerts.counts[status])
+    return _title(name, f" ({counts})" if alerts.counts.total() > 1 else "")
 
 
 def _group_text(data: Mapping[str, Any], common: Mapping[str, str], status: str, alerts: _Alerts) -> str:
-    """Return a line for each alert, then what is the same for all, how many are missing, and where to look."""
+    """Return a line for each alert, then their common labels, how many are not listed, and the sender's URL."""
     lines = [line for alert in alerts.listed if (line := _alert_line(alert, common, status))]
     if len(lines) > 1:
         lines = ["- " + line.replace("\n", "\n  ") for line in lines]
@@ -255,22 +254,22 @@ def _group_text(data: Mapping[str, Any], common: Mapping[str, str], status: str,
         raise _wrong_type("truncatedAlerts", "a number", truncated)
     left_out = f"{truncated} more alerts were left out by the sender." if truncated and 0 < truncated < 2**64 else ""
     address = clean_line(_text(data, "externalURL"), MOST_ADDRESS)
-    # What stands last is not lost when there are too many alerts for the text.
+    # Added after the text is cut, so that many alerts do not push it out.
     end = "".join(f"\n{line}" for line in (left_out, address) if line)
     return (clean_paragraphs("\n".join(lines), MOST_TEXT - len(end)) + end).strip()
 
 
 def _alert_line(alert: _Alert, common: Mapping[str, str], status: str) -> str:
-    """Return what is told of an alert: on one line, or where its words have line ends of their own below them."""
-    told = [_lines(alert.annotations.get(name, "")) for name in IN_LINE]
-    is_long = any(len(lines) > 1 for lines in told)
-    words = ("\n" if is_long else " – ").join("\n".join(lines) for lines in told if lines)
+    """Return the text of one alert: one line, or its annotations and a line below if they have several lines."""
+    paragraphs = [_lines(alert.annotations.get(name, "")) for name in IN_LINE]
+    is_long = any(len(lines) > 1 for lines in paragraphs)
+    words = ("\n" if is_long else " – ").join("\n".join(lines) for lines in paragraphs if lines)
     parts = [] if is_long else [words]
     if error := error_of(alert.sent):
         parts.append(f"error: {error}")
     if value := value_of(alert.sent):
         parts.append(f"value {value}")
-    parts.append(_what_differs(alert, common))
+    parts.append(_distinguishing_labels(alert, common))
     if alert.starts_at and alert.ends_at and alert.status == "resolved":
         parts.append(f"from {alert.starts_at} to {alert.ends_at}")
     elif alert.starts_at:
@@ -282,13 +281,13 @@ def _alert_line(alert: _Alert, common: Mapping[str, str], status: str) -> str:
 
 
 def _lines(value: str) -> list[str]:
-    """Return the lines of an annotation, without those that are empty."""
+    """Return the lines of an annotation that are not empty."""
     lines = clean_paragraphs(value, MOST_TEXT).splitlines()
     return [line for line in (" ".join(line.split()) for line in lines) if line]
 
 
-def _what_differs(alert: _Alert, common: Mapping[str, str]) -> str:
-    """Return the labels that tell an alert from the others."""
+def _distinguishing_labels(alert: _Alert, common: Mapping[str, str]) -> str:
+    """Return the labels of an alert that not all alerts of its group share."""
     return _labels((name, value) for name, value in alert.labels.items() if common.get(name) != value)
 
 
@@ -303,7 +302,7 @@ def _worst_severity(severities: Iterable[str]) -> str:
 
 
 def _time(value: str, zone: tzinfo) -> str:
-    """Return a time in RFC 3339 as people read it in `zone`; nothing for Go's zero time and for what is no time."""
+    """Format an RFC 3339 time for people in `zone`; return "" for Go's zero time and for anything that is no time."""
     try:
         time = datetime.fromisoformat(value)
         time = (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(zone)
@@ -317,11 +316,11 @@ def _object(value: Any, where: str = "") -> dict[str, Any]:
         return value
     if where:
         raise _wrong_type(where, "an object", value)
-    raise Refused(f'The body must be an object, such as {{"title": "Disk is full"}}, not {_kind(value)}.')
+    raise Refused(f'The body must be an object, such as {{"title": "Disk is full"}}, not {_json_type(value)}.')
 
 
 def _text(data: Mapping[str, Any], name: str, within: str = "") -> str:
-    """Return the text in a field, empty if it is missing or null, as Go writes what is not set."""
+    """Return the text in a field; "" if it is missing or null, which is how Go writes an unset field."""
     value = data.get(name)
     if value is None:
         return ""
@@ -331,12 +330,14 @@ def _text(data: Mapping[str, Any], name: str, within: str = "") -> str:
 
 
 def _texts(data: Mapping[str, Any], name: str, within: str = "") -> dict[str, str]:
-    """Return the texts in a field that is an object, by their names."""
+    """Return a field that is an object of texts; {} if it is missing or null."""
     if data.get(name) is None:
         return {}
     found = _object(data[name], within + name)
     if not all(isinstance(value, str) for value in found.values()):
-        return {key: _text(found, key, f"{within}{name}.") for key in found}  # null is empty, all else is refused
+        return {
+            key: _text(found, key, f"{within}{name}.") for key in found
+        }  # null counts as empty; any other type is refused
     return found
 
 
@@ -344,33 +345,33 @@ def _status(data: Mapping[str, Any], within: str = "") -> str:
     status = _text(data, "status", within)
     if status in STATUSES:
         return status
-    field = _named(f"{within}status")
+    field = _quoted(f"{within}status")
     if data.get("status") is None:
-        raise Refused(f"The field {field} is missing. It says firing or resolved.")
-    raise Refused(f"The field {field} must be firing or resolved, not {_named(status)}.")
+        raise Refused(f"The field {field} is missing. It must be firing or resolved.")
+    raise Refused(f"The field {field} must be firing or resolved, not {_quoted(status)}.")
 
 
 def _wrong_type(field: str, wanted: str, value: Any) -> Refused:
-    return Refused(f"The field {_named(field)} must be {wanted}, not {_kind(value)}.")
+    return Refused(f"The field {_quoted(field)} must be {wanted}, not {_json_type(value)}.")
 
 
-def _kind(value: Any) -> str:
-    return _JSON_NAMES.get(type(value), "null")
+def _json_type(value: Any) -> str:
+    return _JSON_TYPES.get(type(value), "null")
 
 
-def _named(value: str) -> str:
-    """Return a sender's own word in quotation marks, fit to stand in a sentence."""
+def _quoted(value: str) -> str:
+    """Return a word of the sender in quotation marks, cleaned and cut, for use in a sentence."""
     return f'"{clean_line(value, 60)}"'
 
 
 def _title(value: str, ending: str = "") -> str:
     title = clean_line(value, MOST_TITLE - len(ending))
-    has_something_to_see = any(unicodedata.category(character)[0] in "LNPS" for character in title)
-    return (title if has_something_to_see else "Alert") + ending
+    is_visible = any(unicodedata.category(character)[0] in "LNPS" for character in title)
+    return (title if is_visible else "Alert") + ending
 
 
 def _key(value: str) -> str | None:
-    """Return a key that can be kept: one that is long, or has characters that cannot, as the hash of itself."""
+    """Return a key that can be stored; one that is too long or not printable is replaced by its SHA-256."""
     if len(value) <= MOST_KEY and value.isprintable():
         return value or None
     return sha256(value.encode("utf-8", "surrogatepass")).hexdigest()

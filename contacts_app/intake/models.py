@@ -1,4 +1,4 @@
-"""Keep the integrations: the ways in for alerts."""
+"""Store integrations, check their tokens and their rate limit, and find repeated alerts."""
 
 import secrets
 from collections.abc import Iterable, Sequence
@@ -12,11 +12,11 @@ from ..contacts.models import CLEAN_NAME
 from ..core.db import TIMESTAMP, Base, all_accounts, db, show_account, wait_at_most
 from ..core.encryption import digest
 
-LOCK_SECONDS = 1  # for a lock that somebody else holds; a row has two. Then the sender is to come again
+LOCK_SECONDS = 1  # lock timeout; a statement may wait for two locks. After that the sender has to retry
 SAME_BODY_SECONDS = 60
 _WINDOW_ENDS = "window_began_at + interval '1 minute'"
 _SECONDS_LEFT = f"greatest(1, ceil(extract(epoch FROM {_WINDOW_ENDS} - now())))::integer"
-_wait = sa.text(f"""
+_seconds_to_wait = sa.text(f"""
     SELECT CASE WHEN window_count > :limit AND {_WINDOW_ENDS} > now() THEN {_SECONDS_LEFT} ELSE 0 END
     FROM integrations WHERE token_hash = :token_hash
 """)  # nosec B608
@@ -42,26 +42,26 @@ _admit = sa.text(f"""
         integrations.account_id, integrations.id AS integration_id, integrations.name AS integration_name, group_id,
         found.group_name, CASE WHEN window_count <= :limit THEN 0 ELSE {_SECONDS_LEFT} END AS wait
 """)  # nosec B608
-_same_key = sa.text("""
+_find_by_idempotency_key = sa.text("""
     SELECT id FROM alerts
     WHERE account_id = :account_id AND integration_id = :integration_id AND idempotency_key = :idempotency_key
 """)
-# Firing, resolved, firing again: the third is no repetition of the first.
-_same_body = sa.text(f"""
-    SELECT id FROM alerts AS known
+# After firing and resolved, a second firing with the same body is a new alert, not a repetition of the first.
+_find_by_body = sa.text(f"""
+    SELECT id FROM alerts AS earlier
     WHERE account_id = :account_id AND integration_id = :integration_id AND body_hash = :body_hash
         AND received_at > now() - interval '{SAME_BODY_SECONDS} seconds'
         AND NOT EXISTS (
             SELECT FROM alerts AS newer
-            WHERE newer.account_id = known.account_id AND newer.integration_id = known.integration_id
-                AND newer.id > known.id AND newer.title = known.title AND newer.key IS NOT DISTINCT FROM known.key
+            WHERE newer.account_id = earlier.account_id AND newer.integration_id = earlier.integration_id
+                AND newer.id > earlier.id AND newer.title = earlier.title AND newer.key IS NOT DISTINCT FROM earlier.key
                 AND newer.received_at > now() - interval '{SAME_BODY_SECONDS} seconds')
     LIMIT 1
 """)  # nosec B608
 
 
 class Admission(NamedTuple):
-    """Say through which integration something came in; `wait` is how many seconds to stay away, 0 for come in."""
+    """The integration that a token belongs to; `wait` is the rate limit's Retry-After in seconds, 0 if admitted."""
 
     account_id: int
     integration_id: int
@@ -72,7 +72,7 @@ class Admission(NamedTuple):
 
 
 class Integration(Base):
-    """A way in: who posts with its token has the members of its group told."""
+    """A webhook for alerts: whatever is posted with its token notifies the members of its group."""
 
     __tablename__ = "integrations"
 
@@ -85,10 +85,10 @@ class Integration(Base):
     used_at: Mapped[datetime | None] = mapped_column(TIMESTAMP)
     window_began_at: Mapped[datetime] = mapped_column(TIMESTAMP, server_default=sa.func.now())
     window_count: Mapped[int] = mapped_column(server_default=sa.text("0"))
-    limited_at: Mapped[datetime | None] = mapped_column(TIMESTAMP)  # when an alert was last refused by the rate limit
+    limited_at: Mapped[datetime | None] = mapped_column(TIMESTAMP)  # when the rate limit last refused an alert
     refused_count: Mapped[int] = mapped_column(server_default=sa.text("0"))
     refused_since: Mapped[datetime | None] = mapped_column(TIMESTAMP)
-    refused_at: Mapped[datetime | None] = mapped_column(TIMESTAMP)  # the last time
+    refused_at: Mapped[datetime | None] = mapped_column(TIMESTAMP)  # most recently
     created_at: Mapped[datetime] = mapped_column(TIMESTAMP, server_default=sa.func.now())
 
     __table_args__ = (
@@ -131,7 +131,7 @@ class Integration(Base):
         return db.session.scalars(found).all()
 
     def renew_token(self) -> str:
-        """Give the integration a token, which ends the one before; it is returned and kept nowhere."""
+        """Replace the token and return the new one; only its hash is stored."""
         token = secrets.token_urlsafe(32)
         self.token_hash = digest(token)
         self.token_made_at = sa.func.now()
@@ -139,20 +139,23 @@ class Integration(Base):
 
     @classmethod
     def seconds_to_wait(cls, token: str, limit: int) -> int | None:
-        """Return how long the sender with this token has to stay away, 0 for come in; None if it is not known.
+        """Return how many seconds the rate limit blocks this token, 0 if it does not; None if the token is unknown.
 
-        Nothing is written or locked: whoever floods an integration costs no more than this.
+        This neither writes nor locks, so a flood of alerts beyond the limit costs one read each.
         """
         with all_accounts():
-            wait: int | None = db.session.execute(_wait, {"token_hash": digest(token), "limit": limit}).scalar()
+            wait: int | None = db.session.execute(
+                _seconds_to_wait, {"token_hash": digest(token), "limit": limit}
+            ).scalar()
         return wait
 
     @classmethod
     def admit(cls, token: str, limit: int, is_refused: bool = False) -> "Admission | None":
-        """Count a use of the integration with this token, at most `limit` a minute; None if there is none.
+        """Count a request against the rate limit of `limit` a minute; return None if the token is unknown.
 
-        What is refused anyway counts as well. The row stays locked until the commit: what arrives twice at once is seen
-        one after the other. From here on only the rows of the integration's account are shown.
+        A request that is refused for another reason (`is_refused`) counts as well. The row stays locked until the
+        commit, so that two copies of an alert at once are handled one after the other. From here on row-level
+        security shows only the rows of the integration's account.
         """
         values = {"token_hash": digest(token), "limit": limit, "is_refused": is_refused}
         with all_accounts():
@@ -171,12 +174,12 @@ class Integration(Base):
         )
 
 
-def same_alert(admission: Admission, body_hash: bytes, idempotency_key: str | None) -> int | None:
-    """Return the id of the alert that came in by the same key, or by the same body within the last minute."""
-    values = {"account_id": admission.account_id, "integration_id": admission.integration_id}
+def find_duplicate(admission: Admission, body_hash: bytes, idempotency_key: str | None) -> int | None:
+    """Return the id of an earlier alert with the same idempotency key or, without a key, with a recent equal body."""
+    integration = {"account_id": admission.account_id, "integration_id": admission.integration_id}
     if idempotency_key is not None:
-        known = db.session.execute(_same_key, values | {"idempotency_key": idempotency_key})
+        found = db.session.execute(_find_by_idempotency_key, integration | {"idempotency_key": idempotency_key})
     else:
-        known = db.session.execute(_same_body, values | {"body_hash": body_hash})
-    identity: int | None = known.scalar()
+        found = db.session.execute(_find_by_body, integration | {"body_hash": body_hash})
+    identity: int | None = found.scalar()
     return identity

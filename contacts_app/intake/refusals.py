@@ -1,4 +1,4 @@
-"""Keep what was refused of a sender that has a valid token: it is not sent again, and nobody else would know."""
+"""Record requests that are refused although their token is valid: most senders neither retry nor report them."""
 
 import json
 import re
@@ -12,13 +12,13 @@ from sqlalchemy.orm import Mapped, mapped_column
 from ..core.db import TIMESTAMP, Base, db
 from .models import Admission, Integration
 
-MOST_BODY = 2048  # characters that are kept of a body
-LOOKED_AT = 2 * MOST_BODY  # bytes of a body that are masked before they are cut, so that no half of a secret stays
+MOST_BODY = 2048  # characters of a body that are stored
+MASKED_BYTES = 2 * MOST_BODY  # masked before the body is cut, so that the cut leaves no part of a secret
 LONGEST_WORD = 500
 MOST_SENTENCE = 500
-KEPT = 20  # of each integration, and at most so many are written in a minute; all are counted
-KEPT_DAYS = 7
-NAMED = 5  # senders at the top of the page
+MOST_RECORDS = 20  # per integration, and new ones per minute; every refusal is counted
+RETENTION_DAYS = 7
+MOST_SENDERS = 5  # named at the top of the page
 
 _HIDDEN_NAME = (
     r"[\w-]{0,30}(?:passw|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key|private[_-]?key|authori[sz]ation"
@@ -26,25 +26,52 @@ _HIDDEN_NAME = (
 )
 _MASKS = (
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*-----|$)", re.DOTALL), "…"),
-    # "password": "…" in JSON and in JSON within JSON, of which the end may be cut off.
+    # "password": "…" in JSON, and in JSON inside a JSON string, also where the end is cut off.
     (re.compile(rf'("{_HIDDEN_NAME}"\s*:\s*)"(?:[^"\\]|\\.)*(?:"|\\?$)', re.IGNORECASE | re.DOTALL), r'\1"…"'),
     (re.compile(rf'(\\"{_HIDDEN_NAME}\\"\s*:\s*\\")[^"\\]*', re.IGNORECASE), r"\1…"),
     (re.compile(rf'("{_HIDDEN_NAME}\\?"\s*:\s*)[^\s"\\,}}\]]+', re.IGNORECASE), r"\1…"),
-    # Headers, then password=… and password: … wherever they stand.
+    # Headers, then password=… and password: … anywhere.
     (re.compile(r"\b((?:proxy-)?authorization|(?:set-)?cookie)(\s*[=:]\s*)[^\n\"\\…]+", re.IGNORECASE), r"\1\2…"),
     (re.compile(r"\b(bearer|basic|digest)\s+[^\s\"',;\\]{4,}", re.IGNORECASE), r"\1 …"),
     (re.compile(rf"\b({_HIDDEN_NAME}\s*[=:]\s*)[^\s&\"',;\\]+", re.IGNORECASE), r"\1…"),
     (re.compile(r"https?://[^\s\"'<>\\]+", re.IGNORECASE), lambda found: _masked_address(found[0])),
     (re.compile(r"(?<![\w.+%-])[\w.+%-]{1,64}(@[\w-]{1,63}(?:\.[\w-]{1,63})+)"), r"…\1"),
-    # Telephone numbers, and what looks like a key: long, of letters and digits.
+    # Telephone numbers, and anything that looks like a key: long, of letters and digits.
     (re.compile(r"(?<![\w.])(?:\+|00)[1-9](?:[ ()./-]{0,2}\d){6,14}(?!\w)|(?<![\w.])1[3-9]\d{9}(?!\w)"), "…"),
     (re.compile(r"[A-Za-z0-9+=_-]{20,}"), lambda found: _masked_key(found[0])),
 )
 _UNWANTED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
+_OF_INTEGRATION = "account_id = :account_id AND integration_id = :integration_id"
+_NO_REFUSALS = "refused_count = 0, refused_since = NULL, refused_at = NULL"
+_insert = sa.text(f"""
+    INSERT INTO refusals (account_id, integration_id, status, sentence, body)
+    SELECT :account_id, :integration_id, :status, :sentence, :body
+    WHERE (SELECT count(*) FROM refusals WHERE {_OF_INTEGRATION} AND refused_at > now() - interval '1 minute') < :most
+    RETURNING 1
+""")  # nosec B608
+_delete_beyond_limit = sa.text(f"""
+    DELETE FROM refusals WHERE {_OF_INTEGRATION}
+        AND id < (SELECT id FROM refusals WHERE {_OF_INTEGRATION} ORDER BY id DESC OFFSET :most - 1 LIMIT 1)
+""")  # nosec B608
+_delete_all = sa.text(f"DELETE FROM refusals WHERE {_OF_INTEGRATION}")  # nosec B608
+_delete_expired = sa.text(f"""
+    DELETE FROM refusals WHERE (account_id, id) IN (
+        SELECT account_id, id FROM refusals WHERE refused_at < now() - interval '{RETENTION_DAYS} days'
+        FOR UPDATE SKIP LOCKED)
+""")  # nosec B608
+_reset_count = sa.text(
+    f"UPDATE integrations SET {_NO_REFUSALS} WHERE account_id = :account_id AND id = :integration_id"  # nosec B608
+)
+_reset_expired_counts = sa.text(f"""
+    UPDATE integrations SET {_NO_REFUSALS} WHERE (account_id, id) IN (
+        SELECT account_id, id FROM integrations WHERE refused_at < now() - interval '{RETENTION_DAYS} days'
+        FOR NO KEY UPDATE SKIP LOCKED)
+""")  # nosec B608
+
 
 class Refusal(Base):
-    """Something that was refused of an integration's sender, and how it began, without secrets."""
+    """A refused request of an integration, with the beginning of its body, secrets masked."""
 
     __tablename__ = "refusals"
 
@@ -68,13 +95,13 @@ class Refusal(Base):
 
     @classmethod
     def of(cls, account_id: int, integration_id: int) -> "Sequence[Refusal]":
-        """Return what was refused of an integration and is kept, newest first."""
+        """Return the recorded refusals of an integration, newest first."""
         found = sa.select(cls).where(cls.account_id == account_id, cls.integration_id == integration_id)
         return db.session.scalars(found.order_by(cls.id.desc())).all()
 
 
 class RefusedSender(NamedTuple):
-    """An integration whose sender was refused: how often, since when, and what was said last."""
+    """An integration with refused requests: how many, since when, and the latest error."""
 
     id: int
     name: str
@@ -83,34 +110,37 @@ class RefusedSender(NamedTuple):
     sentence: str
 
 
-def keep(admission: Admission, status: int, sentence: str, body: bytes, token: str) -> None:
-    """Write down what was refused, while the integration is locked: the last of each are kept, a few a minute."""
-    mine = {"account_id": admission.account_id, "integration_id": admission.integration_id, "most": KEPT}
+def record(admission: Admission, status: int, sentence: str, body: bytes, token: str) -> None:
+    """Record a refused request; the caller holds the lock of the integration.
+
+    The latest MOST_RECORDS of each integration are stored, and at most as many new ones a minute.
+    """
+    limited = {"account_id": admission.account_id, "integration_id": admission.integration_id, "most": MOST_RECORDS}
     values = {"status": status, "sentence": sentence[:MOST_SENTENCE] or "-", "body": masked(body, token)}
-    if db.session.execute(_keep, mine | values).first():
-        db.session.execute(_drop_older, mine)
+    if db.session.execute(_insert, limited | values).first():
+        db.session.execute(_delete_beyond_limit, limited)
 
 
-def forget(account_id: int, integration_id: int) -> None:
-    """Remove what was refused of an integration, which somebody has seen."""
-    mine = {"account_id": account_id, "integration_id": integration_id}
-    db.session.execute(_not_refused, mine)
-    db.session.execute(_drop_all, mine)
+def dismiss(account_id: int, integration_id: int) -> None:
+    """Delete the recorded refusals of an integration and reset their count, once somebody has seen them."""
+    integration = {"account_id": account_id, "integration_id": integration_id}
+    db.session.execute(_reset_count, integration)
+    db.session.execute(_delete_all, integration)
 
 
-def forget_old() -> None:
-    """Remove what was refused more than a week ago, but for what somebody holds a lock on."""
-    db.session.execute(_drop_old)
-    db.session.execute(_not_refused_lately)
+def delete_old() -> None:
+    """Delete refusals past their retention time and reset their counts; skip locked rows."""
+    db.session.execute(_delete_expired)
+    db.session.execute(_reset_expired_counts)
 
 
 def refused_senders(account_id: sa.ColumnElement[int]) -> sa.ScalarSelect[str]:
-    """Return what a statement selects for `read_senders`: who was refused last, as JSON, null if nobody was."""
+    """Return a column for `read_senders`: the integrations refused most recently, as JSON; null if there are none."""
     return sa.select(_senders(account_id)).scalar_subquery()
 
 
 def read_senders(found: str | None) -> list[RefusedSender]:
-    """Return the senders of what `refused_senders` selected."""
+    """Parse the value of a column made by `refused_senders`."""
     return [
         RefusedSender(id, name, times, datetime.fromisoformat(since), sentence)
         for id, name, times, since, sentence in json.loads(found or "[]")
@@ -118,18 +148,18 @@ def read_senders(found: str | None) -> list[RefusedSender]:
 
 
 def masked(body: bytes, token: str) -> str:
-    """Return how `body` begins, as it may be shown: without what looks like a secret, an address or a number."""
-    text = body[:LOOKED_AT].decode(errors="replace")
-    if len(body) > LOOKED_AT:
-        text = text[:-LONGEST_WORD] + re.sub(r"[\w+/=.-]*$", "", text[-LONGEST_WORD:])  # it may be half of a secret
+    """Return the beginning of `body` with everything masked that looks like a secret, an address or a phone number."""
+    text = body[:MASKED_BYTES].decode(errors="replace")
+    if len(body) > MASKED_BYTES:
+        text = text[:-LONGEST_WORD] + re.sub(r"[\w+/=.-]*$", "", text[-LONGEST_WORD:])  # may be part of a secret
     text = _UNWANTED.sub("", text.replace("\r\n", "\n")).replace(token, "…")
-    for pattern, instead in _MASKS:
-        text = pattern.sub(instead, text)
+    for pattern, replacement in _MASKS:
+        text = pattern.sub(replacement, text)
     return text[:MOST_BODY]
 
 
 def _masked_address(address: str) -> str:
-    """Return an address without its user and its query, and of a webhook without its path: each may open a door."""
+    """Return a URL without user info and query, and a webhook's without its path too: each may grant access."""
     scheme, _, rest = address.partition("://")
     host, slash, path = rest.partition("?")[0].partition("/")
     _, at, host = host.rpartition("@")
@@ -155,36 +185,8 @@ def _senders(account_id: sa.ColumnElement[int]) -> sa.ColumnElement[str]:
         .add_columns(sa.func.coalesce(last, "").label("sentence"))
         .where(Integration.account_id == account_id, Integration.refused_count > 0)
         .order_by(Integration.refused_at.desc())
-        .limit(NAMED)
+        .limit(MOST_SENDERS)
         .subquery()
     )
     row = sa.func.json_build_array(*newest.c)
     return sa.cast(sa.func.json_agg(row), sa.Text)
-
-
-_mine = "account_id = :account_id AND integration_id = :integration_id"
-_keep = sa.text(f"""
-    INSERT INTO refusals (account_id, integration_id, status, sentence, body)
-    SELECT :account_id, :integration_id, :status, :sentence, :body
-    WHERE (SELECT count(*) FROM refusals WHERE {_mine} AND refused_at > now() - interval '1 minute') < :most
-    RETURNING 1
-""")  # nosec B608
-_drop_older = sa.text(f"""
-    DELETE FROM refusals WHERE {_mine}
-        AND id < (SELECT id FROM refusals WHERE {_mine} ORDER BY id DESC OFFSET :most - 1 LIMIT 1)
-""")  # nosec B608
-_drop_all = sa.text(f"DELETE FROM refusals WHERE {_mine}")  # nosec B608
-_drop_old = sa.text(f"""
-    DELETE FROM refusals WHERE (account_id, id) IN (
-        SELECT account_id, id FROM refusals WHERE refused_at < now() - interval '{KEPT_DAYS} days'
-        FOR UPDATE SKIP LOCKED)
-""")  # nosec B608
-_never = "refused_count = 0, refused_since = NULL, refused_at = NULL"
-_not_refused = sa.text(
-    f"UPDATE integrations SET {_never} WHERE account_id = :account_id AND id = :integration_id"  # nosec B608
-)
-_not_refused_lately = sa.text(f"""
-    UPDATE integrations SET {_never} WHERE (account_id, id) IN (
-        SELECT account_id, id FROM integrations WHERE refused_at < now() - interval '{KEPT_DAYS} days'
-        FOR NO KEY UPDATE SKIP LOCKED)
-""")  # nosec B608

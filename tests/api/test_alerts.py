@@ -281,13 +281,13 @@ def test_a_token_that_has_ended_opens_nothing(team: Team, token: str, way: str) 
         (b'{"title": ' + b"9" * 5000 + b"}", "a number with too many digits."),
         (b'{"title": NaN}', "NaN is not a value of JSON."),
         ([], "The body must be an object"),
-        ({}, "This is not an alert in a known shape."),
+        ({}, "This is not an alert in a known format."),
         ({"text": "x"}, 'The field "title" is missing.'),
         ({"title": 1}, 'The field "title" must be text, not a number.'),
         ({"title": "x", "color": "red"}, 'The field "color" is not known.'),
         ({"title": "x", "status": "on"}, 'The field "status" must be firing or resolved, not "on".'),
         (group(alert("web1"), version="3"), 'The field "version" must be "4"'),
-        (group(alert("web1"), alerts=[]), 'The field "alerts" has no alert in it.'),
+        (group(alert("web1"), alerts=[]), 'The field "alerts" must contain at least one alert.'),
     ],
 )
 def test_what_is_no_alert_is_refused_with_the_reason(team: Team, token: str, body: Any, sentence: str) -> None:

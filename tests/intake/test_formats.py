@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from contacts_app.delivery.facts import Fact, Link
-from contacts_app.intake.formats import MOST_HALVES, MOST_LABELS, MOST_LISTED, Incoming, Refused, read
+from contacts_app.intake.formats import MOST_LABELS, MOST_LISTED, MOST_SURROGATES, Incoming, Refused, read
 
 DIRECTION = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
@@ -181,10 +181,10 @@ def test_of_thousands_of_alerts_all_count_and_the_first_are_listed() -> None:
 
 def test_halves_of_pairs_are_left_out_as_long_as_they_are_few() -> None:
     half = "\ud800".encode("utf-8", "surrogatepass")
-    assert read(b'{"title": "a' + half * MOST_HALVES + b'"}').title.startswith("a")
+    assert read(b'{"title": "a' + half * MOST_SURROGATES + b'"}').title.startswith("a")
     with pytest.raises(Refused, match="UTF-8"):
-        read(b'{"title": "a' + half * (MOST_HALVES + 1) + b'"}')
-    assert read(b'{"title": "' + "힣퀀".encode() * MOST_HALVES + b'"}').title.startswith("힣퀀")
+        read(b'{"title": "a' + half * (MOST_SURROGATES + 1) + b'"}')
+    assert read(b'{"title": "' + "힣퀀".encode() * MOST_SURROGATES + b'"}').title.startswith("힣퀀")
 
 
 def test_of_thousands_of_labels_the_first_are_told() -> None:
@@ -306,7 +306,7 @@ def test_a_body_that_is_no_object_of_json_is_explained(body: bytes, sentence: st
         ({"title": "a", "status": "ok"}, 'The field "status" must be firing or resolved, not "ok".'),
         (
             {"title": "a", "message": "b"},
-            'The field "message" is not known. Known are title, text, severity, status, key.',
+            'The field "message" is not known. The known fields are title, text, severity, status, key.',
         ),
     ],
 )
@@ -319,10 +319,10 @@ def test_a_plain_alert_that_is_wrong_is_explained(data: Any, sentence: str) -> N
     [
         ({"alerts": None}, 'The field "alerts" is missing.'),
         ({"alerts": {}}, 'The field "alerts" must be a list, not an object.'),
-        ({"alerts": []}, 'The field "alerts" has no alert in it.'),
+        ({"alerts": []}, 'The field "alerts" must contain at least one alert.'),
         ({"alerts": [5]}, 'The field "alerts[0]" must be an object, not a number.'),
-        ({"alerts": [{}]}, 'The field "alerts[0].status" is missing. It says firing or resolved.'),
-        ({"status": None}, 'The field "status" is missing. It says firing or resolved.'),
+        ({"alerts": [{}]}, 'The field "alerts[0].status" is missing. It must be firing or resolved.'),
+        ({"status": None}, 'The field "status" is missing. It must be firing or resolved.'),
         ({"commonLabels": []}, 'The field "commonLabels" must be an object, not a list.'),
         ({"commonLabels": {"a": 1}}, 'The field "commonLabels.a" must be text, not a number.'),
         ({"groupKey": 1}, 'The field "groupKey" must be text, not a number.'),
@@ -335,7 +335,7 @@ def test_a_plain_alert_that_is_wrong_is_explained(data: Any, sentence: str) -> N
         ({"orgId": 1, "title": []}, 'The field "title" must be text, not a list.'),
         (
             {"version": "3"},
-            'The field "version" must be "4": that is the only version of Alertmanager\'s webhook known here.',
+            'The field "version" must be "4", the only supported version of Alertmanager\'s webhook.',
         ),
     ],
 )

@@ -17,7 +17,7 @@ from contacts_app.cli import CHORES
 from contacts_app.core.db import all_accounts, db
 from contacts_app.delivery.housekeeping import tidy
 from contacts_app.intake import refusals
-from contacts_app.intake.refusals import KEPT, MOST_BODY, masked
+from contacts_app.intake.refusals import MOST_BODY, MOST_RECORDS, masked
 from tests.api.test_alerts import (
     DISK,
     PATH,
@@ -99,7 +99,7 @@ def test_the_top_of_the_pages_says_who_was_refused_how_often_since_when_and_why(
     team.sql.execute(
         "UPDATE integrations SET refused_since = '2026-11-25 12:00Z' WHERE account_id = %s", [team.account_id]
     )
-    last = 'The field "three" is not known. Known are title, text, severity, status, key.'
+    last = 'The field "three" is not known. The known fields are title, text, severity, status, key.'
     expected = f"Alertmanager was refused 3 times since 2026-11-25 12:00 UTC: {last}"
     assert expected in banner(team)
     link = re.search(r'<a href="([^"]+)"><bdi>Alertmanager</bdi> was refused', team.get("/contacts").text)
@@ -208,14 +208,14 @@ def test_a_flood_of_refusals_fills_no_disk_and_is_counted(team: Team, token: str
     with ThreadPoolExecutor(8) as threads:
         assert set(threads.map(refuse, range(60))) == {400}
     assert integration_of(team)["refused_count"] == 60
-    assert len(refusals_of(team)) == KEPT
+    assert len(refusals_of(team)) == MOST_RECORDS
     newest = refusals_of(team)[-1]["id"]
     team.sql.execute(
         "UPDATE refusals SET refused_at = now() - interval '2 minutes' WHERE account_id = %s", [team.account_id]
     )
     assert refuse(60) == 400
     kept = refusals_of(team)
-    assert len(kept) == KEPT
+    assert len(kept) == MOST_RECORDS
     assert kept[-1]["id"] > newest
     assert all(len(row["body"]) == MOST_BODY for row in kept)
 
@@ -223,7 +223,7 @@ def test_a_flood_of_refusals_fills_no_disk_and_is_counted(team: Team, token: str
 def test_a_refusal_that_cannot_be_written_is_answered_all_the_same(
     team: Team, token: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(refusals, "_keep", sa.text("SELECT 1 / 0 WHERE :body = 'x' OR :status > 0"))
+    monkeypatch.setattr(refusals, "_insert", sa.text("SELECT 1 / 0 WHERE :body = 'x' OR :status > 0"))
     assert "not JSON" in error_of(post(team.app, token, b'{"password": "seen"'), 400)
     assert "could not be written down: DivisionByZero" in caplog.text
     assert "seen" not in caplog.text
@@ -265,7 +265,7 @@ def test_secrets_are_cut_out_of_what_is_kept(text: str) -> None:
     assert SECRET not in masked(text.encode(), OWN)
     assert "…" in masked(text.encode(), OWN)
     # Also where it is cut: in no place a part of a secret is left that could be its beginning.
-    for room in range(refusals.LOOKED_AT - len(text), refusals.LOOKED_AT):
+    for room in range(refusals.MASKED_BYTES - len(text), refusals.MASKED_BYTES):
         assert SECRET[:6] not in masked(b" " * room + text.encode() + b'" end', OWN).strip(), room
 
 
@@ -303,7 +303,7 @@ def test_any_bytes_can_be_kept_and_shown(team: Team, token: str) -> None:
     "pattern", ["a", "a-", "1a", '"', "http://", "a@", "token", '"token":', "\\", "+1 ", "token=", "Bearer a "]
 )
 def test_cutting_takes_no_longer_for_any_body(pattern: str) -> None:
-    body = (pattern * refusals.LOOKED_AT).encode()
+    body = (pattern * refusals.MASKED_BYTES).encode()
     started = time.thread_time()
     masked(body, OWN)
     assert time.thread_time() - started < 0.05

@@ -107,7 +107,7 @@ def stop(id: int) -> ResponseReturnValue:
 def forget(id: int) -> ResponseReturnValue:
     """Remove what was refused of an integration's sender from all pages."""
     integration, _ = _find(id)
-    refusals.forget(integration.account_id, id)
+    refusals.dismiss(integration.account_id, id)
     db.session.commit()
     flash("The refusals have been removed.")
     return redirect(url_for(".show", id=id), 303)
