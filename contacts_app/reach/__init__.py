@@ -1,1 +1,1 @@
-"""Who can be reached right now, and why not."""
+"""Which contacts can be reached at the moment, why others cannot, and the system notifications about it."""

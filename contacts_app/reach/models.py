@@ -1,4 +1,4 @@
-"""Keep what the console itself has reported to an account."""
+"""Remember which system notifications an account has received."""
 
 from datetime import datetime
 
@@ -10,7 +10,7 @@ from ..core.db import TIMESTAMP, Base
 
 
 class SystemNotice(Base):
-    """When an account was last told something of a kind: at most once a day."""
+    """The time of the last system notification of a kind: each kind is sent at most once a day."""
 
     __tablename__ = "system_notices"
 
@@ -19,9 +19,10 @@ class SystemNotice(Base):
     sent_at: Mapped[datetime] = mapped_column(TIMESTAMP, server_default=sa.func.now())
 
 
-class ToldFact(Base):
-    """Something that an account was told and that has not ended since: not news any more."""
+class ReportedFact(Base):
+    """A fact that was reported to an account and still holds: it is not reported again."""
 
+    # The name of the table stays: during an update, consoles of the version before use the same database.
     __tablename__ = "told_facts"
 
     account_id: Mapped[int] = mapped_column(sa.ForeignKey(Account.id), primary_key=True)

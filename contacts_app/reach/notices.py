@@ -1,6 +1,6 @@
-"""Tell what the console itself has to tell: a channel fails or works again, the quota is nearly used, a group is mute.
+"""Send system notifications: a channel fails or works again, the quota is nearly used, a group is unreachable.
 
-What is told are facts that hold: each is told once until it has ended, and of each kind at most one message a day.
+A fact is reported once for as long as it holds, and each kind of fact in at most one notification a day.
 """
 
 from collections.abc import Sequence
@@ -21,30 +21,30 @@ from ..delivery.attempts import limit_lock_waits
 from ..delivery.models import CHANNELS, Alert, ChannelState
 from ..delivery.queueing import notify
 from ..groups.models import Group, Membership
-from .models import SystemNotice, ToldFact
+from .models import ReportedFact, SystemNotice
 from .reachability import is_reachable
 
-NAMED = 50  # facts that one message names
-FIRST_MINUTES = "10 minutes"  # in which whoever creates a group puts members into it
+MOST_LISTED = 50  # facts that one notification lists; the others are counted
+GRACE_PERIOD = "10 minutes"  # after a group is created: members are about to be added
 NEARLY = 0.9
-LOCKED_PAUSE, FAILED_PAUSE = timedelta(seconds=30), timedelta(minutes=5)  # until an account is looked at again
+LOCKED_RETRY, FAILED_RETRY = timedelta(seconds=30), timedelta(minutes=5)  # until an account is checked again
 
 
 class Fact(NamedTuple):
-    """Something that holds: what it is about, as told_facts knows it, and in words."""
+    """Something that holds at the moment; `subject` identifies it among the reported facts of its kind."""
 
     subject: str
     words: str
 
 
 class Kind(NamedTuple):
-    """One kind of message."""
+    """A kind of system notification; `one` and `many` are its titles."""
 
     name: str
     one: str
     many: str
     status: str
-    key: str  # of which the newer message overtakes the older, as each says all that holds
+    key: str  # of the notification: a newer one replaces an older one in the queue, as each lists all that holds
 
 
 FAILING = Kind(
@@ -53,34 +53,63 @@ FAILING = Kind(
 WORKING = Kind(
     "working", "A channel of the team works again", "{} channels of the team work again", "resolved", "channels"
 )
-QUOTA = Kind("quota", "The quota of contacts is nearly used", "", "firing", "quota")
-MUTE = Kind(
+QUOTA = Kind("quota", "The contact quota is nearly used up", "", "firing", "quota")
+UNREACHABLE_GROUP = Kind(
     "group",
-    "A contact group has nobody who can be reached",
-    "{} contact groups have nobody to reach",
+    "A contact group has no reachable members",
+    "{} contact groups have no reachable members",
     "firing",
     "groups",
 )
 
+_has_receivers = sa.select(
+    sa.exists().where(Contact.account_id == sa.bindparam("account_id"), Contact.receives_system_notifications)
+)
+_claim_check = sa.text("""
+    DELETE FROM system_checks WHERE account_id = (
+        SELECT account_id FROM system_checks WHERE due_at <= now() ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+    RETURNING account_id
+""")
+_postpone_check = sa.text("""
+    UPDATE system_checks SET due_at = now() + CAST(:pause AS interval) WHERE account_id = (
+        SELECT account_id FROM system_checks WHERE account_id = :account_id FOR UPDATE SKIP LOCKED)
+""")
+_claim_day = sa.text(f"""
+    INSERT INTO {SystemNotice.__tablename__} AS last (account_id, kind) VALUES (:account_id, :kind)
+    ON CONFLICT (account_id, kind) DO UPDATE SET sent_at = now() WHERE last.sent_at <= now() - interval '1 day'
+    RETURNING kind
+""")  # nosec B608
+_check_after_day = sa.text("""
+    INSERT INTO system_checks AS planned (account_id, due_at)
+    SELECT account_id, sent_at + interval '1 day' FROM system_notices WHERE account_id = :account_id AND kind = :kind
+    ON CONFLICT (account_id) DO UPDATE SET due_at = least(planned.due_at, excluded.due_at)
+""")
+_check_after_grace_period = sa.text(f"""
+    INSERT INTO system_checks AS planned (account_id, due_at)
+    SELECT account_id, min(created_at) + interval '{GRACE_PERIOD}' FROM groups
+    WHERE account_id = :account_id AND created_at >= now() - interval '{GRACE_PERIOD}' GROUP BY account_id
+    ON CONFLICT (account_id) DO UPDATE SET due_at = least(planned.due_at, excluded.due_at)
+""")  # nosec B608
+
 
 def check_next() -> bool:
-    """Look at one account that is due, tell what is news, and commit; return whether there was one.
+    """Check one account that is due, report new facts, and commit; return whether an account was due.
 
-    An account in which somebody holds a lock that this needs is passed over, and looked at a little later.
+    An account with a row that somebody else keeps locked is checked again a little later.
     """
     limit_lock_waits()
-    account_id = db.session.execute(_take_check).scalar_one_or_none()
+    account_id = db.session.execute(_claim_check).scalar_one_or_none()
     if account_id is None:
         db.session.rollback()
         return False
     try:
         _check(account_id)
     except Exception as error:
-        # Whatever is wrong with this account, the others have their turn.
+        # An error in one account must not stop the checks of the others.
         db.session.rollback()
         is_locked = isinstance(getattr(error, "orig", None), psycopg.errors.LockNotAvailable)
-        pause = LOCKED_PAUSE if is_locked else FAILED_PAUSE
-        db.session.execute(_check_later, {"account_id": account_id, "pause": pause})
+        pause = LOCKED_RETRY if is_locked else FAILED_RETRY
+        db.session.execute(_postpone_check, {"account_id": account_id, "pause": pause})
         db.session.commit()
         if not is_locked:
             raise
@@ -92,49 +121,53 @@ def check_next() -> bool:
 def _check(account_id: int) -> None:
     if db.session.scalar(_has_receivers, {"account_id": account_id}):
         failing = _failing(account_id)
-        _tell_what_works(account_id, failing)
-        for kind, facts in ((FAILING, failing), (QUOTA, _quota(account_id)), (MUTE, _mute_groups(account_id))):
-            _tell_news(account_id, kind, facts)
-        db.session.execute(_check_when_groups_are_not_new, {"account_id": account_id})
+        _report_recovered(account_id, failing)
+        for kind, facts in (
+            (FAILING, failing),
+            (QUOTA, _quota(account_id)),
+            (UNREACHABLE_GROUP, _unreachable_groups(account_id)),
+        ):
+            _report_new(account_id, kind, facts)
+        db.session.execute(_check_after_grace_period, {"account_id": account_id})
 
 
-def _tell_news(account_id: int, kind: Kind, facts: Sequence[Fact]) -> None:
-    """Tell the facts of a kind if one of them is news, and forget those that have ended."""
-    told = _told(account_id, kind)
+def _report_new(account_id: int, kind: Kind, facts: Sequence[Fact]) -> None:
+    """Report the facts of a kind if one of them is new, and clear those that have ended."""
+    reported = _reported(account_id, kind)
     subjects = {fact.subject for fact in facts}
-    if kind is not FAILING:  # of those, _tell_what_works speaks first
-        _forget(account_id, kind, told - subjects)
-    if subjects - told and _may_tell(account_id, kind):
+    if kind is not FAILING:  # those are cleared when their recovery is reported
+        _clear(account_id, kind, reported - subjects)
+    if subjects - reported and _claim_days_notification(account_id, kind):
         _send(account_id, kind, facts)
         rows = [{"account_id": account_id, "kind": kind.name, "subject": subject} for subject in sorted(subjects)]
-        db.session.execute(postgresql.insert(ToldFact).on_conflict_do_nothing(), rows)
+        db.session.execute(postgresql.insert(ReportedFact).on_conflict_do_nothing(), rows)
 
 
-def _tell_what_works(account_id: int, failing: Sequence[Fact]) -> None:
-    """Tell which channels that were told to fail work again; forget those that are gone or have a new address."""
-    ended = _told(account_id, FAILING) - {fact.subject for fact in failing}
+def _report_recovered(account_id: int, failing: Sequence[Fact]) -> None:
+    """Report which failing channels work again; clear those that were deleted or have a new address."""
+    ended = _reported(account_id, FAILING) - {fact.subject for fact in failing}
     if not ended:
         return
     working = [fact for fact in _states(account_id, ChannelState.failing_since.is_(None)) if fact.subject in ended]
-    _forget(account_id, FAILING, ended - {fact.subject for fact in working})
-    if working and _may_tell(account_id, WORKING):
+    _clear(account_id, FAILING, ended - {fact.subject for fact in working})
+    if working and _claim_days_notification(account_id, WORKING):
         rest = ["Still failing:", *_lines(failing)] if failing else ["No other channel fails."]
         _send(account_id, WORKING, working, rest)
-        _forget(account_id, FAILING, {fact.subject for fact in working})
+        _clear(account_id, FAILING, {fact.subject for fact in working})
 
 
-def _may_tell(account_id: int, kind: Kind) -> bool:
-    """Take this day's message of the kind; where it is used up, have the account looked at when the day is over."""
+def _claim_days_notification(account_id: int, kind: Kind) -> bool:
+    """Claim the day's notification of a kind; if it was sent already, schedule a check for the end of the day."""
     values = {"account_id": account_id, "kind": kind.name}
-    if db.session.execute(_take_day, values).one_or_none():
+    if db.session.execute(_claim_day, values).one_or_none():
         return True
     db.session.execute(_check_after_day, values)
     return False
 
 
 def _lines(facts: Sequence[Fact]) -> list[str]:
-    lines = [fact.words for fact in facts[:NAMED]]
-    return [*lines, f"and {len(facts) - NAMED} more"] if len(facts) > NAMED else lines
+    lines = [fact.words for fact in facts[:MOST_LISTED]]
+    return [*lines, f"and {len(facts) - MOST_LISTED} more"] if len(facts) > MOST_LISTED else lines
 
 
 def _send(account_id: int, kind: Kind, facts: Sequence[Fact], rest: Sequence[str] = ()) -> None:
@@ -157,7 +190,7 @@ def _failing(account_id: int) -> Sequence[Fact]:
 
 
 def _states(account_id: int, condition: sa.ColumnElement[bool]) -> Sequence[Fact]:
-    """Return the channels of the account's contacts that are in a state, in words."""
+    """Return the channels of the account's contacts whose state meets the condition."""
     found = (
         sa.select(Contact.id, Contact.name, ChannelState.channel, ChannelState.failing_since, ChannelState.answer)
         .join(
@@ -180,10 +213,10 @@ def _quota(account_id: int) -> Sequence[Fact]:
     return [Fact("", f"The account has {count} of {quota} contacts.")] if count >= quota * NEARLY else []
 
 
-def _mute_groups(account_id: int) -> Sequence[Fact]:
-    """Return the groups none of whose members can be reached; an empty one only when it is not quite new."""
+def _unreachable_groups(account_id: int) -> Sequence[Fact]:
+    """Return the groups without a reachable member; a group without members only after its grace period."""
     members = sa.func.count(Contact.id)
-    has_been_there = Group.created_at < sa.func.now() - sa.text(f"interval '{FIRST_MINUTES}'")
+    is_established = Group.created_at < sa.func.now() - sa.text(f"interval '{GRACE_PERIOD}'")
     of_group = sa.and_(Membership.account_id == Group.account_id, Membership.group_id == Group.id)
     of_contact = sa.and_(Contact.account_id == Membership.account_id, Contact.id == Membership.contact_id)
     statement = (
@@ -192,7 +225,7 @@ def _mute_groups(account_id: int) -> Sequence[Fact]:
         .outerjoin(Contact, of_contact)
         .where(Group.account_id == account_id)
         .group_by(Group.account_id, Group.id)
-        .having(~sa.func.coalesce(sa.func.bool_or(is_reachable()), False), sa.or_(members > 0, has_been_there))
+        .having(~sa.func.coalesce(sa.func.bool_or(is_reachable()), False), sa.or_(members > 0, is_established))
         .order_by(sa.collate(Group.name_key, "C"))
     )
     found = db.session.execute(statement, {"account_id": account_id})
@@ -202,44 +235,16 @@ def _mute_groups(account_id: int) -> Sequence[Fact]:
     ]
 
 
-def _told(account_id: int, kind: Kind) -> set[str]:
-    found = sa.select(ToldFact.subject).where(ToldFact.account_id == account_id, ToldFact.kind == kind.name)
+def _reported(account_id: int, kind: Kind) -> set[str]:
+    found = sa.select(ReportedFact.subject).where(ReportedFact.account_id == account_id, ReportedFact.kind == kind.name)
     return set(db.session.scalars(found))
 
 
-def _forget(account_id: int, kind: Kind, subjects: set[str]) -> None:
-    mine = (ToldFact.account_id == account_id, ToldFact.kind == kind.name)
+def _clear(account_id: int, kind: Kind, subjects: set[str]) -> None:
+    of_kind = (ReportedFact.account_id == account_id, ReportedFact.kind == kind.name)
     if subjects:
         db.session.execute(
-            sa.delete(ToldFact).where(*mine, ToldFact.subject == sa.any_(sa.cast(sorted(subjects), ARRAY(sa.Text))))
+            sa.delete(ReportedFact).where(
+                *of_kind, ReportedFact.subject == sa.any_(sa.cast(sorted(subjects), ARRAY(sa.Text)))
+            )
         )
-
-
-_has_receivers = sa.select(
-    sa.exists().where(Contact.account_id == sa.bindparam("account_id"), Contact.receives_system_notifications)
-)
-_take_check = sa.text("""
-    DELETE FROM system_checks WHERE account_id = (
-        SELECT account_id FROM system_checks WHERE due_at <= now() ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
-    RETURNING account_id
-""")
-_check_later = sa.text("""
-    UPDATE system_checks SET due_at = now() + CAST(:pause AS interval) WHERE account_id = (
-        SELECT account_id FROM system_checks WHERE account_id = :account_id FOR UPDATE SKIP LOCKED)
-""")
-_take_day = sa.text(f"""
-    INSERT INTO {SystemNotice.__tablename__} AS last (account_id, kind) VALUES (:account_id, :kind)
-    ON CONFLICT (account_id, kind) DO UPDATE SET sent_at = now() WHERE last.sent_at <= now() - interval '1 day'
-    RETURNING kind
-""")  # nosec B608
-_check_after_day = sa.text("""
-    INSERT INTO system_checks AS planned (account_id, due_at)
-    SELECT account_id, sent_at + interval '1 day' FROM system_notices WHERE account_id = :account_id AND kind = :kind
-    ON CONFLICT (account_id) DO UPDATE SET due_at = least(planned.due_at, excluded.due_at)
-""")
-_check_when_groups_are_not_new = sa.text(f"""
-    INSERT INTO system_checks AS planned (account_id, due_at)
-    SELECT account_id, min(created_at) + interval '{FIRST_MINUTES}' FROM groups
-    WHERE account_id = :account_id AND created_at >= now() - interval '{FIRST_MINUTES}' GROUP BY account_id
-    ON CONFLICT (account_id) DO UPDATE SET due_at = least(planned.due_at, excluded.due_at)
-""")  # nosec B608

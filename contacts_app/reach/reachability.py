@@ -1,4 +1,4 @@
-"""Say who can be reached, over which channels, and why not."""
+"""Find out which contacts can be reached, over which channels, and why others cannot."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -18,22 +18,22 @@ from ..groups.models import Membership
 from ..intake.models import Integration
 from ..intake.refusals import RefusedSender, read_senders, refused_senders
 
-NAMED = 5  # contacts that the top of the page names
+MOST_NAMED = 5  # contacts that the top of the page names
 NO_WORKER = (
     "Nothing is delivered at the moment: no delivery worker is running. Start one with `flask --app wsgi deliver`."
 )
 _ADDRESSES = {"sms": Contact.mobile, "email": Contact.email, "dingtalk": Contact.dingtalk_url_hash}
 
 
-# The account is named and not joined: where PostgreSQL reads what is known of all contacts at once instead of one after
-# the other, which it decides by the size of the table, it then reads this account's.
+# Filtered by a parameter instead of a join on the account: if the planner reads the states of all contacts at once,
+# which depends on the size of the table, it then reads those of this account only.
 _states = sa.select(1).where(
     ChannelState.account_id == sa.bindparam("account_id"), ChannelState.contact_id == Contact.id
 )
 
 
 class Health(NamedTuple):
-    """What is known of a contact's channel: `state` is untried, works, fails or off; `at` when, or since when."""
+    """The state of a contact's channel: works, fails or off; `at` is when it last worked or since when it fails."""
 
     state: str
     at: datetime | None = None
@@ -41,7 +41,7 @@ class Health(NamedTuple):
 
 
 class Unreachable(NamedTuple):
-    """A contact that would not be reached, and why: for each of its channels, what it is and what is wrong."""
+    """A contact that cannot be reached, with the state of each of its channels by the channel's label."""
 
     id: int
     name: str
@@ -49,21 +49,21 @@ class Unreachable(NamedTuple):
 
     @property
     def fails(self) -> bool:
-        """Tell whether a channel of the contact itself is at fault."""
+        """Return whether a channel of the contact fails, rather than only channels that are not set up."""
         return any(health.state == "fails" for health in self.reasons.values())
 
 
-class KnownOfGroup(NamedTuple):
-    """Hold how many integrations use a group, and how many of its members cannot be reached."""
+class GroupSummary(NamedTuple):
+    """How many integrations use a group, and how many of its members cannot be reached."""
 
     integrations: int
-    unreached: int
+    unreachable: int
 
 
 class Reach(NamedTuple):
-    """What the top of the page says: of the whole console, of channels, and of the contacts that cannot be reached.
+    """The warnings at the top of the page: about workers, channels, refused senders and unreachable contacts.
 
-    `tried` are the contacts of whom a channel is known to work or to fail, `grouped` those in a group.
+    `tried` counts the contacts with a channel that is known to work or to fail, `grouped` those in a group.
     """
 
     no_worker: bool
@@ -88,20 +88,17 @@ def is_reachable() -> sa.ColumnElement[bool]:
 
 
 def is_failing() -> sa.ColumnElement[bool]:
-    """Return the condition that one of the channels of a contact of the parameter account_id fails."""
+    """Return the condition that a channel of a contact fails; bind the parameter account_id."""
     return sa.exists(_states.where(ChannelState.failing_since.is_not(None)).correlate(Contact))
 
 
 def is_untried() -> sa.ColumnElement[bool]:
-    """Return the condition that nothing is known of any channel of a contact of the parameter account_id."""
+    """Return the condition that no channel of a contact has a known state; bind the parameter account_id."""
     return ~sa.exists(_states.correlate(Contact))
 
 
 def states_of_contacts(ids: sa.ColumnElement[Any]) -> sa.Select[int, str]:
-    """Return the statement of what is known of contacts of the parameter account_id: contact_id, and states as JSON.
-
-    `health_of` reads the JSON.
-    """
+    """Select contact_id and the states of its channels as JSON for `health_of`; bind the parameter account_id."""
     fails = ChannelState.failing_since.is_not(None)
     at = sa.func.extract("epoch", sa.func.coalesce(ChannelState.failing_since, ChannelState.worked_at))
     state = sa.func.json_build_array(ChannelState.channel, fails, at, ChannelState.answer)
@@ -113,7 +110,7 @@ def states_of_contacts(ids: sa.ColumnElement[Any]) -> sa.Select[int, str]:
 
 
 def health_of(states: str | None) -> list[Health | None]:
-    """Return what is known of each channel of a contact with these states: None for one that was never tried."""
+    """Return the state of each channel, in the order of CHANNELS; None for one that was never tried."""
     known: dict[str, Health] = {}
     for channel, fails, at, answer in json.loads(states or "[]"):
         known[channel] = Health("fails" if fails else "works", datetime.fromtimestamp(at, UTC), answer)
@@ -123,7 +120,7 @@ def health_of(states: str | None) -> list[Health | None]:
 
 @cache
 def reach_statement() -> sa.Select[*tuple[Any, ...]]:
-    """Return the statement of reach_of, built once."""
+    """Return the statement of `reach_of`, built once."""
     account_id: sa.BindParameter[int] = sa.bindparam("account_id")
     by_name = sa.collate(Contact.name_key, "C")
     unreachable = (
@@ -134,11 +131,10 @@ def reach_statement() -> sa.Select[*tuple[Any, ...]]:
         )
         .where(Contact.account_id == account_id, ~is_reachable())
         .order_by(by_name, Contact.id)
-        .limit(NAMED)
+        .limit(MOST_NAMED)
         .subquery()
     )
-    # One row that is always there, so that one statement tells of the workers and of the contacts.
-    # Counted by what there is of them, in the order of an index: to ask for each contact takes twice as long.
+    # Counted over an index of the states and of the memberships: to check each contact takes twice as long.
     counts = {
         "tried": sa.select(sa.func.count(ChannelState.contact_id.distinct())).where(
             ChannelState.account_id == account_id
@@ -147,8 +143,9 @@ def reach_statement() -> sa.Select[*tuple[Any, ...]]:
             Membership.account_id == account_id
         ),
     }
+    # A subquery of exactly one row, so that the statement returns the workers' state even if nobody is unreachable.
     one = (
-        sa.select(WorkerHeartbeat.is_one_alive().label("lives"), Delivery.is_late(account_id).label("late"))
+        sa.select(WorkerHeartbeat.is_one_alive().label("is_alive"), Delivery.is_late(account_id).label("late"))
         .add_columns(refused_senders(account_id).label("refused"))
         .add_columns(*(count.scalar_subquery().label(name) for name, count in counts.items()))
         .subquery()
@@ -166,33 +163,33 @@ def reach_statement() -> sa.Select[*tuple[Any, ...]]:
 
 @cache
 def _unreachable_members() -> sa.Select[*tuple[Any, ...]]:
-    """Return the statement of unreachable_members, built once."""
-    mine = (Membership.account_id == sa.bindparam("account_id"), Membership.group_id == sa.bindparam("group_id"))
+    """Return the statement of `unreachable_members`, built once."""
+    of_group = (Membership.account_id == sa.bindparam("account_id"), Membership.group_id == sa.bindparam("group_id"))
     contact = Contact.__table__.c
     return (
         sa.select(*_reasons(contact))
         .join(Membership, sa.and_(Membership.account_id == Contact.account_id, Membership.contact_id == Contact.id))
         .outerjoin(ChannelState, _fails(contact))
-        .where(*mine, ~is_reachable())
+        .where(*of_group, ~is_reachable())
         .order_by(sa.collate(Contact.name_key, "C"), Contact.id, ChannelState.channel.desc())
     )
 
 
 def _reasons(contact: Any) -> tuple[Any, ...]:
-    """Return the columns that _gather takes: of a contact, and of a channel of it that fails."""
+    """Return the columns that `_gather` reads: of a contact, and of one of its failing channels."""
     addresses = (contact.mobile, contact.email, contact.dingtalk_url_hash)
     known = (ChannelState.channel, ChannelState.failing_since, ChannelState.answer)
     return (contact.id, contact.name, *addresses, *known)
 
 
 def _fails(contact: Any) -> sa.ColumnElement[bool]:
-    """Return the condition that what is known of a channel is that one of the contact fails."""
-    is_its = sa.and_(ChannelState.account_id == sa.bindparam("account_id"), ChannelState.contact_id == contact.id)
-    return sa.and_(is_its, ChannelState.failing_since.is_not(None))
+    """Return the condition that joins a contact with its failing channels."""
+    of_contact = sa.and_(ChannelState.account_id == sa.bindparam("account_id"), ChannelState.contact_id == contact.id)
+    return sa.and_(of_contact, ChannelState.failing_since.is_not(None))
 
 
 def _gather(rows: Iterable[sa.Row[Any]]) -> dict[int, Unreachable]:
-    """Return the contacts of the rows, which have the columns of _reasons, by their ids."""
+    """Return the contacts in rows with the columns of `_reasons`, by id."""
     off = channels_off()
     found: dict[int, Unreachable] = {}
     for row in rows:
@@ -209,11 +206,11 @@ def _gather(rows: Iterable[sa.Row[Any]]) -> dict[int, Unreachable]:
 
 
 def reach_of(account_id: int) -> Reach:
-    """Return what has to be said before an alert does."""
+    """Return the warnings for the top of the page, so that problems are seen before an alert is lost."""
     rows = read_rows(reach_statement(), {"account_id": account_id})
     first = rows[0]
     return Reach(
-        no_worker=not first.lives,
+        no_worker=not first.is_alive,
         is_late=first.late,
         off=channels_off(),
         total=first.total or 0,
@@ -225,39 +222,39 @@ def reach_of(account_id: int) -> Reach:
 
 
 def unreachable_members(account_id: int, group_id: int) -> dict[int, Unreachable]:
-    """Return those members of a group that cannot be reached, by their ids."""
+    """Return the members of a group that cannot be reached, by id."""
     return _gather(read_rows(_unreachable_members(), {"account_id": account_id, "group_id": group_id}))
 
 
 @cache
-def _of_groups() -> sa.Select[*tuple[Any, ...]]:
-    """Return the statement of known_of_groups, built once."""
+def _group_summaries() -> sa.Select[*tuple[Any, ...]]:
+    """Return the statement of `group_summaries`, built once."""
     ids = sa.cast(sa.bindparam("group_ids"), ARRAY(sa.BigInteger))
     is_member = sa.and_(Contact.account_id == Membership.account_id, Contact.id == Membership.contact_id)
     zero: sa.ColumnElement[int] = sa.literal_column("0", sa.BigInteger)
     count = sa.func.count
-    unreached: sa.Select[*tuple[Any, ...]] = (
-        sa.select(Membership.group_id, zero.label("integrations"), count().label("unreached"))
+    unreachable: sa.Select[*tuple[Any, ...]] = (
+        sa.select(Membership.group_id, zero.label("integrations"), count().label("unreachable"))
         .join(Contact, is_member)
         .where(Membership.account_id == sa.bindparam("account_id"), Membership.group_id == sa.any_(ids))
         .where(~is_reachable())
         .group_by(Membership.group_id)
     )
     used: sa.Select[*tuple[Any, ...]] = (
-        sa.select(Integration.group_id, count().label("integrations"), zero.label("unreached"))
+        sa.select(Integration.group_id, count().label("integrations"), zero.label("unreachable"))
         .where(Integration.account_id == sa.bindparam("account_id"), Integration.group_id == sa.any_(ids))
         .group_by(Integration.group_id)
     )
-    return sa.select(sa.union_all(unreached, used).subquery())
+    return sa.select(sa.union_all(unreachable, used).subquery())
 
 
-def known_of_groups(account_id: int, ids: Iterable[int]) -> dict[int, KnownOfGroup]:
-    """Return how many integrations use each of the groups, and how many members of it cannot be reached."""
-    found = dict.fromkeys(ids, KnownOfGroup(0, 0))
-    for row in read_rows(_of_groups(), {"account_id": account_id, "group_ids": list(found)}):
+def group_summaries(account_id: int, ids: Iterable[int]) -> dict[int, GroupSummary]:
+    """Return how many integrations use each group and how many of its members cannot be reached, by group id."""
+    found = dict.fromkeys(ids, GroupSummary(0, 0))
+    for row in read_rows(_group_summaries(), {"account_id": account_id, "group_ids": list(found)}):
         before = found[row.group_id]
-        found[row.group_id] = KnownOfGroup(
-            integrations=before.integrations + row.integrations, unreached=before.unreached + row.unreached
+        found[row.group_id] = GroupSummary(
+            integrations=before.integrations + row.integrations, unreachable=before.unreachable + row.unreachable
         )
     return found
 

@@ -216,10 +216,10 @@ def test_the_newest_notice_of_the_console_overtakes_the_older_and_says_all_that_
     make_due(team)
     courier.deliver()
     assert states(team) == {"overtaken": 2, "sent": 2}
-    (works, still), (mute, _) = (text.text.split("\n", 1) for text in texts.messages)
+    (works, still), (unreachable, _) = (text.text.split("\n", 1) for text in texts.messages)
     assert "A channel of the team works again" in works
     assert re.search(r"Before: .*firing.*\nBob: Mailbox\nStill failing:\nCid: Mailbox, since ", still)
-    assert "A contact group has nobody who can be reached" in mute
+    assert "A contact group has no reachable members" in unreachable
 
 
 def numbers(text: str) -> dict[str, int]:

@@ -16,8 +16,8 @@ from tests.conftest import Team
 REFUSED = "The mail server refused the mailbox: 550 no such mailbox"
 FAILING = "A channel of the team has begun to fail"
 WORKING = "A channel of the team works again"
-QUOTA = "The quota of contacts is nearly used"
-MUTE = "A contact group has nobody who can be reached"
+QUOTA = "The contact quota is nearly used up"
+UNREACHABLE_GROUP = "A contact group has no reachable members"
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +228,7 @@ def test_of_many_channels_that_fail_some_are_named_and_the_rest_counted(team: Te
     ask(team)
     ((title, text),) = told(team)
     assert title == "55 channels of the team fail"
-    assert (text.count("\n"), text.splitlines()[-1]) == (notices.NAMED, "and 5 more")
+    assert (text.count("\n"), text.splitlines()[-1]) == (notices.MOST_LISTED, "and 5 more")
 
 
 def test_the_quota_is_told_at_nine_tenths_and_again_after_it_had_been_lower(new_team: Any) -> None:
@@ -256,21 +256,21 @@ def test_a_group_is_told_when_none_of_its_members_can_be_reached(team: Team) -> 
     new_group(team, "On call", bob, cid)
     check(team)
     set_state(team, bob, fails=True)
-    assert MUTE not in titles(team)
+    assert UNREACHABLE_GROUP not in titles(team)
     set_state(team, cid, fails=True)
-    assert told(team)[-1] == (MUTE, "On call: none of its members can be reached")
+    assert told(team)[-1] == (UNREACHABLE_GROUP, "On call: none of its members can be reached")
     pass_a_day(team)
-    assert titles(team).count(MUTE) == 1
+    assert titles(team).count(UNREACHABLE_GROUP) == 1
     set_state(team, cid, fails=False)
     set_state(team, cid, fails=True)
     pass_a_day(team)
-    assert titles(team).count(MUTE) == 2
+    assert titles(team).count(UNREACHABLE_GROUP) == 2
 
 
-def test_a_group_whose_members_have_only_channels_that_are_not_set_up_is_mute(team: Team) -> None:
+def test_a_group_whose_members_have_only_channels_that_are_not_set_up_is_unreachable(team: Team) -> None:
     new_group(team, "On call", team.add(name="Bob", mobile="+8613800000001"))
     check(team)
-    assert told(team) == [(MUTE, "On call: none of its members can be reached")]
+    assert told(team) == [(UNREACHABLE_GROUP, "On call: none of its members can be reached")]
 
 
 def test_an_empty_group_is_told_when_it_is_not_new_any_more(team: Team) -> None:
@@ -283,21 +283,23 @@ def test_an_empty_group_is_told_when_it_is_not_new_any_more(team: Team) -> None:
         "UPDATE system_checks SET due_at = due_at - interval '11 minutes' WHERE account_id = %s", [team.account_id]
     )
     check(team)  # nobody asks: the check was planned
-    assert told(team) == [(MUTE, "On call: it has no members")]
+    assert told(team) == [(UNREACHABLE_GROUP, "On call: it has no members")]
 
 
 def test_several_groups_are_told_in_one_message(team: Team) -> None:
     new_group(team, "Night", minutes=11)
     new_group(team, "Day", minutes=11)
     check(team)
-    assert told(team) == [("2 contact groups have nobody to reach", "Day: it has no members\nNight: it has no members")]
+    assert told(team) == [
+        ("2 contact groups have no reachable members", "Day: it has no members\nNight: it has no members")
+    ]
 
 
 def test_each_kind_has_a_message_a_day_of_its_own(team: Team) -> None:
     set_state(team, team.add(name="Bob", email="bob@example.com"), fails=True)
     new_group(team, "Night", minutes=11)
     check(team)
-    assert titles(team) == [FAILING, MUTE]
+    assert titles(team) == [FAILING, UNREACHABLE_GROUP]
 
 
 def test_an_account_that_another_worker_looks_at_is_left_to_it(team: Team) -> None:

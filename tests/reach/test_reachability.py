@@ -209,10 +209,10 @@ def test_a_group_says_when_none_of_its_members_can_be_reached(full_team: Team) -
     groups |= {add_group(full_team, "Nobody"): False}
     note(full_team, ann, "email", "Refused.")
     page = full_team.get("/groups").text
-    for group, is_mute in groups.items():
+    for group, is_unreachable in groups.items():
         row = re.search(rf'<tr id="group-{group}">.*?</tr>', page, re.DOTALL)
         assert row
-        assert ("None of them can be reached right now" in row[0]) is is_mute
+        assert ("None of them can be reached right now" in row[0]) is is_unreachable
 
 
 @as_page_and_htmx

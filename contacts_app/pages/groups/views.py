@@ -17,7 +17,7 @@ from ...core.db import db
 from ...delivery.stopping import stop_integrations, stopped_words, waiting_of
 from ...groups.models import Group
 from ...intake.models import Integration
-from ...reach.reachability import known_of_groups, reach_of, unreachable_members
+from ...reach.reachability import group_summaries, reach_of, unreachable_members
 from ...web import htmx
 from ...web.arguments import PAGE_SIZE, read_ids, read_page, read_text
 from ..contacts import listing as contacts
@@ -222,7 +222,7 @@ def _listing(text: str, number: int) -> dict[str, Any]:
         "total": page.total,
         "pages": ceil(page.total / PAGE_SIZE),
         "address": _address,
-        "known": known_of_groups(account_id, ids),
+        "known": group_summaries(account_id, ids),
         "reach": reach_of(account_id),
     }
 
