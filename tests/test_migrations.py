@@ -838,7 +838,7 @@ def test_a_database_that_cannot_hold_any_letter_is_refused(
     app: Flask, data_dir: Path, settings: dict[str, str], encoding: str
 ) -> None:
     with database_made_with(f"ENCODING '{encoding}' LOCALE_PROVIDER libc LOCALE 'C'", data_dir) as url:
-        assert "must be made with ENCODING 'UTF8' and a locale" in reason(url, settings)
+        assert "must be created with ENCODING 'UTF8' and a locale" in reason(url, settings)
 
 
 @pytest.mark.parametrize(

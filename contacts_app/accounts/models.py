@@ -12,7 +12,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ..core.db import Base, db, narrowed_to, show_account, wait_at_most
+from ..core.db import Base, db, set_account_to, set_lock_timeout, show_account
 from ..core.encryption import digest
 
 IDLE_LIMIT = timedelta(hours=12)
@@ -119,7 +119,7 @@ class User(Base):
     @classmethod
     def with_password(cls, email: str, password: str) -> "User | None":
         """Return the user whom the pair admits; a wrong address takes as long as a wrong password."""
-        wait_at_most(LOGON_PATIENCE)
+        set_lock_timeout(LOGON_PATIENCE)
         # Columns: to make a User of the row would take a while that shows which addresses are known.
         columns = sa.select(cls.account_id, cls.id, cls.password_hash)
         known = db.session.execute(_with_email(columns, email)).one_or_none()
@@ -238,7 +238,7 @@ class Session(Base):
 
 visitor_of_session = (
     sa.select(
-        narrowed_to(Account.id),
+        set_account_to(Account.id),
         Account.id.label("account_id"),
         User.id.label("user_id"),
         User.email,

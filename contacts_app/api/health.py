@@ -11,7 +11,7 @@ from .. import migrations
 from ..accounts.permissions import public
 from ..config import StartError, current_settings
 from ..core.db import db
-from ..core.postgres import unmet_settings, wanted_settings
+from ..core.postgres import required_settings, unmet_settings
 
 blueprint = Blueprint("health", __name__)
 logger = logging.getLogger("contacts_app")
@@ -38,6 +38,6 @@ def _reason() -> str | None:
         return "the schema is older than the console; run migrate."
     raw = db.session.connection().connection.dbapi_connection
     assert isinstance(raw, psycopg.Connection)
-    if unmet := unmet_settings(raw, wanted_settings(current_settings().database_url)):
+    if unmet := unmet_settings(raw, required_settings(current_settings().database_url)):
         return f"the session has lost its settings, as behind a pooler by transaction: {', '.join(unmet)}."
     return None

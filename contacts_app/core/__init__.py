@@ -1,1 +1,1 @@
-"""What every room stands on."""
+"""The ground under every room: database, encryption, file locks, and the normal form of text."""

@@ -1,4 +1,4 @@
-"""Hold the database: its declarative base, the names of its constraints and its connections."""
+"""Connect to PostgreSQL: the declarative base, the connection pool, and row-level security for each transaction."""
 
 import os
 import select
@@ -18,14 +18,14 @@ from sqlalchemy.orm import DeclarativeBase, Session, SessionTransaction
 from ..config import current_settings
 from . import postgres
 
-SETTING = "console.account_id"  # what the policies of the tables compare each row's account with
-EVERY, NONE = "all", ""
+SETTING = "console.account_id"  # the row-level security policies compare it with the account of each row
+ALL_ACCOUNTS, NO_ACCOUNT = "all", ""
 TIMESTAMP = sa.DateTime(timezone=True)
-RESTART_SECONDS = 3  # in which a server that was there is waited for
+RESTART_SECONDS = 3  # for which connecting is retried, so that a restart of the server goes unnoticed
 CONNECTION_DEFAULTS = {
     "application_name": "alert-contacts",
     "connect_timeout": "5",
-    # A machine that vanishes says no farewell; Linux by itself would wait a quarter of an hour for its answer.
+    # A machine that loses power sends no TCP FIN; with Linux' defaults a statement would wait 15 minutes for it.
     "keepalives_idle": "5",
     "keepalives_interval": "5",
     "tcp_user_timeout": "10000",
@@ -33,7 +33,7 @@ CONNECTION_DEFAULTS = {
 
 
 class Base(DeclarativeBase):
-    """Name constraints that have no name of their own the same way on every machine."""
+    """The declarative base; its naming convention gives constraints without a name the same name everywhere."""
 
     type_annotation_map: ClassVar[dict[Any, Any]] = {str: sa.Text()}
     metadata = sa.MetaData(
@@ -49,13 +49,14 @@ db = SQLAlchemy()
 
 
 def init_app(app: Flask, url: str, start: Callable[[], object] | None = None) -> None:
-    """Connect `app` to the database at `url`, any address that libpq understands.
+    """Connect `app` to the database at `url`, any connection string that libpq understands.
 
-    `start` has a server of our own run, and is called before each new connection: it may have been killed.
+    `start` makes sure that the embedded server runs. It is called before each new connection, because the server may
+    have been killed.
     """
     parameters: dict[str, Any] = CONNECTION_DEFAULTS | conninfo_to_dict(url)
-    wanted = postgres.wanted_settings(None if start else url)
-    patience = _Patience()
+    required = postgres.required_settings(None if start else url)
+    retries = _RetryWindow()
 
     def connect() -> psycopg.Connection:
         while True:
@@ -64,16 +65,16 @@ def init_app(app: Flask, url: str, start: Callable[[], object] | None = None) ->
                     start()
                 connection = psycopg.connect(**parameters)
                 try:
-                    postgres.set_session(connection, wanted)
+                    postgres.set_session(connection, required)
                 except BaseException:
                     connection.close()
                     raise
                 break
             except psycopg.OperationalError:
-                if not patience.is_left():
+                if not retries.is_open():
                     raise
             time.sleep(0.05)
-        patience.renew()
+        retries.reset()
         return connection
 
     app.extensions["connect"] = connect
@@ -81,60 +82,63 @@ def init_app(app: Flask, url: str, start: Callable[[], object] | None = None) ->
         SQLALCHEMY_DATABASE_URI="postgresql+psycopg://",
         SQLALCHEMY_ENGINE_OPTIONS={
             "creator": connect,
-            # All are kept: opening one costs more than most statements. A thread has one at most.
+            # Connections stay open: to open one costs more than most statements. Each thread uses at most one.
             "pool_size": 20,
             "max_overflow": 0,
-            # The one used last, whose server process still has the tables at hand.
+            # LIFO: the connection used last has the tables in the caches of its server process.
             "pool_use_lifo": True,
             "pool_timeout": 5,
-            # The values of a failed statement are people's names and numbers.
+            # Parameters are personal data, and error messages go to the log.
             "hide_parameters": True,
         },
     )
     db.init_app(app)
     with app.app_context():
         engine = db.engine
-    sa.event.listen(engine, "checkout", _refuse_closed)
-    app.after_request(_end_reading)
-    # A connection belongs to the process that opened it, also where a server loads the app and then forks.
+    sa.event.listen(engine, "checkout", _discard_closed)
+    app.after_request(_commit_reads)
+    # A connection must not be shared between processes: gunicorn may load the app and then fork.
     os.register_at_fork(after_in_child=lambda: engine.dispose(close=False))
 
 
 def connect() -> psycopg.Connection:
-    """Return a new connection to the database of this app, beside its pool."""
+    """Return a new connection to the database of this app, outside the pool; the caller closes it."""
     connection: psycopg.Connection = current_app.extensions["connect"]()
     return connection
 
 
 def check_server() -> None:
-    """Raise StartError where the console could not work on the server of DATABASE_URL; the embedded one is its own."""
+    """Raise StartError if the server of DATABASE_URL does not suit the console; the embedded server always does."""
     url = current_settings().database_url
     if url is not None:
-        postgres.check(connect, postgres.wanted_settings(url))
+        postgres.check(connect, postgres.required_settings(url))
 
 
-class _Patience:
-    """Wait for a server that restarts, but not again and again for one that stays away, and for none that never was."""
+class _RetryWindow:
+    """Limit connection retries to RESTART_SECONDS after a failure; it opens again after the next success.
+
+    Without this limit, every request would wait while the server is down. A server that never answered is not retried.
+    """
 
     def __init__(self) -> None:
-        self.is_new, self.ends = False, 0.0
+        self.was_connected, self.ends = False, 0.0
 
-    def renew(self) -> None:
-        """Note that the server is there."""
-        self.is_new = True
+    def reset(self) -> None:
+        """Allow retries again, after a successful connection."""
+        self.was_connected = True
 
-    def is_left(self) -> bool:
-        """Tell whether to try again; the time runs from the first failure."""
+    def is_open(self) -> bool:
+        """Return whether to try again; the window begins with the first failure."""
         now = time.monotonic()
-        if self.is_new:
-            self.is_new, self.ends = False, now + RESTART_SECONDS
+        if self.was_connected:
+            self.was_connected, self.ends = False, now + RESTART_SECONDS
         return now < self.ends
 
 
-def _refuse_closed(connection: psycopg.Connection, record: object, proxy: object) -> None:
-    """Have the pool open another connection for one that has something to say before it is asked: the server is gone.
+def _discard_closed(connection: psycopg.Connection, record: object, proxy: object) -> None:
+    """Replace a pooled connection that the server has closed, which shows as data to read before any statement.
 
-    To ask each time, as `pool_pre_ping` does, costs a tenth of the list page.
+    The `pool_pre_ping` of SQLAlchemy sends a statement each time, which costs a tenth of the list page.
     """
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
@@ -142,8 +146,8 @@ def _refuse_closed(connection: psycopg.Connection, record: object, proxy: object
         raise sa.exc.DisconnectionError("the server has closed the connection")
 
 
-def _end_reading(response: Response) -> Response:
-    """End what was only read with a commit: after a rollback psycopg has forgotten the statements it had prepared."""
+def _commit_reads(response: Response) -> Response:
+    """Commit the transaction of a read request: after a rollback, psycopg discards its prepared statements."""
     if request.method in ("GET", "HEAD") and db.session.registry.has():
         try:
             db.session.commit()
@@ -152,55 +156,58 @@ def _end_reading(response: Response) -> Response:
     return response
 
 
-@sa.event.listens_for(db.session, "after_begin")
-def _show_account(session: Session, transaction: SessionTransaction, connection: sa.Connection) -> None:
-    """Begin a transaction with the rows of the account that it is for: a query that forgets the account finds no other.
+_set = sa.text(f"SELECT set_config('{SETTING}', :account, true)")
 
-    Without an account nothing is shown, which is how a connection begins.
+
+@sa.event.listens_for(db.session, "after_begin")
+def _set_account(session: Session, transaction: SessionTransaction, connection: sa.Connection) -> None:
+    """Set the row-level-security account when a transaction begins: a query without a condition finds no other rows.
+
+    Without an account no rows are visible, which is the setting of a new connection.
     """
-    shown = g.get("shown_account", NONE) if has_app_context() else NONE
-    if shown != NONE:
-        connection.execute(_show, {"account": shown})
+    shown = g.get("shown_account", NO_ACCOUNT) if has_app_context() else NO_ACCOUNT
+    if shown != NO_ACCOUNT:
+        connection.execute(_set, {"account": shown})
 
 
 def show_all_accounts(connection: sa.Connection) -> None:
-    """Show the rows of all accounts to the end of this transaction."""
-    connection.execute(_show, {"account": EVERY})
-
-
-_show = sa.text(f"SELECT set_config('{SETTING}', :account, true)")
+    """Make the rows of all accounts visible until the end of this transaction."""
+    connection.execute(_set, {"account": ALL_ACCOUNTS})
 
 
 @contextmanager
 def all_accounts() -> Iterator[None]:
-    """Show the rows of all accounts in the transactions that begin within, as commands and workers need them."""
-    former = g.get("shown_account", NONE)
-    g.shown_account = EVERY
+    """Make the rows of all accounts visible in transactions that begin inside, for commands and workers."""
+    before = g.get("shown_account", NO_ACCOUNT)
+    g.shown_account = ALL_ACCOUNTS
     try:
         yield
     finally:
-        g.shown_account = former
+        g.shown_account = before
 
 
 def show_account(account_id: int) -> None:
-    """Show the rows of one account from the next transaction on."""
+    """Make the rows of one account visible from the next transaction on."""
     g.shown_account = str(account_id)
 
 
-def narrowed_to(account_id: SQLColumnExpression[int]) -> sa.ColumnElement[str]:
-    """Return what a statement selects to show the rows of the account that it finds, to the end of its transaction."""
+def set_account_to(account_id: SQLColumnExpression[int]) -> sa.ColumnElement[str]:
+    """Return a column that, when selected, sets the row-level-security account for the rest of the transaction.
+
+    It saves a statement where a query finds out which account a request belongs to.
+    """
     return sa.func.set_config(SETTING, sa.cast(account_id, sa.Text), True)
 
 
-def wait_at_most(seconds: int) -> None:
-    """Have this transaction wait no longer for a row that somebody else keeps locked."""
+def set_lock_timeout(seconds: int) -> None:
+    """Set the lock timeout of this transaction: how long it waits for a row that another one has locked."""
     db.session.execute(sa.select(sa.func.set_config("lock_timeout", f"{seconds}s", True)))
 
 
 def read_rows(statement: sa.Executable, parameters: Mapping[str, Any]) -> Sequence[sa.Row[Any]]:
-    """Return the rows of a statement that selects columns.
+    """Return the rows of a statement that selects columns only.
 
-    Past the ORM, which takes as long to find out that it has no object to make as the list takes in the database.
+    This bypasses the ORM, whose result processing takes as long as the database takes for the whole list.
     """
     return db.session.connection().execute(statement, parameters).all()
 

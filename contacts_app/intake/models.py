@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ..contacts.models import CLEAN_NAME
-from ..core.db import TIMESTAMP, Base, all_accounts, db, show_account, wait_at_most
+from ..core.db import TIMESTAMP, Base, all_accounts, db, set_lock_timeout, show_account
 from ..core.encryption import digest
 
 LOCK_SECONDS = 1  # lock timeout; a statement may wait for two locks. After that the sender has to retry
@@ -159,7 +159,7 @@ class Integration(Base):
         """
         values = {"token_hash": digest(token), "limit": limit, "is_refused": is_refused}
         with all_accounts():
-            wait_at_most(LOCK_SECONDS)
+            set_lock_timeout(LOCK_SECONDS)
             found = db.session.execute(_admit, values).one_or_none()
         if found is None:
             return None

@@ -235,7 +235,7 @@ def restore(data_dir: Path, source: IO[bytes], check: Callable[[psycopg.Connecti
     to go on with. `check` sees it before, and may raise StartError as well.
     """
     with locks.open_private(data_dir / "restore.lock") as lock, _connect_to(data_dir, "postgres") as server:
-        locks.hold(lock, patience=0)
+        locks.hold(lock, timeout=0)
         try:
             _check_old(server, data_dir)
             server.execute(f"DROP DATABASE IF EXISTS {DRAFT} WITH (FORCE)")

@@ -108,7 +108,7 @@ def _alone(data_dir: Path | None) -> Iterator[None]:
         raise StartError(f"DATA_DIR must be a folder this user can write to; {data_dir}: {error.strerror}.") from None
     with lock:
         try:
-            hold(lock, patience=0)
+            hold(lock, timeout=0)
         except StartError as error:
             raise StartError(
                 f"DATA_DIR {data_dir} is in use by another console; stop that one or set another DATA_DIR. {error}"

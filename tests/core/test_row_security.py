@@ -9,7 +9,7 @@ from contacts_app import create_app
 from contacts_app.accounts.models import Account, Session
 from contacts_app.accounts.permissions import visitor
 from contacts_app.contacts.models import Contact
-from contacts_app.core.db import NONE, SETTING, all_accounts, db
+from contacts_app.core.db import NO_ACCOUNT, SETTING, all_accounts, db
 from contacts_app.groups.models import Group, Membership
 from contacts_app.intake.models import Integration
 from tests.conftest import Team, watched_statements
@@ -149,7 +149,7 @@ def test_a_session_that_has_ended_shows_nothing(one_connection: Flask, team: Tea
         assert Session.visitor(team.token) is None
         for end in (db.session.commit, db.session.rollback, db.session.commit):
             assert db.session.scalars(sa.select(Contact.id)).all() == []
-            assert in_sight() == NONE
+            assert in_sight() == NO_ACCOUNT
             end()
 
 
@@ -161,7 +161,7 @@ def test_a_visitor_who_cannot_be_looked_up_sees_nothing(one_connection: Flask, t
         with as_visitor(team, one_connection, method):
             with pytest.raises(sa.exc.DBAPIError):
                 visitor()
-            assert in_sight() == NONE
+            assert in_sight() == NO_ACCOUNT
 
 
 def test_an_alert_that_comes_in_sees_the_account_of_its_token(team: Team, other_team: Team) -> None:
