@@ -1,1 +1,1 @@
-"""Who may come in: accounts, their users, and the sessions they are in by."""
+"""Accounts, their users, sessions, and the permissions of views."""

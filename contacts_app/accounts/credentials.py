@@ -1,4 +1,4 @@
-"""Say what the name of an account, an e-mail address to log on by and a password may be."""
+"""Validate account names, the e-mail addresses of users, and new passwords."""
 
 from functools import partial
 
@@ -11,9 +11,9 @@ clean_account = partial(clean_text, most=64, what="The name of an account")
 
 
 def check_password(value: str) -> None:
-    """Raise ValueError with a sentence if `value` is no password to choose."""
+    """Raise ValueError with a sentence for people if `value` is not acceptable as a new password."""
     check_length(value, LONGEST_PASSWORD, "A password")
     if UNREADABLE.search(value):
         raise ValueError("A password cannot contain control characters.")
     if len(value) < SHORTEST_PASSWORD:
-        raise ValueError(f"A password has at least {SHORTEST_PASSWORD} characters; a few words are a good one.")
+        raise ValueError(f"A password must have at least {SHORTEST_PASSWORD} characters; a few words make a good one.")

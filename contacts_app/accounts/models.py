@@ -1,4 +1,4 @@
-"""Keep accounts, the users who may come in, and the sessions they are in by."""
+"""Store accounts, users, sessions, and log-on attempts with their rate limit."""
 
 import ipaddress
 import secrets
@@ -21,21 +21,20 @@ SEEN_PRECISION = timedelta(minutes=5)
 LOGON_WINDOW = timedelta(minutes=10)
 LOGONS_PER_SUBJECT = 10  # an e-mail, a known browser or a session
 LOGONS_PER_ADDRESS = 50
-LOGON_PATIENCE = (
-    1  # seconds for a user's row that is locked: a log-on waits at others' cost, nobody knows yet whose it is
-)
+# Seconds that a log-on waits for a locked user: it occupies a thread before anybody is known.
+LOGON_LOCK_SECONDS = 1
 LONGEST_PASSWORD = 1024
 
 Columns = TypeVarTuple("Columns")
 
-# OWASP's floor for argon2id is m=19 MiB, t=2, p=1.
+# OWASP's minimum for Argon2id: m=19 MiB, t=2, p=1.
 _hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
-# A password nobody has: checking it takes the time that checking a real one takes.
-_nobodys_hash = _hasher.hash(secrets.token_urlsafe())
+# Checked for unknown users, so that the response time does not reveal whether a user exists.
+_dummy_hash = _hasher.hash(secrets.token_urlsafe())
 
 
 class Account(Base):
-    """A team: it has users and contacts of its own and never sees another's."""
+    """A team with its own users and contacts, isolated from all other accounts."""
 
     __tablename__ = "accounts"
 
@@ -53,7 +52,7 @@ class Account(Base):
 
     @classmethod
     def any_exists(cls) -> bool:
-        """Tell whether somebody has set up this installation."""
+        """Return whether an account exists, so that the set-up is done."""
         return bool(db.session.scalar(sa.select(sa.exists(sa.select(cls.id)))))
 
     @classmethod
@@ -80,13 +79,13 @@ class Account(Base):
         return count, quota
 
     @classmethod
-    def hold_creation(cls) -> None:
-        """Keep others from creating an account until this transaction ends."""
+    def lock_creation(cls) -> None:
+        """Lock the table against new accounts until this transaction ends."""
         db.session.execute(sa.text("LOCK TABLE accounts IN SHARE ROW EXCLUSIVE MODE"))
 
     @classmethod
     def apply_quota(cls, quota: int) -> None:
-        """Give every account the quota of the setting; one that holds more keeps what it has."""
+        """Set the contact quota of every account; one with more contacts gets as many as it has."""
         wanted = sa.func.greatest(quota, cls.contact_count)
         db.session.execute(sa.update(cls).where(cls.contact_quota != wanted).values(contact_quota=wanted))
 
@@ -110,20 +109,20 @@ class User(Base):
 
     @classmethod
     def by_email(cls, email: str) -> "User | None":
-        """Find the user with this address, whatever its case, and keep the row as it is until the commit.
+        """Return the user with this e-mail address, ignoring case, and lock the row (FOR SHARE) until the commit.
 
-        A log-on with the old password thus ends before a change of the password ends all sessions, or fails.
+        So a log-on with the old password either completes before a password change ends all sessions, or fails.
         """
         return db.session.scalar(_with_email(sa.select(cls), email))
 
     @classmethod
     def with_password(cls, email: str, password: str) -> "User | None":
-        """Return the user whom the pair admits; a wrong address takes as long as a wrong password."""
-        set_lock_timeout(LOGON_PATIENCE)
-        # Columns: to make a User of the row would take a while that shows which addresses are known.
+        """Return the user with these credentials, else None; an unknown address takes as long as a wrong password."""
+        set_lock_timeout(LOGON_LOCK_SECONDS)
+        # Columns only: loading a User object would take measurably longer for known addresses.
         columns = sa.select(cls.account_id, cls.id, cls.password_hash)
         known = db.session.execute(_with_email(columns, email)).one_or_none()
-        if not _is_right(password, known.password_hash if known else _nobodys_hash):
+        if not _is_right(password, known.password_hash if known else _dummy_hash):
             return None
         user = known and db.session.get(cls, (known.account_id, known.id))
         if user and _hasher.check_needs_rehash(user.password_hash):
@@ -131,15 +130,15 @@ class User(Base):
         return user
 
     def has_password(self, password: str) -> bool:
-        """Tell whether `password` is this user's."""
+        """Return whether `password` is this user's."""
         return _is_right(password, self.password_hash)
 
     def set_password(self, password: str) -> None:
-        """Replace the password."""
-        self.password_hash = _hasher.hash(_prepared(password))
+        """Store the hash of a new password."""
+        self.password_hash = _hasher.hash(_normalised(password))
 
     def end_sessions(self, but: str | None = None) -> None:
-        """Log this user off everywhere, except where the session's token is `but`."""
+        """End all sessions of this user, except the one with the token `but`."""
         ended = sa.delete(Session).where(Session.account_id == self.account_id, Session.user_id == self.id)
         if but is not None:
             ended = ended.where(Session.token_hash != digest(but))
@@ -147,13 +146,13 @@ class User(Base):
 
 
 def _with_email(found: sa.Select[*Columns], email: str) -> sa.Select[*Columns]:
-    """Return `found` of the user with this address, whose row stays as it is until the commit."""
+    """Restrict a query to the user with this e-mail address, ignoring case, and lock the row (FOR SHARE)."""
     return found.where(sa.func.lower(User.email) == sa.func.lower(email)).with_for_update(read=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Who sends a request: a user in a live session, and the account that everything shown belongs to."""
+    """The user and the account of the session that a request belongs to."""
 
     account_id: int
     user_id: int
@@ -164,11 +163,11 @@ class Visitor:
 
 
 class Session(Base):
-    """A log-on that lasts until log-off, 12 idle hours or 30 days."""
+    """A session: it ends at log-off, after 12 idle hours, or after 30 days."""
 
     __tablename__ = "sessions"
 
-    # Only the hash: who reads the table cannot use a session.
+    # Only the hash, so that a leaked table gives access to no session.
     token_hash: Mapped[bytes] = mapped_column(primary_key=True)
     account_id: Mapped[int] = mapped_column(sa.BigInteger)
     user_id: Mapped[int] = mapped_column(sa.BigInteger)
@@ -184,35 +183,35 @@ class Session(Base):
 
     @classmethod
     def begin(cls, user: User) -> str:
-        """Open a session for `user` and return its token, which is kept nowhere."""
-        cls.forget_ended()
+        """Start a session for `user` and return its token, of which only the hash is stored."""
+        cls.delete_expired()
         token = secrets.token_urlsafe(32)
         db.session.add(cls(token_hash=digest(token), account_id=user.account_id, user_id=user.id))
         return token
 
     @classmethod
     def end(cls, token: str) -> None:
-        """Close the session, wherever its cookie was copied to."""
+        """End the session on the server, so that copies of its cookie become useless."""
         db.session.execute(sa.delete(cls).where(cls.token_hash == digest(token)))
 
     @classmethod
-    def forget_ended(cls) -> None:
-        """Remove the rows of sessions that are too old to open anything."""
-        ended = sa.select(cls.token_hash).where(cls.created_at < sa.func.now() - LIFE_LIMIT)
-        forgotten = sa.delete(cls).where(cls.token_hash.in_(ended.with_for_update(skip_locked=True)))
-        db.session.execute(forgotten, execution_options={"synchronize_session": False})
+    def delete_expired(cls) -> None:
+        """Delete sessions past their maximum age; skip locked rows."""
+        expired = sa.select(cls.token_hash).where(cls.created_at < sa.func.now() - LIFE_LIMIT)
+        deletion = sa.delete(cls).where(cls.token_hash.in_(expired.with_for_update(skip_locked=True)))
+        db.session.execute(deletion, execution_options={"synchronize_session": False})
 
     @classmethod
     def visitor(cls, token: str) -> Visitor | None:
-        """Return who the live session with this token belongs to, and note now and then that it is in use.
+        """Return the visitor of a live session, and record about every five minutes that it is in use.
 
-        From here on the rows of this account are shown, and of no other.
+        From here on, row-level security shows only the rows of the visitor's account.
         """
         token_hash = digest(token)
         try:
             found = db.session.connection().execute(visitor_of_session, {"digest": token_hash}).one_or_none()
         except sa.exc.SQLAlchemyError:
-            db.session.rollback()  # the page that says so asks again for what it shows
+            db.session.rollback()  # the error page runs queries of its own
             raise
         if found is None:
             return None
@@ -223,7 +222,7 @@ class Session(Base):
                 seen = sa.update(cls).where(cls.token_hash.in_(free)).values(seen_at=sa.func.now())
                 db.session.execute(seen, execution_options={"synchronize_session": False})
                 db.session.commit()
-            # A full disk, or a database that takes no writes: who has to be called can still be looked up.
+            # The disk is full or the database is read-only: contacts can still be looked up.
             except (sa.exc.OperationalError, sa.exc.InternalError):
                 db.session.rollback()
         return Visitor(
@@ -259,12 +258,12 @@ visitor_of_session = (
 
 
 class LogonAttempt(Base):
-    """A log-on that failed, or has not succeeded yet; counted across all workers and machines."""
+    """A log-on attempt that failed or is not finished, counted across all processes and machines."""
 
     __tablename__ = "logon_attempts"
 
     id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(), primary_key=True)
-    # Of the e-mail, because people type passwords into the wrong box; or of what names a known browser or a session.
+    # A hash, because people type passwords into the e-mail field. It is of the e-mail, a known browser, or a session.
     subject_hash: Mapped[bytes] = mapped_column("email_hash")
     address: Mapped[str]
     at: Mapped[datetime] = mapped_column(sa.DateTime(timezone=True), server_default=sa.func.now())
@@ -277,28 +276,29 @@ class LogonAttempt(Base):
 
     @classmethod
     def begin(cls, email: str, address: str) -> "int | None":
-        """Count a stranger's attempt before its password is looked at; return its id, None when there were too many.
+        """Count a log-on attempt before its password is checked; return its id, or None if it is rate limited.
 
-        Neither their e-mail nor their address may have had too many.
+        The limits are per e-mail and per IP address.
         """
-        # Folded as by_email folds it: no other spelling of the same user has tries of its own.
+        # Lower case as in by_email, so that another spelling of the same e-mail is no separate subject.
         folded = db.session.scalar(sa.select(sa.func.lower(email)))
         return cls._begin(digest(str(folded)), _network(address), counts_address=True)
 
     @classmethod
     def begin_known(cls, name: str, address: str) -> "int | None":
-        """Count an attempt of the known browser or the session of this name, whatever strangers do; else as `begin`.
+        """Count an attempt of a known browser or session, as `begin` does, but limited by its name only.
 
-        What it fails counts for its address as well, but is not refused because of that: strangers may share it.
+        So attackers who guess the user's password, or share the IP address, do not lock the user out. The attempt still
+        counts for the IP address.
         """
         return cls._begin(digest(f"known {name}"), _network(address), counts_address=False)
 
     @classmethod
     def _begin(cls, subject_hash: bytes, address: str, counts_address: bool) -> "int | None":
-        """Count an attempt.
+        """Insert an attempt unless a limit is reached.
 
-        The locks make attempts on one address or subject count one after the other, so that a hundred at once
-        are not all "the tenth". They are taken in one order and end with the commit.
+        Advisory locks serialise attempts of one subject or IP address: without them, a hundred at once would all be
+        counted as "the tenth". They are taken in a fixed order, against deadlocks, and released by the commit.
         """
         recent = cls.at > sa.func.clock_timestamp() - LOGON_WINDOW
         limits = [(1, subject_hash, cls.subject_hash == subject_hash, LOGONS_PER_SUBJECT)]
@@ -307,7 +307,9 @@ class LogonAttempt(Base):
         for kind, key, *_ in limits:
             number = int.from_bytes(key[:4], signed=True)
             db.session.execute(sa.select(sa.func.pg_advisory_xact_lock(kind, number)))
-        counts = [sa.select(sa.func.count()).where(is_its, recent).scalar_subquery() for _, _, is_its, _ in limits]
+        counts = [
+            sa.select(sa.func.count()).where(condition, recent).scalar_subquery() for _, _, condition, _ in limits
+        ]
         found = db.session.execute(sa.select(*counts)).one()
         if any(count >= limit for count, (*_, limit) in zip(found, limits, strict=True)):
             db.session.rollback()
@@ -323,29 +325,29 @@ class LogonAttempt(Base):
 
     @classmethod
     def succeeded(cls, identity: int) -> None:
-        """Forget an attempt that turned out to be a user's own."""
+        """Delete an attempt whose log-on succeeded."""
         db.session.execute(sa.delete(cls).where(cls.id == identity))
 
 
 def _is_right(password: str, password_hash: str) -> bool:
-    """Tell whether it is the password of the hash; one that is too long takes as long as any other wrong one."""
+    """Return whether the password matches the hash; one that is too long takes as long as any wrong one."""
     try:
-        _hasher.verify(password_hash, _prepared(password[:LONGEST_PASSWORD]))
+        _hasher.verify(password_hash, _normalised(password[:LONGEST_PASSWORD]))
     except (VerifyMismatchError, InvalidHashError):
         return False
     return len(password) <= LONGEST_PASSWORD
 
 
-def _prepared(password: str) -> str:
-    """Return the form of a password that is hashed: the same whichever keyboard typed it."""
+def _normalised(password: str) -> str:
+    """Return the normal form (NFKC) of a password, which does not depend on the keyboard or input method."""
     return unicodedata.normalize("NFKC", password)
 
 
 def _network(address: str) -> str:
-    """Return what counts as one address: an IPv4 address, or the /64 that one IPv6 customer is given."""
+    """Return the unit of the rate limit: an IPv4 address, or the /64 network that an IPv6 customer gets."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
-        return address[:100]  # a proxy may hand on what a visitor wrote, and no index takes it at any length
-    parsed = getattr(parsed, "ipv4_mapped", None) or parsed  # as a socket for both protocols reports it
+        return address[:100]  # a proxy may forward a forged header, and an index entry has a maximum length
+    parsed = getattr(parsed, "ipv4_mapped", None) or parsed  # a dual-stack socket reports IPv4 addresses so
     return str(ipaddress.ip_network((parsed, 64), strict=False)) if parsed.version == 6 else str(parsed)

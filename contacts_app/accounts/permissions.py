@@ -1,4 +1,4 @@
-"""Know who sends a request, and whether they may: every view names its permission, or says that it is public."""
+"""Authorise requests: every view names the permission it requires, or is marked as public."""
 
 from collections.abc import Callable
 from enum import Enum
@@ -25,13 +25,13 @@ class Permission(Enum):
 
 
 class Access(Enum):
-    """What a view asks for instead of a permission."""
+    """What a view declares instead of a permission."""
 
     PUBLIC = "no log-on"
 
 
 def requires(permission: Permission) -> Callable[[View], View]:
-    """Mark a view as one for users with the permission."""
+    """Decorate a view that requires a permission."""
 
     def mark(view: View) -> View:
         view.access = permission  # type: ignore[attr-defined]
@@ -41,25 +41,25 @@ def requires(permission: Permission) -> Callable[[View], View]:
 
 
 def public(view: View) -> View:
-    """Mark a view as one that needs no log-on."""
+    """Decorate a view that needs no log-on."""
     view.access = Access.PUBLIC  # type: ignore[attr-defined]
     return view
 
 
 def access_of(view: Callable[..., Any]) -> Permission | Access | None:
-    """Return what the view asks for; None if it says nothing, and is open to nobody."""
+    """Return the declared access of a view; None if it declares nothing, so that nobody may use it."""
     access: Permission | Access | None = getattr(view, "access", None)
     return access
 
 
 def authorize() -> ResponseReturnValue | None:
-    """Let a request through if its view is public or its user may; lead to the log-on page where there is no user."""
+    """Allow a request if its view is public or its user has the permission; redirect strangers to the log-on page."""
     view = current_app.view_functions.get(request.endpoint or "")
     if request.endpoint == "static":
-        g.visitor = None  # a file is the same for everybody, and so is the page that says there is none
+        g.visitor = None  # files and their error pages are the same for everybody
         return None
     if view is None:
-        visitor_or_none()  # the page that says so shows it; a database that is away comes out here
+        visitor_or_none()  # the 404 page shows the user; if the database is down, this raises
         return None
     access = access_of(view)
     if access is Access.PUBLIC:
@@ -73,9 +73,9 @@ def authorize() -> ResponseReturnValue | None:
 
 
 def visitor_or_none() -> Visitor | None:
-    """Return who sends this request, if it is a user with a live session."""
+    """Return the user who sends this request, None without a live session; the answer is cached per request."""
     if "visitor" not in g:
-        g.visitor = None  # also where the next line fails: the page that says so does not ask again
+        g.visitor = None  # also if the query fails: the error page must not repeat it
         token = session.get(TOKEN)
         if isinstance(token, str):
             found = g.visitor = Session.visitor(token)
@@ -86,14 +86,14 @@ def visitor_or_none() -> Visitor | None:
 
 
 def visitor_to_show() -> Visitor | None:
-    """Return who sends this request, also on the page that says that the database is away."""
+    """Return the user to show on a page; on an error page without a database, the one who was found before."""
     try:
         return visitor_or_none()
     except (sa.exc.SQLAlchemyError, StartError, ServiceUnavailable):
-        found: Visitor | None = g.visitor  # where the console is busy
+        found: Visitor | None = g.visitor  # found before the error, if the console is overloaded
         return found
 
 
 def visitor() -> Visitor:
-    """Return the user who sends this request to a view that needs a log-on."""
+    """Return the user who sends this request, in views that need a log-on; abort with 401 without one."""
     return visitor_or_none() or abort(401)

@@ -1,4 +1,4 @@
-"""Know the link by which the first account is set up."""
+"""Derive the secret of the set-up link, with which the first account is created."""
 
 import hashlib
 import hmac
@@ -7,6 +7,6 @@ from ..config import current_settings
 
 
 def setup_token() -> str:
-    """Return the secret of the set-up link, which only who reads the console's output knows."""
+    """Return the secret of the set-up link, an HMAC of SECRET_KEY; only readers of the console's output know it."""
     key = current_settings().secret_key.encode()
     return hmac.new(key, b"set-up link", hashlib.sha256).hexdigest()[:40]

@@ -61,7 +61,7 @@ def setup() -> ResponseReturnValue:
     if not form.validate_on_submit():
         status = 422 if request.method == "POST" else 200
         return htmx.render("accounts/setup.html", "accounts/setup.html", status, form=form)
-    Account.hold_creation()
+    Account.lock_creation()
     if Account.any_exists():  # somebody else held the link, too
         db.session.rollback()
         return htmx.leave_for(url_for(".logon"))
