@@ -1,6 +1,6 @@
-"""Bring the schema of a database up to date.
+"""Migrate the schema of the database.
 
-Alembic is imported where it is used: it would be a seventh of the start of every process, most of which never use it.
+Alembic is imported inside functions: it would take a seventh of the start of every process, and few of them use it.
 """
 
 from contextlib import closing
@@ -13,20 +13,20 @@ import sqlalchemy as sa
 from ..config import StartError
 from ..core.db import check_server, connect, db, show_all_accounts
 
-LOCK = 0x616C657274  # an advisory lock of our own: two consoles that start at once migrate one after the other
+LOCK = 0x616C657274  # key of the advisory lock by which consoles that start at once migrate one after the other
 
 PATIENCE, TABLE_PATIENCE = "10min", "90s"
 _HOLDERS = """
     SELECT DISTINCT pid FROM pg_locks JOIN pg_database ON pg_database.oid = database
     WHERE granted AND pid <> pg_backend_pid() AND datname = current_database()
-        AND (locktype = 'relation' AND relation >= 16384  -- the first that is not the system's
+        AND (locktype = 'relation' AND relation >= 16384  -- not a system table
             OR locktype = 'advisory' AND classid::bigint << 32 | objid::bigint = %(lock)s)
     ORDER BY pid
 """
 
 
 def upgrade(revision: str = "head") -> None:
-    """Migrate the app's database to `revision`; raise StartError when it is out of reach or cannot hold us."""
+    """Migrate the database to `revision`; raise StartError if it cannot be reached, is locked, or is newer."""
     import alembic.command
     import alembic.config
     import alembic.util
@@ -36,11 +36,12 @@ def upgrade(revision: str = "head") -> None:
     try:
         check_server()
         with db.engine.connect() as connection:
-            # A migration of a big table, or waiting for somebody else's, may take its time.
+            # The migration of a large table takes long, and so does waiting for that of another process.
             connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
             connection.execute(sa.text(f"SET LOCAL lock_timeout = '{PATIENCE}'"))
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-            # Longer than a transaction of the console lasts: while this waits for a table, so do all that need it.
+            # Longer than any transaction of the console, but limited: while this waits for the lock on a table,
+            # all other sessions that need the table queue behind it.
             connection.execute(sa.text(f"SET LOCAL lock_timeout = '{TABLE_PATIENCE}'"))
             show_all_accounts(connection)
             config.attributes["connection"] = connection
@@ -59,7 +60,7 @@ def upgrade(revision: str = "head") -> None:
 
 
 def _holders() -> str:
-    """Return who has locks on the console's tables, or on their migration."""
+    """Describe the server processes that hold locks on the console's tables, or the migration lock."""
     with closing(connect()) as connection:
         pids = [str(pid) for (pid,) in connection.execute(_HOLDERS, {"lock": LOCK})]
     if not pids:
@@ -69,12 +70,12 @@ def _holders() -> str:
 
 @cache
 def newest() -> str:
-    """Return the revision that this version of the console works with; revisions follow each other as text does."""
+    """Return the newest revision of this version of the console; revisions sort as text."""
     return max(path.name[:4] for path in (Path(__file__).parent / "versions").glob("[0-9]*.py"))
 
 
 def knows(revision: str) -> bool:
-    """Tell whether this version of the console can bring a schema of `revision` up to date."""
+    """Return whether this version of the console can migrate a schema of `revision`."""
     from alembic.script import ScriptDirectory
 
     return revision in {script.revision for script in ScriptDirectory(Path(__file__).parent).walk_revisions()}

@@ -1,4 +1,4 @@
-"""Run Alembic's migrations over the connection that `upgrade` opened."""
+"""Run the migrations of Alembic on the connection that `upgrade` has opened."""
 
 from alembic import context
 

@@ -1,4 +1,4 @@
-"""Create contact groups and who is in them."""
+"""Create contact groups and their memberships."""
 
 from alembic import op
 

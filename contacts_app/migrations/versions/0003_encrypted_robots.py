@@ -1,4 +1,4 @@
-"""Encrypt the robots' addresses, and give a robot its signature secret and keyword."""
+"""Encrypt the webhook URLs of DingTalk robots, and add a robot's signature secret and keyword."""
 
 from hashlib import sha256
 

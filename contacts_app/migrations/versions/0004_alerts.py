@@ -1,4 +1,4 @@
-"""Create integrations, alerts and their deliveries, the state of each channel, and what the console itself tells."""
+"""Create integrations, alerts, deliveries, channel states and system notifications."""
 
 from alembic import op
 

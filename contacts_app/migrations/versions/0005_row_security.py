@@ -1,16 +1,15 @@
-"""Let the database itself keep accounts apart: a second lock behind the conditions of the queries.
+"""Enable row-level security on the tables of accounts, as a second barrier behind the conditions of the queries.
 
-Each row of a team's data is there only for who has set `console.account_id` to its account, or to `all` for the work
-that goes across accounts. Who has set nothing sees nothing and writes nothing. `db.py` sets it.
+A row is visible only while `console.account_id` is its account, or `all` for work across accounts. Without a setting
+nothing can be read or written. `core/db.py` sets it.
 
-Without a policy stay the tables that are read before the account is known, because they tell which one it is: users
-by the address that somebody logs on with, sessions by their token, and accounts, which is joined to these, holds no
-contacts, and is written by the trigger that counts them. Log-on attempts, workers and encryption keys belong to no
-account.
+Three tables have no policy, because they are read to find out the account: users by e-mail at log-on, sessions by their
+token, and accounts, which is joined to these, holds no contacts, and is written by the trigger that counts contacts.
+Log-on attempts, workers and encryption keys belong to no account.
 
-FORCE makes it hold for the owner of the tables, as whom the console connects; the checks of foreign keys and their
-cascades go past it. A sub-select is evaluated once per statement. The cast never meets `all`, whatever is evaluated
-first.
+FORCE applies the policies to the owner of the tables as well, which is the console's role; checks of foreign keys and
+their cascades bypass them. The sub-select is evaluated once per statement. The cast never sees `all`, in whatever order
+the conditions are evaluated.
 """
 
 from alembic import op

@@ -1,7 +1,7 @@
-"""Count the contacts of each account by its key.
+"""Look up accounts by primary key when contacts are counted.
 
-How many accounts one statement changes is not known to PostgreSQL when it plans: joined to them all at once, it read
-every account of a table of some ten thousand, and passed over to the key only in larger ones.
+When PostgreSQL plans, it does not know how many accounts a statement changes. With a join over all of them, it read a
+table of about ten thousand accounts completely, and used the primary key only for larger ones.
 """
 
 from alembic import op

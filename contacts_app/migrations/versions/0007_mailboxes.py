@@ -1,6 +1,6 @@
-"""Take mailboxes that mail servers take: so many bytes, and nothing that means something else to a server.
+"""Restrict e-mail addresses to those that mail servers accept: a limited length in bytes, and no special syntax.
 
-What is there already stays: such a mailbox is refused only when its contact is saved again.
+Existing addresses stay; one that breaks the rule is refused when its contact is saved again.
 """
 
 from alembic import op

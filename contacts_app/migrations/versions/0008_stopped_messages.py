@@ -1,7 +1,7 @@
-"""Let people stop messages that wait: they become cancelled, with who stopped them.
+"""Let users cancel queued deliveries, and record who did.
 
-A message that is being sent when it is stopped keeps its state, and `cancelled_by` says that it is not to be tried
-again. `overtaken` is a message in whose place something newer of the same key was sent.
+A delivery that is being sent when it is cancelled keeps its state; `cancelled_by` then means that it is not retried.
+The state `overtaken` means that a newer alert with the same key was sent instead.
 """
 
 from alembic import op

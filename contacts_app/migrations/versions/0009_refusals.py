@@ -1,4 +1,4 @@
-"""Keep what was refused of the senders of integrations, and how often."""
+"""Record the refused requests of integrations, and count them."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""Keep of each delivery whether its text was refused, and whether at least its headline arrived."""
+"""Record for each delivery whether its text was refused, and whether its headline arrived instead."""
 
 from alembic import op
 

@@ -1,8 +1,8 @@
-"""Limit what a number and a mailbox is sent, and send nothing older after something newer of the same key.
+"""Rate-limit the messages to a number or mailbox, and send nothing older after something newer with the same key.
 
-`send_windows` holds when each contact was sent something over a channel, or a test; who has locked a row decides what
-is sent next. `is_held` is a message that waits for that limit, `overtaken_by` the alert that was sent in the place of
-an overtaken one, `asked_at` when a person last had one sent again.
+`send_windows` has the times at which a contact was sent something, or a test, over a channel; the lock on a row
+serialises the decision what is sent next. `is_held` marks a delivery that waits for the rate limit, `overtaken_by` is
+the alert that was sent instead of an overtaken one, and `asked_at` is when a user last asked to send one again.
 """
 
 from alembic import op

@@ -1,7 +1,7 @@
-"""Keep what a worker knows and cannot write in its place, because somebody holds a lock there.
+"""Store results that a worker cannot record in their place, because another session holds a lock there.
 
-Neither table has a foreign key: its check would wait for the very locks that they are for. Both are empty nearly all of
-the time; a worker writes each row in its place as soon as that can be done, and removes it.
+Neither table has a foreign key: its check would wait for the same locks. Both are nearly always empty; a worker moves
+each row to its place as soon as it can, and deletes it here.
 """
 
 from alembic import op

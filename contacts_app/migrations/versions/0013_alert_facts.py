@@ -1,4 +1,4 @@
-"""Keep with an alert what its sender tells of each beside the words: values, errors and links."""
+"""Store with an alert what its sender adds to the text: values, errors and links."""
 
 from alembic import op
 

@@ -1,8 +1,8 @@
-"""Have PostgreSQL plan for accounts of a hundred contacts, whatever most of them have.
+"""Make PostgreSQL plan for accounts of a hundred contacts, whatever the average is.
 
-Where most accounts have one contact, the server's figures say that the account alone finds the row. It then looked a
-contact up by any index that begins with the account and read all of a large account for each member of a group: adding
-10,000 members took 19 s instead of 0.6 s.
+If most accounts have one contact, the statistics say that the account alone identifies a row. PostgreSQL then looked up
+a contact by any index that begins with the account, and read all contacts of a large account for each member of a
+group: adding 10,000 members took 19 s instead of 0.6 s.
 """
 
 from alembic import op
