@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 NAMES_SHOWN = 10  # in a question about several rows
+CONTACT_GONE = "This contact does not exist, or somebody has deleted it meanwhile."
+GROUP_GONE = "This group does not exist, or somebody has deleted it meanwhile."
 
 
 def told_deleted(names: Sequence[str], asked: int, things: str) -> str:

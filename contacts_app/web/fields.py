@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import email_validator
-from wtforms import StringField
+from wtforms import BooleanField, StringField
 from wtforms.validators import StopValidation, ValidationError
 from wtforms.widgets import EmailInput, TelInput
 
@@ -132,17 +132,35 @@ class NormalField(StringField):
     """A text field: `data` is what was typed, `normal` its normal form, None when empty or bad.
 
     `normalise` looks at the length of what was typed before anything else. What it finds Doubtful is `doubted`, and
-    taken if the person has `confirmed` just that: by a check box, whose value it is. `shown` writes it for people.
+    taken if the person has `confirmed` just that: by a check box, whose value it is. `is_doubtful` tells of a saved
+    value that it had to be confirmed, and `shown` writes one for people.
+    Fields of one `unit` make sense only together.
     """
 
     def __init__(
-        self, label: str, normalise: Callable[[str], str], shown: Callable[[str], str] = str, **kwargs: Any
+        self,
+        label: str,
+        normalise: Callable[[str], str],
+        shown: Callable[[str], str] = str,
+        is_doubtful: Callable[[str], bool] | None = None,
+        unit: str = "",
+        **kwargs: Any,
     ) -> None:
         super().__init__(label, **kwargs)
-        self.normalise, self.shown = normalise, shown
+        self.normalise, self.shown, self.is_doubtful, self.unit = normalise, shown, is_doubtful, unit
         self.normal: str | None = None
         self.doubted: str | None = None
         self.confirmed: str | None = None
+
+    def fill(self, value: str | None) -> None:
+        """Show a saved value; what is doubtful of it has been confirmed."""
+        self.data, self.normal = self.as_shown(value), value
+        is_doubtful = value is not None and self.is_doubtful is not None and self.is_doubtful(value)
+        self.doubted = self.confirmed = value if is_doubtful else None
+
+    def as_shown(self, value: str | None) -> str:
+        """Return what the field shows of a saved value."""
+        return self.shown(value) if value else ""
 
     def process(self, formdata: Any, *args: Any, **kwargs: Any) -> None:
         """Read what was typed and, from its check box, what was confirmed."""
@@ -195,3 +213,22 @@ class EmailField(NormalField):
 
     def __init__(self, label: str, normalise: Callable[[str], str] = clean_email, **kwargs: Any) -> None:
         super().__init__(label, normalise, **kwargs)
+
+
+class SwitchField(BooleanField):
+    """A field that is on or off, as a NormalField where it is read and filled in."""
+
+    unit = ""
+
+    @property
+    def normal(self) -> bool:
+        """Return whether it is on."""
+        return bool(self.data)
+
+    def fill(self, value: bool) -> None:
+        """Show a saved value."""
+        self.data = value
+
+    def as_shown(self, value: bool) -> bool:
+        """Return what the field shows of a saved value."""
+        return value

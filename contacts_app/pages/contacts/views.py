@@ -7,11 +7,9 @@ from math import ceil
 from typing import Any
 from urllib.parse import urlencode
 
-import sqlalchemy as sa
 from flask import Blueprint, Flask, Response, abort, current_app, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup
-from sqlalchemy.orm.exc import StaleDataError
 from werkzeug.exceptions import BadRequest, TooManyRequests
 
 from ...accounts.models import Account
@@ -19,20 +17,19 @@ from ...accounts.permissions import Permission, requires, visitor
 from ...contacts.addresses import shown_mobile, shown_robot
 from ...contacts.models import Contact, decrypted
 from ...core.db import db
-from ...core.encryption import note_key
+from ...delivery.models import Alert
 from ...delivery.queueing import send_test
 from ...groups.models import groups_of, left_by
 from ...reach.reachability import health_of, reach_of
 from ...web import htmx
 from ...web.arguments import PAGE_SIZE, read_ids
 from ..notifications.results import result_of
-from ..wording import NAMES_SHOWN, told_deleted
+from ..wording import CONTACT_GONE, NAMES_SHOWN, told_deleted
 from .forms import ContactForm, read_query
 from .listing import FILTERS, ListedContact, Page, Query, search
 
 blueprint = Blueprint("contacts", __name__)
 ROW, ROWS_KEPT = "contacts.row", 500  # of 5 KB each
-GONE = "This contact does not exist, or somebody has deleted it meanwhile."
 
 
 @blueprint.get("/")
@@ -64,7 +61,7 @@ def new() -> ResponseReturnValue:
     who = visitor()
     if request.method != "POST" and who.contact_count >= who.contact_quota:
         return htmx.render("contacts/full.html", "contacts/_full.html", quota=who.contact_quota)
-    return _edit(Contact(account_id=who.account_id))
+    return _edit()
 
 
 @blueprint.route("/contacts/<int(max=9223372036854775807):id>/edit", methods=["GET", "POST"])
@@ -72,59 +69,39 @@ def new() -> ResponseReturnValue:
 def edit(id: int) -> ResponseReturnValue:
     """Edit a contact."""
     find = Contact.of if request.method == "POST" else Contact.shown
-    return _edit(find(visitor().account_id, id) or abort(404, GONE))
+    return _edit(find(visitor().account_id, id) or abort(404, CONTACT_GONE))
 
 
-def _edit(contact: Contact) -> ResponseReturnValue:
+def _edit(contact: Contact | None = None) -> ResponseReturnValue:
     """Show the form of a new or a known contact, or save what it holds."""
-    account_id, contact_id = contact.account_id, contact.id
+    account_id, contact_id = visitor().account_id, contact.id if contact else None
     form = ContactForm()
-    wants_test = request.form.get("action") == "test"
-
-    def show(status: int, theirs: dict[str, Any] | None = None) -> Response:
-        groups = groups_of(account_id, contact_id) if contact_id else []
-        context = {"form": form, "contact_id": contact_id, "theirs": theirs or {}, "groups": groups}
-        return htmx.render("contacts/edit.html", "contacts/_edit.html", status, **context)
-
     if request.method != "POST":
-        if contact_id:
-            form.show(contact)
-        return show(200)
-    if not form.validate():
-        return show(422)
-    while True:
-        if contact_id and form.version.data != contact.version:
-            if theirs := form.merge(contact):
-                return show(409, theirs)
-            if not form.is_whole():
-                return show(422)
-        try:
-            if not contact_id:
-                contact.id = Contact.next_id()
-            if form.dingtalk_url.normal:
-                note_key()  # or the workers, who may have other keys, would find out only when they send
-            form.write_to(contact)
-            db.session.add(contact)
-            name = contact.name  # read before the commit: somebody may delete the contact right after it
-            db.session.flush()
-            test, refusal = None, ""
-            try:
-                test = send_test(account_id, name, [contact.id]) if wants_test else None
-            except TooManyRequests as error:
-                refusal = f" {error.description}"  # the contact is saved all the same
-            db.session.commit()
-            break
-        except sa.exc.IntegrityError as error:
-            db.session.rollback()
-            form.explain(error, account_id, contact_id)
-            return show(422)
-        except StaleDataError:  # somebody else has saved it since it was read
-            db.session.rollback()
-            contact = Contact.of(account_id, contact_id) or abort(404, GONE)
-    told = f"{name} has been {'saved' if contact_id else 'created'}."
+        if contact:
+            form.open(contact)
+        return _dialog(form, contact_id)
+    if not (form.validate() and (saved := form.save(account_id, contact))):
+        return _dialog(form, contact_id, 409 if form.theirs else 422)
+    told = f"{saved.name} has been {'saved' if contact_id else 'created'}."
     if form.kept:
         told += f" What somebody else has changed meanwhile stays as they saved it: {', '.join(form.kept)}."
-    return changed(told + refusal, test=test)
+    test, no_test = _test(saved) if request.form.get("action") == "test" else (None, "")
+    db.session.commit()
+    return changed(told + no_test, test=test)
+
+
+def _dialog(form: ContactForm, contact_id: int | None, status: int = 200) -> Response:
+    groups = groups_of(visitor().account_id, contact_id) if contact_id else []
+    context = {"form": form, "contact_id": contact_id, "groups": groups}
+    return htmx.render("contacts/edit.html", "contacts/_edit.html", status, **context)
+
+
+def _test(contact: Contact) -> tuple[Alert | None, str]:
+    """Send a test to a contact; or return, in words that follow others, why not: it is saved all the same."""
+    try:
+        return send_test(contact.account_id, contact.name, [contact.id]), ""
+    except TooManyRequests as error:
+        return None, f" {error.description}"
 
 
 @blueprint.route("/contacts/delete", methods=["GET", "POST"])
@@ -136,7 +113,7 @@ def delete() -> ResponseReturnValue:
     if request.method != "POST":
         contacts = Contact.names(account_id, ids)
         if not contacts:
-            abort(404, GONE)
+            abort(404, CONTACT_GONE)
         return htmx.render(
             *("contacts/delete.html", "contacts/_delete.html"),
             contacts=contacts,
@@ -146,11 +123,11 @@ def delete() -> ResponseReturnValue:
     names = Contact.delete(account_id, ids)
     db.session.commit()
     if not names and not htmx.wants_fragment():
-        abort(404, GONE)
+        abort(404, CONTACT_GONE)
     return changed(told_deleted(names, len(ids), "contacts"), 200 if names else 404)
 
 
-def changed(message: str, status: int = 200, test: Any = None) -> Response:
+def changed(message: str, status: int = 200, test: Alert | None = None) -> Response:
     """Answer a change with the list that the person was looking at, as it is now, and with the test that was sent."""
     shown = htmx.query_shown(url_for("contacts.index"))
     if shown is None:

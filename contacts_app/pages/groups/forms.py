@@ -1,80 +1,65 @@
-"""Say what a group may be, and which contacts were picked."""
+"""Read what people type of a group, and which contacts they pick."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
-import sqlalchemy as sa
-from flask_wtf import FlaskForm
+from flask import abort
 from werkzeug.exceptions import BadRequest
-from wtforms import HiddenField, IntegerField
-from wtforms.validators import Optional
-from wtforms.widgets import HiddenInput
+from wtforms import Field, HiddenField
 
-from ...core.db import violated_constraint
+from ...groups.editing import create, update
 from ...groups.models import Group
 from ...web.fields import NameField
-from ...web.opened import marks, read_steps, steps, unchanged
+from ...web.opened import read_steps, steps
+from ..forms import EditForm
+from ..wording import GROUP_GONE
 
 
-class GroupForm(FlaskForm):
+class MembersField(Field):
+    """The ids of the picked contacts, each a value of its own."""
+
+    def process_formdata(self, valuelist: list[Any]) -> None:
+        """Read the ids; one that is no number is a 400."""
+        self.data = read_members(valuelist)
+
+
+class GroupForm(EditForm[Group]):
     """The dialogs Create contact group and Edit contact group."""
 
     name = NameField("Group name")
-    form_errors: Sequence[str] = ()
-    version = IntegerField(widget=HiddenInput(), validators=[Optional()])
-    opened = HiddenField()
+    member = MembersField(default=())
     opened_members = HiddenField()
 
-    def show(self, group: Group, members: Iterable[int]) -> None:
-        """Fill in what is saved of `group`, and note that the form is opened with it."""
-        self.name.data = group.name
-        self._open(group, members)
+    def find(self, account_id: int, identity: int) -> Group:
+        """Return the account's group with the id; one that was deleted is a 404."""
+        return Group.of(account_id, identity) or abort(404, GROUP_GONE)
 
-    def _open(self, group: Group, members: Iterable[int]) -> None:
-        self.version.data, self.version.raw_data = group.version, None
-        self.opened.data = marks({"name": group.name}, *_place(group))
-        self.opened_members.data = steps(members)
+    def write(self, account_id: int, row: Group | None) -> Group:
+        """Create the group, or change it if it is at the version of the form. Raise Conflict or Refused."""
+        name, members = str(self.name.normal), self.member.data
+        return update(row, self.version.data, name, members) if row else create(account_id, name, members)
 
-    def merge(self, group: Group, picked: Sequence[int]) -> tuple[Sequence[int], dict[str, Any]]:
-        """Take over what somebody else has saved and the person has not touched.
+    def open(self, row: Group) -> None:
+        """Fill in what is saved of the group, and its members."""
+        super().open(row)
+        self.member.data = [id for id, _ in row.members()]
+        self.opened_members.data = steps(self.member.data)
 
-        Return the members that both want, and what both have changed, as they saved it. A member that one has added or
-        taken out is no matter of dispute, unless it is not known whom the form was opened with.
+    def merge(self, row: Group) -> None:
+        """Merge the members as well as the name.
+
+        A member that one has added or taken out is no matter of dispute, unless it is not known whom the form was
+        opened with.
         """
-        conflicts: dict[str, Any] = {}
-        opened, place = self.opened.data, _place(group)
-        if self.name.normal != group.name and not unchanged(opened, {"name": group.name}, *place):
-            if unchanged(opened, {"name": self.name.normal}, *place):
-                self.name.data = self.name.normal = group.name
-            else:
-                conflicts["name"] = group.name
-        names = dict(group.members())
-        saved, known = set(names), read_steps(self.opened_members.data)
-        if known is not None:
-            picked = sorted((saved | (set(picked) - known)) - (known - set(picked)))
-        elif saved != set(picked):
-            conflicts["members"] = ", ".join(names.values()) or "nobody"
-        self._open(group, saved)
-        return picked, conflicts
-
-    def explain(self, error: sa.exc.IntegrityError) -> None:
-        """Put what the database refused beside its field; raise `error` again if it is not known."""
-        message = REFUSALS.get(violated_constraint(error))
-        if not message:
-            raise error
-        self.name.errors = [message]
-
-
-def _place(group: Group) -> tuple[str, int, int]:
-    return (Group.__tablename__, group.account_id, group.id)
-
-
-REFUSALS: dict[str | None, str] = {
-    "group_name_is_unique": "There is a group of this name already. Choose another name.",
-    # Letters that are newer than Python's tables or the database's may have another normal form there.
-    "group_name_is_clean": "This name has characters that cannot be kept. Write it in another way.",
-}
+        super().merge(row)
+        names = dict(row.members())
+        picked, saved, opened = set(self.member.data), set(names), read_steps(self.opened_members.data)
+        if opened is not None:
+            self.member.data = sorted((saved | (picked - opened)) - (opened - picked))
+        elif saved != picked:
+            self.theirs = {**self.theirs, "members": ", ".join(names.values()) or "nobody"}
+        self.opened_members.data = steps(saved)
 
 
 def read_members(values: Iterable[str]) -> list[int]:

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
-import sqlalchemy as sa
 from flask import Blueprint, Response, abort, request, url_for
 from flask.typing import ResponseReturnValue
-from sqlalchemy.orm.exc import StaleDataError
 from werkzeug.exceptions import BadRequest
 
 from ...accounts.permissions import Permission, requires, visitor
@@ -22,13 +20,12 @@ from ...web import htmx
 from ...web.arguments import PAGE_SIZE, read_ids, read_page, read_text
 from ..contacts import listing as contacts
 from ..contacts.views import changed
-from ..wording import NAMES_SHOWN, told_deleted
+from ..wording import GROUP_GONE, NAMES_SHOWN, told_deleted
 from . import listing
 from .forms import GroupForm, read_members
 
 blueprint = Blueprint("groups", __name__)
 MOST_BYTES = 1024 * 1024  # a form names each member, and there may be tens of thousands
-GONE = "This group does not exist, or somebody has deleted it meanwhile."
 
 
 @blueprint.url_value_preprocessor
@@ -55,7 +52,7 @@ def index() -> ResponseReturnValue:
 def show(id: int) -> ResponseReturnValue:
     """Show who is in a group."""
     account_id = visitor().account_id
-    group = Group.of(account_id, id) or abort(404, GONE)
+    group = Group.of(account_id, id) or abort(404, GROUP_GONE)
     unreachable, members = unreachable_members(account_id, id), group.members()
     members = sorted(members, key=lambda member: member[0] not in unreachable)  # first who is not reached
     context = {"group": group, "members": members, "unreachable": unreachable}
@@ -66,59 +63,34 @@ def show(id: int) -> ResponseReturnValue:
 @requires(Permission.USE_CONSOLE)
 def new() -> ResponseReturnValue:
     """Create a group."""
-    return _edit(Group(account_id=visitor().account_id))
+    return _edit()
 
 
 @blueprint.route("/groups/<int(max=9223372036854775807):id>/edit", methods=["GET", "POST"])
 @requires(Permission.USE_CONSOLE)
 def edit(id: int) -> ResponseReturnValue:
     """Edit a group."""
-    return _edit(Group.of(visitor().account_id, id) or abort(404, GONE))
+    return _edit(Group.of(visitor().account_id, id) or abort(404, GROUP_GONE))
 
 
-def _edit(group: Group) -> ResponseReturnValue:
+def _edit(group: Group | None = None) -> ResponseReturnValue:
     """Show the form of a new or a known group, or save what it holds."""
-    account_id, group_id = group.account_id, group.id
+    group_id = group.id if group else None
     form = GroupForm()
+    if request.method != "POST" and group:
+        form.open(group)
+    if request.method != "POST" or "filter" in request.form:
+        return _dialog(form, group_id)
+    if not (form.validate() and (saved := form.save(visitor().account_id, group))):
+        return _dialog(form, group_id, 409 if form.theirs else 422)
+    told = f"{saved.name} has been {'saved' if group_id else 'created'}."
+    db.session.commit()
+    return _changed(f"{told} It holds what somebody else has changed meanwhile, too." if form.is_merged else told)
 
-    def show(status: int, picked: Sequence[int], theirs: dict[str, Any] | None = None) -> Response:
-        context = {"form": form, "group_id": group_id, "theirs": theirs or {}}
-        context |= _picker(picked, request.form.get("pick", ""))
-        return htmx.render("groups/edit.html", "groups/_edit.html", status, **context)
 
-    if request.method != "POST":
-        members = [id for id, _ in group.members()] if group_id else []
-        if group_id:
-            form.show(group, members)
-        return show(200, members)
-    picked: Sequence[int] = read_members(request.form.getlist("member"))
-    if "filter" in request.form:
-        return show(200, picked)
-    if not form.validate():
-        return show(422, picked)
-    is_merged = False
-    while True:
-        if group_id and form.version.data != group.version:
-            picked, theirs = form.merge(group, picked)
-            if theirs:
-                return show(409, picked, theirs)
-            is_merged = True
-        try:
-            group.name = name = str(form.name.normal)
-            db.session.add(group)
-            db.session.flush()
-            group.set_members(picked)
-            db.session.commit()
-            break
-        except sa.exc.IntegrityError as error:
-            db.session.rollback()
-            form.explain(error)
-            return show(422, picked)
-        except StaleDataError:  # somebody else has saved it since it was read
-            db.session.rollback()
-            group = Group.of(account_id, group_id) or abort(404, GONE)
-    told = f"{name} has been {'saved' if group_id else 'created'}."
-    return _changed(f"{told} It holds what somebody else has changed meanwhile, too." if is_merged else told)
+def _dialog(form: GroupForm, group_id: int | None, status: int = 200) -> Response:
+    context = {"form": form, "group_id": group_id} | _picker(form.member.data, request.form.get("pick", ""))
+    return htmx.render("groups/edit.html", "groups/_edit.html", status, **context)
 
 
 @blueprint.post("/groups/members")
@@ -138,7 +110,7 @@ def delete() -> ResponseReturnValue:
     if request.method != "POST":
         groups = Group.names(account_id, ids)
         if not groups:
-            abort(404, GONE)
+            abort(404, GROUP_GONE)
         used_by = [name for names in Integration.names_of_groups(account_id, ids).values() for name in names]
         waiting = waiting_of(account_id, Integration.ids_of_groups(account_id, ids))
         context = {"groups": groups, "names_shown": NAMES_SHOWN, "used_by": used_by, "waiting": waiting}
@@ -147,7 +119,7 @@ def delete() -> ResponseReturnValue:
     names = Group.delete(account_id, ids)
     db.session.commit()
     if not names and not htmx.wants_fragment():
-        abort(404, GONE)
+        abort(404, GROUP_GONE)
     message = told_deleted(names, len(ids), "groups")
     if names and "stop" in request.form:
         stopped = stop_integrations(account_id, integrations, visitor().email)  # after the deletion: nothing comes in
@@ -168,7 +140,7 @@ def assign() -> ResponseReturnValue:
         groups = Group.names(account_id)
         return htmx.render("groups/assign.html", "groups/_assign.html", contacts=contacts, groups=groups)
     chosen = read_ids(request.form.getlist("group"))[0]
-    group = Group.locked(account_id, chosen) or abort(404, GONE)
+    group = Group.locked(account_id, chosen) or abort(404, GROUP_GONE)
     name = group.name
     if request.form.get("action") == "remove":
         count, verb = group.remove_members(ids), "taken from"

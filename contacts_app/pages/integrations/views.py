@@ -15,7 +15,7 @@ from ...groups.models import Group
 from ...intake import refusals
 from ...intake.configurations import alertmanager_config, curl_example, grafana_config
 from ...intake.models import Integration
-from ..groups.views import GONE as GROUP_GONE
+from ..wording import GROUP_GONE
 from .forms import IntegrationForm
 
 blueprint = Blueprint("integrations", __name__)

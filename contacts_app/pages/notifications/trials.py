@@ -14,8 +14,7 @@ from ...delivery.queueing import send_test
 from ...groups.models import Group
 from ...reach.reachability import channels_off
 from ...web.arguments import read_ids
-from ..contacts.views import GONE as CONTACT_GONE
-from ..groups.views import GONE as GROUP_GONE
+from ..wording import CONTACT_GONE, GROUP_GONE
 
 # Contacts that share a robot get one message, which mentions them.
 _costs = sa.text("""

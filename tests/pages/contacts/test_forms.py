@@ -23,6 +23,7 @@ from contacts_app.contacts.addresses import (
     shown_mobile,
     shown_robot,
 )
+from contacts_app.contacts.models import Contact
 from contacts_app.pages.contacts.forms import ContactForm, read_query
 from contacts_app.pages.contacts.listing import Query
 from contacts_app.web.arguments import read_ids
@@ -526,6 +527,14 @@ def test_one_channel_is_enough(plain: Flask, field: str, typed: str, kept: str) 
     assert values.pop("name") == "Ann"
     assert values.pop("receives_system_notifications") is False
     assert values == dict.fromkeys(CHANNEL_FIELDS) | {field: kept}
+
+
+def test_the_fields_of_the_form_are_the_attributes_that_are_read_and_saved(plain: Flask) -> None:
+    form = filled(plain, mobile="13800138000")
+    hidden = ("version", "opened", "csrf_token")
+    assert list(form.values()) == [field.name for field in form if field.name not in hidden]
+    contact = Contact(account_id=1, id=1, version=1, **form.values())
+    assert form.saved_values(contact) == form.values()
 
 
 def test_system_notifications_are_a_choice(plain: Flask) -> None:

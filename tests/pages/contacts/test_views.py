@@ -721,6 +721,26 @@ def test_only_what_both_have_changed_is_a_conflict(team: Team, htmx: bool) -> No
     assert tuple(contact[name] for name in ("name", "mobile", "email", "receives_system_notifications")) == expected
 
 
+def test_a_doubt_goes_with_the_number_that_somebody_else_has_cleared(team: Team) -> None:
+    path = f"/contacts/{team.add('Ann', mobile='+8614912345678', email='ann@example.com')}/edit"
+    form = opened_form(team, path) | {"mobile_anyway": "+8614912345678"}
+    assert team.post(path, form | {"name": "Annette", "mobile": ""}).status_code == 303
+    answer = team.post(path, form | {"name": "Anna"})
+    assert (answer.status_code, value_of(answer, "mobile")) == (409, "")
+    assert "mobile_anyway" not in answer.text
+
+
+@as_page_and_htmx
+@pytest.mark.parametrize("path", ["/contacts/{}/edit", "/groups/{}/edit"])
+def test_a_form_whose_version_is_damaged_says_so(team: Team, path: str, htmx: bool) -> None:
+    query = "INSERT INTO groups (account_id, name) VALUES (%s, 'Ann') RETURNING id"
+    group = team.sql.execute(query, [team.account_id]).fetchone()[0]
+    path = path.format(group if "groups" in path else team.add("Ann"))
+    answer = team.post(path, {"name": "Anna", "email": "ann@example.com", "version": "x"}, htmx)
+    assert answer.status_code == 422
+    assert "This form is damaged. Reload the page and try again." in answer.text
+
+
 def test_a_field_that_a_third_has_changed_again_is_a_conflict_again(team: Team) -> None:
     path = f"/contacts/{team.add(**FIRST)}/edit"
     form = opened_form(team, path)
