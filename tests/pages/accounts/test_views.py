@@ -690,5 +690,5 @@ def test_statements_of_pages_stay_prepared(team: Team, settings: dict[str, str])
     with app.app_context(), all_accounts():  # the only connection there is
         prepared = db.session.scalars(sa.text("SELECT statement FROM pg_prepared_statements")).all()
         db.engine.dispose()
-    for table in ("FROM sessions", "FROM contacts", "AS lives"):
+    for table in ("FROM sessions", "FROM contacts", "AS is_alive"):
         assert any(table in statement for statement in prepared), table
