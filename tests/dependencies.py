@@ -3,12 +3,13 @@
 `python -m tests.dependencies` asks the index that pip is set up with, in the way that pip itself does.
 """
 
-import json
 import re
+import subprocess
 import sys
 from contextlib import suppress
 from datetime import date
-from typing import Any
+
+import requests
 
 from contacts_app.config import PROJECT
 
@@ -34,27 +35,33 @@ def rows() -> dict[str, tuple[str, str, date, str]]:
     return {name: (version, use, date.fromisoformat(day), rest) for name, version, use, day, rest in found}
 
 
+def pip_settings() -> dict[str, str]:
+    """Return pip's settings that hold for all of its commands, by their names."""
+    told = subprocess.run([sys.executable, "-m", "pip", "config", "list"], check=True, capture_output=True, text=True)
+    found = re.findall(r"^(global|:env:)\.([a-z-]+)='(.*)'$", told.stdout, re.MULTILINE)
+    return {name: value for _, name, value in sorted(found, reverse=True)}  # the environment's after those of the files
+
+
 def last_releases(names: list[str]) -> dict[str, date]:
     """Return when each package was last released, by its name; raise LookupError for one unknown."""
-    from pip._internal.commands import create_command
-    from pip._internal.index.collector import LinkCollector
-
-    command: Any = create_command("index")
-    options, _ = command.parse_args(["versions", "x"])
+    settings = pip_settings()
+    indexes = [settings.get("index-url", "https://pypi.org/simple"), *settings.get("extra-index-url", "").split()]
     found = {}
-    with command.main_context():
-        session = command._build_session(options)
-        collector = LinkCollector.create(session=session, options=options)
-        for name in names:
-            days = []
-            for url in collector.search_scope.get_index_urls_locations(name):
-                if url.startswith("http"):
-                    answer = session.get(url, headers={"Accept": "application/vnd.pypi.simple.v1+json"})
-                    with suppress(json.JSONDecodeError):
-                        days += [file["upload-time"][:10] for file in answer.json()["files"] if not file.get("yanked")]
-            if not days:
-                raise LookupError(name)
-            found[name] = date.fromisoformat(max(days))
+    for name in names:
+        days = []
+        for index in indexes:
+            if index.startswith("http"):
+                answer = requests.get(
+                    f"{index.rstrip('/')}/{name}/",
+                    headers={"Accept": "application/vnd.pypi.simple.v1+json"},
+                    verify=settings.get("cert", True),
+                    timeout=60,
+                )
+                with suppress(requests.JSONDecodeError):
+                    days += [file["upload-time"][:10] for file in answer.json()["files"] if not file.get("yanked")]
+        if not days:
+            raise LookupError(name)
+        found[name] = date.fromisoformat(max(days))
     return found
 
 

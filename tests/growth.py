@@ -268,9 +268,9 @@ PEOPLE = (
     Act("an alert is refused", lambda team: team.post_alert({}, 400)),
 )
 WORKERS = (
-    Act("worker: claim and send mail", partial(_work, lambda one: one._step("email", _Sent()))),
-    Act("worker: claim and send texts", partial(_work, lambda one: one._step("sms", _Sent()))),
-    Act("worker: claim a robot", partial(_work, lambda one: one._step_robot("dingtalk", _Sent()))),
+    Act("worker: claim and send mail", partial(_work, lambda one: one.step("email", _Sent()))),
+    Act("worker: claim and send texts", partial(_work, lambda one: one.step("sms", _Sent()))),
+    Act("worker: claim a robot", partial(_work, lambda one: one.step("dingtalk", _Sent()))),
     Act("worker: system notifications", partial(_work, lambda _: notices.check_next())),
     Act("worker: tidy up", partial(_work, lambda _: housekeeping.tidy(90, CHORES))),
 )

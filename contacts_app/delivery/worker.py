@@ -79,7 +79,7 @@ class Worker:
             signal.signal(number, stop)
         tending = threading.Thread(target=self._tend)
         tending.start()
-        for target in (self._listen, self._beat):
+        for target in (self._listen, self.beat):
             threading.Thread(target=target, daemon=True).start()
         with self.app.app_context(), all_accounts():
             keep_house(self.stopping, self.settings.retention_days, self.chores)
@@ -88,7 +88,7 @@ class Worker:
                 lane.join()
             for senders in self.spare:
                 senders.close()
-            persist(self._leave, patience=1)
+            persist(self.leave, patience=1)
 
     def _tend(self) -> None:
         """Keep each channel in threads that do not hang."""
@@ -97,7 +97,7 @@ class Worker:
                 lane.tend()
             self.stopping.wait(TEND_SECONDS)
 
-    def _beat(self) -> None:
+    def beat(self) -> None:
         """Show that this worker lives, as long as a thread of each channel comes round."""
         patience = self.settings.delivery_lease + POLL_SECONDS * self.settings.delivery_threads + SEND_SECONDS
         is_known = False
@@ -139,14 +139,13 @@ class Worker:
         """Work on one channel; look now and then for what nobody announces: what is to be tried again."""
         lane = self.lanes[channel]
         senders: Senders | None = None
-        step = self._step_robot if channel == "dingtalk" else self._step
         is_away = False
         while not self.stopping.is_set():
             lane.wake.clear()
             try:
                 senders = senders or (self.spare.pop() if self.spare else Senders(self.settings))
                 with self.app.app_context(), all_accounts():
-                    is_busy = step(channel, senders)
+                    is_busy = self.step(channel, senders)
                 is_away = False
                 lane.let_go()
             except Exception as error:
@@ -165,7 +164,11 @@ class Worker:
         if senders:
             self.spare.append(senders)
 
-    def _step(self, channel: str, senders: Senders) -> bool:
+    def step(self, channel: str, senders: Senders) -> bool:
+        """Send a few of the deliveries of a channel that are due, or to one robot; return whether there were any."""
+        return self._send_to_robot(senders) if channel == "dingtalk" else self._send_some(channel, senders)
+
+    def _send_some(self, channel: str, senders: Senders) -> bool:
         """Send the deliveries that are due, a few at a time; return whether there were any."""
         claims = self._claim(channel)
         results: list[Result] = []
@@ -213,9 +216,9 @@ class Worker:
                     turns += not found.is_busy
         return []
 
-    def _step_robot(self, channel: str, senders: Senders) -> bool:
+    def _send_to_robot(self, senders: Senders) -> bool:
         """Send one message to a robot that may be sent one: one alert, or all that wait where its limit is near."""
-        lane = self.lanes[channel]
+        lane = self.lanes["dingtalk"]
         with lane.claiming:
             bundle = robots.claim(self.settings, lane.busy(), lane.full())
             if not isinstance(bundle, bool):
@@ -225,7 +228,8 @@ class Worker:
         keep(robots.send(bundle, self.settings, senders), self.settings.delivery_lease, bundle.robot)
         return True
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Remove what shows that this worker lives."""
         db.session.execute(_leave, {"ids": self.ids})
         db.session.commit()
 

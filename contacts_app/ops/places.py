@@ -39,7 +39,7 @@ class Places(Generic[Request]):
         self.known: dict[bytes, Hashable] = {}  # whose what is shown is
         self._waiting: dict[tuple[Hashable, bool], deque[Request]] = {}
         self._running: set[Request] = set()
-        self._held: Counter[Hashable] = Counter()
+        self.held: Counter[Hashable] = Counter()  # threads, by who holds them
         self._held_by_alerts: Counter[Hashable] = Counter()
         self._change = threading.Condition()
 
@@ -82,7 +82,7 @@ class Places(Generic[Request]):
                 self._remove(waiting)
                 self._add(waiting)
             self._change.notify_all()  # those whom it was counted with before may be let in now
-            return request.is_alert or self._held[who] <= self.of_one
+            return request.is_alert or self.held[who] <= self.of_one
 
     def give_back(self, request: Request) -> None:
         """Have the place of a request that has been answered taken by the next."""
@@ -93,7 +93,7 @@ class Places(Generic[Request]):
             self._change.notify()
 
     def _hold(self, request: Request, number: int) -> None:
-        for held in (self._held, self._held_by_alerts)[: 1 + request.is_alert]:
+        for held in (self.held, self._held_by_alerts)[: 1 + request.is_alert]:
             held[request.who] += number
             if not held[request.who]:
                 del held[request.who]
@@ -133,7 +133,7 @@ class Places(Generic[Request]):
         return None
 
     def _is_let_in(self, who: Hashable, is_alert: bool) -> bool:
-        if self._held[who] >= self.of_one:
+        if self.held[who] >= self.of_one:
             return False
         alerts = self._held_by_alerts
         return not is_alert or (alerts.total() < self.of_alerts and alerts[who] < self.of_alerts_of_one)

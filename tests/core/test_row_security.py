@@ -1,5 +1,8 @@
 """Show that the database keeps accounts apart also where a query forgets to."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import psycopg
 import pytest
 import sqlalchemy as sa
@@ -28,16 +31,22 @@ def is_no_superuser(sql: psycopg.Connection) -> None:
 
 
 @pytest.fixture
-def one_connection(settings: dict[str, str], app: Flask):
+def one_connection(settings: dict[str, str], app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flask]:
     """Return the console with one connection to the database, which all requests take in turn."""
-    own = create_app(settings)
-    with own.app_context(), all_accounts():
+    make = sa.engine_from_config
+
+    def with_one_connection(options: dict[str, Any], **rest: Any) -> sa.Engine:
+        return make(options | {"pool_size": 1, "max_overflow": 0}, **rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sa, "engine_from_config", with_one_connection)
+        own = create_app(settings)
+    with own.app_context():
         engine = db.engine
-        pool = engine.pool
-        pool._pool.maxsize, pool._overflow, pool._max_overflow = 1, -1, 0
+    assert isinstance(engine.pool, sa.QueuePool)
+    assert engine.pool.size() == 1
     yield own
-    with own.app_context(), all_accounts():
-        engine.dispose()
+    engine.dispose()
 
 
 def as_visitor(team: Team, app: Flask | None = None, method: str = "GET"):

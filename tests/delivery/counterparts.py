@@ -105,6 +105,7 @@ class Https:
         self.closed = threading.Event()
         self._server = _Server(self, authority.context(), port)
         self.port: int = self._server.server_address[1]
+        self.open_connections = self._server.open
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self._thread.start()
 

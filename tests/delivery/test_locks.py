@@ -21,7 +21,8 @@ from tests.delivery.counterparts import MailServer
 from tests.delivery.test_worker import ANN, BOB, Courier, Robots, Texts, make_due, select, tell
 
 # The parts that a worker is tried out with.
-authority, _dingtalk, _smtp, _texts = deliveries.authority, deliveries._dingtalk, deliveries._smtp, deliveries._texts
+authority, dingtalk_server = deliveries.authority, deliveries.dingtalk_server
+mail_server, text_server = deliveries.mail_server, deliveries.text_server
 chat, post, texts, database_url = deliveries.chat, deliveries.post, deliveries.texts, deliveries.database_url
 settings, app, new_courier, team = deliveries.settings, deliveries.app, deliveries.new_courier, deliveries.team
 TABLES = sorted(table.name for table in Base.metadata.sorted_tables)
@@ -278,7 +279,7 @@ def test_a_worker_whose_row_is_locked_is_seen_all_the_same(
     one = new_courier().worker
     for lane in one.lanes.values():
         lane.let_go()
-    thread = threading.Thread(target=one._beat)
+    thread = threading.Thread(target=one.beat)
     alive = "SELECT FROM workers WHERE seen_at > now() - interval '1 minute'"
     thread.start()
     try:
@@ -290,7 +291,7 @@ def test_a_worker_whose_row_is_locked_is_seen_all_the_same(
             wait_for(lambda: select(team, alive), 5, "another row")
             holder.commit()
         with team.app.app_context(), all_accounts():
-            one._leave()
+            one.leave()
     finally:
         one.stopping.set()
         thread.join()

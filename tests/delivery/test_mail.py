@@ -408,7 +408,7 @@ def test_a_mailbox_that_is_saved_can_be_written_to(typed: str) -> None:
         address = clean_email(typed)
     except ValueError:
         return
-    recipient = mail._as_known_to_servers(address)
+    recipient = mail.as_known_to_servers(address)
     local, _, domain = recipient.rpartition("@")
     assert domain.isascii()
     assert (len(local.encode()) <= 64, len(domain) <= 253, len(recipient.encode()) <= 254) == (True,) * 3

@@ -11,7 +11,8 @@ from tests.delivery import test_worker as deliveries
 from tests.delivery.counterparts import MailServer
 from tests.delivery.test_worker import Courier, Process, Robots, Texts, listeners, tell
 
-authority, _dingtalk, _smtp, _texts = deliveries.authority, deliveries._dingtalk, deliveries._smtp, deliveries._texts
+authority, dingtalk_server = deliveries.authority, deliveries.dingtalk_server
+mail_server, text_server = deliveries.mail_server, deliveries.text_server
 chat, post, texts, database_url = deliveries.chat, deliveries.post, deliveries.texts, deliveries.database_url
 settings, app, team, start = deliveries.settings, deliveries.app, deliveries.team, deliveries.start
 new_courier = deliveries.new_courier

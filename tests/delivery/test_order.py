@@ -21,7 +21,7 @@ from tests.delivery.test_worker import ANN, Courier, MailServer, Robots, Texts, 
 from tests.reach.test_notices import ask, new_group, pass_a_day, set_state
 
 authority, database_url, settings, app = workers.authority, workers.database_url, workers.settings, workers.app
-_dingtalk, _smtp, _texts = workers._dingtalk, workers._smtp, workers._texts
+dingtalk_server, mail_server, text_server = workers.dingtalk_server, workers.mail_server, workers.text_server
 chat, post, texts, team = workers.chat, workers.post, workers.texts, workers.team
 new_courier, courier = workers.new_courier, workers.courier
 INTEGRATION, KEY = 77, "disk-of-db1"

@@ -92,7 +92,7 @@ def test_a_connection_is_kept_from_one_call_to_the_next(server: DingTalk, sessio
     server.replies.extend([(200, {})] * 3)
     for _ in range(3):
         outgoing.post(session, server.add("t"), json={})
-    assert len(server._server.open) == 1
+    assert len(server.open_connections) == 1
 
 
 def test_a_private_address_is_not_even_connected_to(authority: Authority, server: DingTalk, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_private_address_is_not_even_connected_to(authority: Authority, server
     told = "localhost is not called, because its address {} is not public. OUTGOING_NETWORKS can allow it."
     assert refused.words in (told.format("127.0.0.1"), told.format("::1"))
     assert not refused.is_uncertain
-    assert not server._server.open
+    assert not server.open_connections
 
 
 def test_the_address_that_was_checked_is_the_one_that_is_called(

@@ -20,7 +20,7 @@ from tests.pages.groups.test_views import add_group
 from tests.pages.integrations.test_views import add_integration, integration_of
 
 authority, database_url, settings, app = workers.authority, workers.database_url, workers.settings, workers.app
-_dingtalk, _smtp, _texts = workers._dingtalk, workers._smtp, workers._texts
+dingtalk_server, mail_server, text_server = workers.dingtalk_server, workers.mail_server, workers.text_server
 chat, post, texts, team = workers.chat, workers.post, workers.texts, workers.team
 new_courier, courier = workers.new_courier, workers.courier
 

@@ -21,7 +21,7 @@ from contacts_app import config, create_app, migrations
 from contacts_app.cli import CHORES
 from contacts_app.contacts.models import Contact
 from contacts_app.core.db import all_accounts, db
-from contacts_app.delivery import attempts, housekeeping, messages, recording, robots, worker
+from contacts_app.delivery import attempts, housekeeping, messages, robots, worker
 from contacts_app.delivery.channels import Outcome, sms
 from contacts_app.delivery.messages import BATCH
 from contacts_app.delivery.models import CHANNELS, Alert
@@ -82,7 +82,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture(scope="module")
-def _dingtalk(authority: Authority) -> Iterator[Robots]:
+def dingtalk_server(authority: Authority) -> Iterator[Robots]:
     server = Robots(authority)
     yield server
     server.gate.set()
@@ -90,14 +90,14 @@ def _dingtalk(authority: Authority) -> Iterator[Robots]:
 
 
 @pytest.fixture(scope="module")
-def _smtp(authority: Authority) -> Iterator[MailServer]:
+def mail_server(authority: Authority) -> Iterator[MailServer]:
     server = MailServer(authority)
     yield server
     server.close()
 
 
 @pytest.fixture(scope="module")
-def _texts(authority: Authority) -> Iterator[Texts]:
+def text_server(authority: Authority) -> Iterator[Texts]:
     server = Texts(authority)
     yield server
     server.gate.set()
@@ -113,30 +113,30 @@ def well_behaved(server: Robots | Texts) -> None:
 
 
 @pytest.fixture
-def chat(_dingtalk: Robots) -> Robots:
+def chat(dingtalk_server: Robots) -> Robots:
     """Return DingTalk with no robots yet, well-behaved."""
-    well_behaved(_dingtalk)
-    _dingtalk.robots.clear()
-    _dingtalk.duplicates = 0
-    return _dingtalk
+    well_behaved(dingtalk_server)
+    dingtalk_server.robots.clear()
+    dingtalk_server.duplicates = 0
+    return dingtalk_server
 
 
 @pytest.fixture
-def post(_smtp: MailServer) -> MailServer:
+def post(mail_server: MailServer) -> MailServer:
     """Return the mail server, well-behaved."""
-    _smtp.messages.clear()
-    _smtp.unknown.clear()
-    _smtp.words.clear()
-    _smtp.busy.clear()
-    _smtp.behaviour = None
-    return _smtp
+    mail_server.messages.clear()
+    mail_server.unknown.clear()
+    mail_server.words.clear()
+    mail_server.busy.clear()
+    mail_server.behaviour = None
+    return mail_server
 
 
 @pytest.fixture
-def texts(_texts: Texts) -> Texts:
+def texts(text_server: Texts) -> Texts:
     """Return Twilio, well-behaved."""
-    well_behaved(_texts)
-    return _texts
+    well_behaved(text_server)
+    return text_server
 
 
 @pytest.fixture(scope="module")
@@ -147,11 +147,16 @@ def database_url(new_database: Callable[[], str]) -> str:
 
 @pytest.fixture(scope="module")
 def settings(
-    database_url: str, data_dir: Path, authority: Authority, _dingtalk: Robots, _smtp: MailServer, _texts: Texts
+    database_url: str,
+    data_dir: Path,
+    authority: Authority,
+    dingtalk_server: Robots,
+    mail_server: MailServer,
+    text_server: Texts,
 ) -> dict[str, str]:
     """Return the environment of a console whose channels lead to the counterparts."""
     own = {"DATABASE_URL": database_url, "DATA_DIR": str(data_dir), "SECRET_KEY": "k" * 40, "PUBLIC_URL": PUBLIC_URL}
-    return own | environment(authority.path, _dingtalk, _smtp, _texts)
+    return own | environment(authority.path, dingtalk_server, mail_server, text_server)
 
 
 @pytest.fixture(scope="module")
@@ -172,10 +177,9 @@ class Courier:
         self.senders = Senders(settings)
 
     def step(self, channel: str) -> bool:
-        step = self.worker._step_robot if channel == "dingtalk" else self.worker._step
         try:
             with self.app.app_context(), all_accounts():
-                return step(channel, self.senders)
+                return self.worker.step(channel, self.senders)
         finally:
             self.worker.lanes[channel].let_go()
 
@@ -1112,7 +1116,24 @@ def has_pending_signals(pid: int) -> bool:
     return any(int(mask, 16) for mask in pending)
 
 
-@pytest.mark.parametrize("name", ["_finish", "_release"])
+@contextmanager
+def plans_of(pattern: str) -> Iterator[list[str]]:
+    """Yield the list of the plans of those statements that match, as PostgreSQL has them before each is run."""
+    plans: list[str] = []
+
+    def explain(connection: sa.Connection, cursor: psycopg.Cursor, statement: str, parameters: Any, *_: Any) -> None:
+        if re.search(pattern, statement, re.DOTALL):
+            rows = cursor.connection.execute(f"EXPLAIN {statement}", parameters).fetchall()
+            plans.append("\n".join(line for (line,) in rows))
+
+    sa.event.listen(db.engine, "before_cursor_execute", explain)
+    try:
+        yield plans
+    finally:
+        sa.event.remove(db.engine, "before_cursor_execute", explain)
+
+
+@pytest.mark.parametrize("name", ["record", "release"])
 def test_what_became_of_a_message_is_written_by_its_key_however_many_wait(team: Team, name: str) -> None:
     """PostgreSQL knows of no row yet: for all it knows any index would do, the one of all that waits as well."""
     for number in range(20):
@@ -1124,11 +1145,11 @@ def test_what_became_of_a_message_is_written_by_its_key_however_many_wait(team: 
         result = attempts.Result(
             claimed=claimed, channel="sms", outcome=Outcome("sent", "Taken."), address=None, used=None
         )
-        text = recording._finish.text
-        values = {"channel": "sms"} | recording._finished([result])
-        if name == "_release":
-            text = messages._release.text
-            values = {"channel": "sms"} | attempts.columns([claimed], *attempts.KEY, "leased_until")
-        plan = "\n".join(db.session.scalars(sa.text(f"EXPLAIN {text}"), values))
+        with plans_of(r"UPDATE deliveries\b") as plans:
+            if name == "record":
+                messages.record("sms", [result], patience=1)
+            else:
+                messages.release("sms", [claimed])
+    (plan,) = plans
     assert "deliveries_pkey" in plan, plan
     assert "deliveries_due" not in plan

@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -220,10 +221,19 @@ def test_a_flood_of_refusals_fills_no_disk_and_is_counted(team: Team, token: str
     assert all(len(row["body"]) == MOST_BODY for row in kept)
 
 
+@pytest.fixture
+def unwritable(sql: psycopg.Connection) -> Iterator[None]:
+    """Have PostgreSQL fail with each row of a refusal."""
+    body = "BEGIN RETURN 1 / 0; END"
+    sql.execute(f"CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS '{body}'")
+    sql.execute("CREATE TRIGGER fails BEFORE INSERT ON refusals FOR EACH ROW EXECUTE FUNCTION fail()")
+    yield
+    sql.execute("DROP FUNCTION fail() CASCADE")
+
+
 def test_a_refusal_that_cannot_be_written_is_answered_all_the_same(
-    team: Team, token: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    team: Team, token: str, unwritable: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(refusals, "_insert", sa.text("SELECT 1 / 0 WHERE :body = 'x' OR :status > 0"))
     assert "not JSON" in error_of(post(team.app, token, b'{"password": "seen"'), 400)
     assert "could not be written down: DivisionByZero" in caplog.text
     assert "seen" not in caplog.text

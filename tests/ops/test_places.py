@@ -60,7 +60,7 @@ def test_askers_take_turns_and_what_is_given_back_is_taken() -> None:
         order.append(places.take())
         places.give_back(order[-1])
     assert [request.who for request in order] == ["one", "two", "three", "one", "two", "one"]
-    assert not places._held
+    assert not places.held
 
 
 def test_once_it_is_known_whose_a_session_is_all_its_requests_count_as_the_accounts() -> None:
@@ -80,17 +80,25 @@ def test_once_it_is_known_whose_a_session_is_all_its_requests_count_as_the_accou
     wait_for(lambda: stranger in taken)
     places.give_back(first)
     begun(places, 1)
-    wait_for(lambda: places._held == {7: 2 + 1, "an address": 1})
+    wait_for(lambda: places.held == {7: 2 + 1, "an address": 1})
 
 
-def test_once_it_is_known_whose_a_request_is_whoever_shares_its_address_is_let_in() -> None:
+def test_once_it_is_known_whose_a_request_is_whoever_shares_its_address_is_let_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Also by a thread that waits already, behind a proxy or the door of an office."""
     places: Places[Asked] = Places(2)
     places.add(first := Asked("an address", credential=b"session"))
     assert places.take() is first
     places.add(second := Asked("an address"))
-    wait, waits = places._change.wait, []
-    places._change.wait = lambda: waits.append(True) or wait()  # type: ignore[method-assign]
+    waits: list[threading.Thread] = []
+    wait = threading.Condition.wait
+
+    def noting(self: threading.Condition, timeout: float | None = None) -> bool:
+        waits.append(threading.current_thread())
+        return wait(self, timeout)
+
+    monkeypatch.setattr(threading.Condition, "wait", noting)
     taken = begun(places, 1)
     wait_for(lambda: waits)
     places.recognise(first, 7)

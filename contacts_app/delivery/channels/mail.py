@@ -55,7 +55,7 @@ class Mailer:
         if access is None:
             return Outcome("failed", str(configured(self._settings, "email")))
         try:
-            recipient = _as_known_to_servers(address)
+            recipient = as_known_to_servers(address)
             message = message_of(access.sender, recipient, told, message_id, thread)
         except ValueError:
             return Outcome("failed", "The mailbox cannot be written as mail servers know it. Enter it again.")
@@ -302,7 +302,7 @@ def _bytes(words: bytes | str) -> bytes:
     return words if isinstance(words, bytes) else words.encode()
 
 
-def _as_known_to_servers(address: str) -> str:
+def as_known_to_servers(address: str) -> str:
     """Return the address with its domain in ASCII; raise ValueError (which IDNAError is) if that is impossible."""
     # smtplib sends something else than what it is given, where that is not one plain address.
     if "=?" in address or not re.fullmatch(r"[^\s<>()\[\]\\,;:@\"]+@[^\s<>()\[\]\\,;:@\"]+", address):

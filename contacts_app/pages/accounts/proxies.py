@@ -20,14 +20,15 @@ def warn_of_settings() -> None:
     settings = current_settings()
     given = [name for name in FORWARDED if name in request.headers]
     if settings.proxy_count == 0 and given:
-        _warn(f"A log-on came with {given[0]} while PROXY_COUNT is 0, {ONE_ADDRESS}")
+        warn_once(f"A log-on came with {given[0]} while PROXY_COUNT is 0, {ONE_ADDRESS}")
     hops = [hop for hop in request.headers.get("X-Forwarded-For", "").split(",") if hop.strip()]
     if len(hops) < settings.proxy_count:
-        _warn(f"A log-on came with fewer addresses in X-Forwarded-For than PROXY_COUNT says, {ONE_ADDRESS}")
+        warn_once(f"A log-on came with fewer addresses in X-Forwarded-For than PROXY_COUNT says, {ONE_ADDRESS}")
     if "https" in (request.scheme, request.headers.get("X-Forwarded-Proto")) and not settings.https:
-        _warn("A log-on came over HTTPS while HTTPS is 0, so cookies are sent without Secure. Set HTTPS to 1.")
+        warn_once("A log-on came over HTTPS while HTTPS is 0, so cookies are sent without Secure. Set HTTPS to 1.")
 
 
 @lru_cache  # what is logged already; there are no more lines than there are reasons
-def _warn(line: str) -> None:
+def warn_once(line: str) -> None:
+    """Log a line unless this process has."""
     logger.warning(line)

@@ -45,7 +45,7 @@ def prepared(statement: sa.Select[Any]) -> tuple[str, dict[str, Any]]:
 @cache
 def body(name: str, query: str, *parameters: Any) -> str:
     """Return the limit's page."""
-    return limit._templates[name].render(rows=limit.rows(query, limit.ACCOUNT, *parameters))
+    return limit.templates[name].render(rows=limit.rows(query, limit.ACCOUNT, *parameters))
 
 
 @app.before_request

@@ -25,7 +25,7 @@ SAVE = (
     " updated_at = now() WHERE account_id = %s AND id = %s AND version = %s"
 )
 _environment = Environment(loader=FileSystemLoader(os.environ["TEMPLATES"]), autoescape=True)
-_templates = {name: _environment.get_template(f"{name}.html") for name in ("list", "search", "edit", "changed")}
+templates = {name: _environment.get_template(f"{name}.html") for name in ("list", "search", "edit", "changed")}
 _local = threading.local()
 
 
@@ -60,13 +60,13 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
         if "HTTP_HX_REQUEST" not in environ:
             start_response("303 See Other", [("Location", "/contacts"), ("Content-Length", "0")])
             return []
-        text = _templates["changed"].render(rows=rows(LIST, ACCOUNT))
+        text = templates["changed"].render(rows=rows(LIST, ACCOUNT))
     elif path.endswith("/edit"):
-        text = _templates["edit"].render(rows=rows(ONE, ACCOUNT, int(path.split("/")[2])))
+        text = templates["edit"].render(rows=rows(ONE, ACCOUNT, int(path.split("/")[2])))
     elif query:
-        text = _templates["search"].render(rows=rows(SEARCH, ACCOUNT, parse_qs(query)["q"][0]))
+        text = templates["search"].render(rows=rows(SEARCH, ACCOUNT, parse_qs(query)["q"][0]))
     else:
-        text = _templates["list"].render(rows=rows(LIST, ACCOUNT))
+        text = templates["list"].render(rows=rows(LIST, ACCOUNT))
     body = text.encode()
     start_response("200 OK", [("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(body)))])
     return [body]

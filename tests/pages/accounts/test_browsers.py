@@ -213,10 +213,10 @@ def test_a_browser_finds_out_about_no_other_user(team: Team, other_team: Team, h
 
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    proxies._warn.cache_clear()
+    proxies.warn_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         yield caplog
-    proxies._warn.cache_clear()
+    proxies.warn_once.cache_clear()
 
 
 @pytest.mark.parametrize(
