@@ -1,6 +1,10 @@
-"""Hold the floors of the house: imports run down only, and nothing is imported inside a function to dodge that."""
+"""Hold the floors of the house: imports run down only, and nothing is imported inside a function to dodge that.
+
+Hold as well that tests use nothing private, so that the inside can change without them.
+"""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +26,9 @@ MAY_IMPORT = {
     "": {*GROUND, *ROOMS, *FACES},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
+TESTS = sorted({*Path(__file__).parent.rglob("*.py")} - {Path(__file__)})  # this one holds examples
+# Public all the same: collections.namedtuple documents them.
+OF_NAMED_TUPLES = {"_asdict", "_field_defaults", "_fields", "_make", "_replace"}
 
 
 def room_of(path: Path) -> str:
@@ -66,3 +73,64 @@ def test_nothing_of_the_house_is_imported_inside_a_function(path: Path) -> None:
         if isinstance(child, ast.ImportFrom) and (child.level or (child.module or "").startswith("contacts_app"))
     }
     assert not inside
+
+
+def is_private(name: str) -> bool:
+    return bool(re.match(r"_[^_]|__.*(?<!__)$", name)) and name not in OF_NAMED_TUPLES
+
+
+def own_names(tree: ast.Module) -> set[str]:
+    """Return the names of what a module defines: functions, methods, and what is assigned to attributes."""
+    defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    stored = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)]
+    return defined | {node.attr for node in stored if ast.unparse(node.value) in ("self", "cls")}
+
+
+def private_uses(text: str) -> Iterator[str]:
+    """Yield what a test's text uses of other modules that is private there, also in the code that it has run."""
+    tree = ast.parse(text)
+    own = own_names(tree)
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [*(alias.name for alias in node.names), getattr(node, "module", None) or ""]
+            names = [part for name in names for part in name.split(".")]
+        elif isinstance(node, ast.Attribute):
+            is_own = ast.unparse(node.value) in ("self", "cls") and node.attr in own
+            names = [] if is_own else [node.attr]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names = re.findall(r"(?:[a-z]\.|\bimport )(_\w+)", node.value)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("attr", ".object")):
+            names = [each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+        yield from (f"line {node.lineno}: {name}" for name in names if is_private(name))
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.relative_to(Path(__file__).parent).as_posix())
+def test_tests_use_nothing_private(path: Path) -> None:
+    assert list(private_uses(path.read_text())) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from contacts_app.core.db import _compiled",
+        "from pip._internal import commands",
+        "import pip._internal",
+        "embedded._run()",
+        "self._pool.maxsize = 1",
+        "pool.__made",
+        "monkeypatch.setattr(models, '_hasher', None)",
+        "monkeypatch.setattr('contacts_app.accounts.models._hasher', None)",
+        "run('-c', 'from time import _x')",
+        "run('-c', 'print(embedded._run())')",
+    ],
+)
+def test_what_is_private_is_found(text: str) -> None:
+    assert len(list(private_uses(text))) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["told._replace(title='x')", "class A:\n def __init__(self): self._x = 1; self._x", "f'{key}_encrypted'"]
+)
+def test_what_is_ones_own_is_not_private(text: str) -> None:
+    assert list(private_uses(text)) == []
