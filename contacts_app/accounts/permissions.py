@@ -11,6 +11,7 @@ from werkzeug.exceptions import ServiceUnavailable
 
 from ..config import StartError
 from ..web import htmx
+from ..web.machines import is_api_request
 from ..web.turns import note_account
 from .models import Session, Visitor
 
@@ -66,6 +67,8 @@ def authorize() -> ResponseReturnValue | None:
         return None
     who = visitor_or_none()
     if who is None:
+        if is_api_request():
+            abort(401)
         return htmx.leave_for(url_for("accounts.logon", next=htmx.address_shown()))
     if not isinstance(access, Permission):
         abort(403)

@@ -8,5 +8,4 @@ from . import alerts, health
 def init_app(app: Flask) -> None:
     """Take alerts in, and answer health checks."""
     app.register_blueprint(alerts.blueprint)
-    app.extensions["csrf"].exempt(alerts.blueprint)
     app.register_blueprint(health.blueprint)

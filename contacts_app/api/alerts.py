@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import NoReturn
 
 import sqlalchemy as sa
-from flask import Blueprint, Response, abort, g, jsonify, request
+from flask import Response, abort, g, jsonify, request
 from flask.typing import ResponseReturnValue
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import TooManyRequests, Unauthorized
@@ -20,12 +20,12 @@ from ..groups.models import Group
 from ..intake import refusals
 from ..intake.formats import Refused, read
 from ..intake.models import Admission, Integration, find_duplicate
-from ..web.errors import API
+from ..web.machines import ApiBlueprint, is_api_request
 from ..web.turns import note_account
 from .bodies import MOST_BYTES, read_body
 
 logger = logging.getLogger("contacts_app")
-blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
+blueprint = ApiBlueprint("api", __name__, below="v1")
 UNKNOWN = "There is no integration with this token. It may have been renewed, or its group deleted."
 
 MOST_TOKEN = 200
@@ -85,7 +85,7 @@ def note_refusal(response: Response) -> Response:
     """Count and keep what is refused of a sender with a valid token, who does not repeat it, wherever it is refused."""
     token = _sent_token()
     is_final = 400 <= response.status_code < 500 and response.status_code != 401
-    if not (is_final and request.path.startswith(API) and 0 < len(token) <= MOST_TOKEN) or g.get("is_noted"):
+    if not (is_final and is_api_request() and 0 < len(token) <= MOST_TOKEN) or g.get("is_noted"):
         return response
     limit = current_settings().alerts_per_minute
     try:

@@ -31,7 +31,7 @@ from gunicorn.http.errors import InvalidChunkSize, LimitRequestHeaders, LimitReq
 from gunicorn.http.wsgi import create
 from gunicorn.workers.base import Worker
 
-from ..web.errors import API
+from ..web.machines import is_api_path
 from ..web.turns import ACCOUNT
 from .places import Places
 
@@ -376,7 +376,7 @@ class FrontWorker(Worker):  # type: ignore[misc] # gunicorn has no types
         visit.request = request = next(RequestParser(self.cfg, visit.source(), visit.address))
         del visit.came[:end]
         visit.path = unquote(request.path)
-        visit.is_alert = visit.path.startswith(API)
+        visit.is_alert = is_api_path(visit.path)
         named: dict[str, str] = {}
         for name, value in request.headers:  # as the app sees them
             named[name] = f"{named[name]},{value}" if name in named else value

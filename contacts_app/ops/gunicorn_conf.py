@@ -14,7 +14,8 @@ from gunicorn.glogging import Logger
 
 from ..config import StartError, load
 from ..core.db import check_server
-from ..web.errors import API, BUSY, RETRY_SECONDS, TEXTS
+from ..web.errors import BUSY, RETRY_SECONDS, TEXTS
+from ..web.machines import is_api_path
 from ..web.security import headers
 from . import embedded
 from .front import FrontWorker
@@ -40,7 +41,7 @@ class worker_class(FrontWorker):
     def refusal(self, status: int, path: str) -> bytes:
         """Return the whole answer, in the shape that whoever asks at `path` reads."""
         sentence = ". ".join(BUSY) if status == 503 else TEXTS[status][1]
-        is_program = path.startswith(API)
+        is_program = is_api_path(path)
         body = (json.dumps({"error": sentence}) if is_program else sentence).encode() + b"\n"
         told = {
             "Connection": "close",

@@ -20,10 +20,10 @@ from werkzeug.exceptions import (
 
 from ..config import StartError
 from . import htmx
+from .machines import is_api_request
 
 logger = logging.getLogger("contacts_app")
 
-API = "/api/"  # whoever asks below this address is a program
 TEXTS = {
     400: ("This request cannot be understood", "Go back and try again."),
     401: ("This is not allowed", "Log on first."),
@@ -76,13 +76,9 @@ def init_app(app: Flask) -> None:
 
 
 def _failed(status: int, title: str, sentence: str) -> Response:
-    if _is_a_program():
+    if is_api_request():
         return make_response(jsonify(error=f"{title}. {sentence}" if status >= 500 else sentence), status)
     return htmx.failed(status, title, sentence)
-
-
-def _is_a_program() -> bool:
-    return request.path.startswith(API)
 
 
 def _http_error(error: HTTPException) -> Response:
@@ -94,7 +90,7 @@ def _http_error(error: HTTPException) -> Response:
     title, sentence = TEXTS.get(error.code, TEXTS[400 if error.code < 500 else 500])
     if isinstance(error, ServiceUnavailable):
         title, sentence = BUSY
-    if _is_a_program():
+    if is_api_request():
         sentence = API_TEXTS.get(error.code, sentence)
     if isinstance(error, CSRFError):
         sentence = UNREADABLE_FORM
@@ -112,7 +108,7 @@ def _http_error(error: HTTPException) -> Response:
 
 def _no_database(error: Exception) -> Response:
     busy = isinstance(getattr(error, "orig", None), psycopg.errors.DeadlockDetected | psycopg.errors.LockNotAvailable)
-    if busy and not _is_a_program():
+    if busy and not is_api_request():
         return _failed(409, *TEXTS[409])
     logger.error("%s %s: %s", request.method, request.endpoint, _reason(error))
     full = isinstance(getattr(error, "orig", None), psycopg.errors.DiskFull)

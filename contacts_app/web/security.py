@@ -1,11 +1,16 @@
 """Send the headers that keep a browser from doing what the console never asks for."""
 
 import re
+from collections.abc import Callable
+from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
-from flask import Flask, Response, abort, request
+from flask import Flask, Response, abort, current_app, request
 
 from ..config import current_settings
+from .machines import is_api_request
+
+View = TypeVar("View", bound=Callable[..., Any])
 
 CONTENT_SECURITY_POLICY = "; ".join(
     (
@@ -43,10 +48,11 @@ def init_app(app: Flask) -> None:
 
 
 def _take_forms_only() -> None:
-    """Refuse what no form of the console sends: JSON, files, and bytes that are no text."""
-    if request.headers.get("Transfer-Encoding") and request.blueprint != "api":
+    """Refuse what no form of the console sends: JSON, files where none are taken, and bytes that are no text."""
+    is_page = not is_api_request()
+    if is_page and request.headers.get("Transfer-Encoding"):
         abort(411)  # a body of unknown length would be cut at the limit, and half a form taken for a whole one
-    is_form = request.mimetype == "application/x-www-form-urlencoded" and request.blueprint != "api"
+    is_form = is_page and request.mimetype == "application/x-www-form-urlencoded"
     # Read before anything is parsed: afterwards there is nothing left to read.
     body = request.get_data() if is_form else b""
     # No browser sends such a sign, and each costs what a hundred letters cost; neither do forms have so many fields.
@@ -54,13 +60,23 @@ def _take_forms_only() -> None:
         abort(400)
     if body.count(b"%") > MOST_ENCODED or body.count(b"&") > MOST_FIELDS:
         abort(413)
-    if request.method == "POST" and request.blueprint != "api" and (request.is_json or request.files):
+    if is_page and request.method == "POST" and (request.is_json or (request.files and not _takes_files())):
         abort(415)
     try:
         # Werkzeug would keep such bytes as text like "%FF".
         unquote_to_bytes(request.query_string + b"&" + body).decode()
     except UnicodeDecodeError:
         abort(400, "There are characters in this that cannot be shown. Type it instead of pasting it.")
+
+
+def takes_files(view: View) -> View:
+    """Mark a view as one whose form uploads files."""
+    view.takes_files = True  # type: ignore[attr-defined]
+    return view
+
+
+def _takes_files() -> bool:
+    return hasattr(current_app.view_functions.get(request.endpoint or ""), "takes_files")
 
 
 def headers(https: bool) -> dict[str, str]:

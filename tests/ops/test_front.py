@@ -23,7 +23,7 @@ from contacts_app.api.alerts import MOST_BYTES
 from contacts_app.config import PROJECT
 from contacts_app.ops import front
 from contacts_app.ops.places import ALERT_PATIENCE
-from contacts_app.web.errors import API
+from contacts_app.web.machines import API
 from tests.api.test_alerts import add_integration
 from tests.conftest import CSRF_SECRET, PASSWORD, Team, answers, free_port, wait_for
 from tests.pages.groups.test_views import add_group

@@ -17,6 +17,7 @@ from ...accounts.setup import setup_token
 from ...config import current_settings
 from ...core.db import db
 from ...web import htmx
+from ...web.machines import is_api_path, is_api_request
 from . import browsers, proxies
 from .forms import LogonForm, PasswordForm, SetupForm
 
@@ -32,7 +33,9 @@ class SessionCookie(SecureCookieSessionInterface):
     """
 
     def open_session(self, app: Flask, request: Request) -> SecureCookieSession:
-        """Return what the cookie holds, nothing if the console has not signed it."""
+        """Return what the cookie holds, nothing if the console has not signed it or a program asks."""
+        if is_api_path(request.path):  # which view it leads to is not known yet
+            return self.session_class()
         if len(request.headers.get("Cookie", "")) > LONGEST_COOKIES:
             request.environ["HTTP_COOKIE"] = ""
         serializer: Any = self.get_signing_serializer(app)
@@ -45,7 +48,14 @@ class SessionCookie(SecureCookieSessionInterface):
 def init_app(app: Flask) -> None:
     """Know who sends a request, and require the token of a session in every form."""
     app.session_interface = SessionCookie()
-    CSRFProtect(app)
+    csrf = CSRFProtect(app)
+    app.config["WTF_CSRF_CHECK_DEFAULT"] = False  # checked here instead, because not everyone has a session
+
+    @app.before_request
+    def check_token() -> None:
+        if not is_api_request():
+            csrf.protect(apply_exemptions=True)
+
     app.context_processor(lambda: {"visitor": visitor_to_show()})
 
 
