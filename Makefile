@@ -21,8 +21,14 @@ test: .venv/installed-tests ## Run all tests.
 	@tests/get-pgbouncer
 	@$(PYTEST)
 
-check: lint ## Lint, and run the tests that need neither a browser nor long runs of processes.
-	@$(PYTEST) --ignore=tests/browser
+# What make check leaves out, beside single tests that are marked with pytest.mark.long.
+LONG = tests/browser tests/cli tests/ops tests/core/test_postgres.py tests/delivery/test_faults.py \
+	tests/delivery/test_limits.py tests/delivery/test_locks.py tests/delivery/test_neighbours.py tests/delivery/test_order.py \
+	tests/intake/test_configurations.py tests/pages/accounts/test_browsers.py tests/test_attacks.py tests/test_costs.py \
+	tests/test_dev.py tests/test_killed.py tests/test_model.py tests/test_plans.py
+
+check: lint ## Lint, and run the tests that need neither a browser nor long runs of processes: a minute.
+	@$(PYTEST) -m "not long" $(LONG:%=--ignore=%)
 
 # What takes too long for each change: kills, faults, crowds and clocks, and every case of what make test takes a share of.
 chaos: .venv/installed-tests ## Run what takes too long for each change: kills, faults, crowds, clocks, every case.

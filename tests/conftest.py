@@ -89,7 +89,10 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the cases that are marked as chaos, too."""
+    """Leave out the cases that are marked as chaos, too; what needs the web server's processes takes long."""
+    for item in items:
+        if "console" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.long)
     if not config.getoption("chaos"):
         left_out = [item for item in items if item.get_closest_marker("chaos")]
         config.hook.pytest_deselected(items=left_out)

@@ -226,6 +226,7 @@ def test_a_password_in_a_wrong_database_url_is_never_shown(url: str) -> None:
     assert "s3cret" not in line
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [

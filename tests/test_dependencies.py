@@ -41,6 +41,7 @@ def test_every_dependency_is_documented_with_its_version_and_whether_it_is_alive
         assert day >= COUNTED_FROM or reason.strip(" ,"), f"{name} has had no release since {day}, for no reason given"
 
 
+@pytest.mark.long
 def test_the_bill_of_materials_names_every_requirement(tmp_path: Path) -> None:
     command = ["make", "--silent", "--old-file=.venv/installed-tests", "sbom", f"SBOM={tmp_path / 'new/sbom.json'}"]
     subprocess.run(command, cwd=PROJECT, check=True)

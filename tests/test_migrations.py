@@ -725,6 +725,7 @@ def kept(connection: psycopg.Connection) -> dict[str, list[dict[str, Any]]]:
     return {name: cursor.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall() for name in names}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("earlier", REVISIONS[:-1])
 def test_an_upgrade_from_each_earlier_version_keeps_every_row(
     new_database: Callable[[], str], settings: dict[str, str], earlier: str
@@ -773,6 +774,7 @@ def test_an_upgrade_that_has_nothing_to_do_changes_nothing(
     assert (catalogue(database_url), revision(database_url), team.contacts()) == before
 
 
+@pytest.mark.long
 def test_consoles_that_start_at_once_migrate_one_after_the_other(
     database_url: str, new_database: Callable[[], str], settings: dict[str, str], app: Flask
 ) -> None:
@@ -855,6 +857,7 @@ def test_a_database_that_takes_no_tables_is_refused(
     assert "cannot be" in reason(url, settings)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "statement", [f"SELECT pg_advisory_xact_lock({migrations.LOCK})", "LOCK TABLE accounts"], ids=["migration", "table"]
 )

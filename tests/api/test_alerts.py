@@ -360,6 +360,7 @@ def test_one_integration_that_sends_too_much_leaves_the_others_alone(
         assert [post(app, whose).status_code for whose in (token, token, second)] == [202, 429, 202]
 
 
+@pytest.mark.long
 def test_a_database_that_is_away_is_503_until_it_is_back(
     team: Team, token: str, settings: dict[str, str], database_url: str
 ) -> None:
@@ -481,6 +482,7 @@ def with_odd_values(value: Any) -> Iterator[Any]:
             yield from ([*value[:index], odd, *value[index + 1 :]] for odd in with_odd_values(value[index]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", range(3), ids=["plain", "alertmanager", "grafana"])
 def test_no_odd_value_in_any_place_is_an_error_and_what_is_refused_is_not_written(
     team: Team, token: str, share: Share[Any], number: int

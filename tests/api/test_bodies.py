@@ -78,6 +78,7 @@ def test_a_packed_body_may_be_as_long_as_a_plain_one(team: Team, token: str) -> 
     assert post(team.app, token, gzip.compress(body), Content_Encoding="gzip").status_code == 202
 
 
+@pytest.mark.long
 def test_a_bomb_costs_no_more_than_the_longest_plain_body(team: Team, token: str) -> None:
     packing = zlib.compressobj(9, wbits=31)
     zeros = bytes(1024 * 1024)

@@ -991,6 +991,7 @@ def has_ended(team: Team) -> bool:
     return select(team, "SELECT FROM deliveries WHERE ended_at IS NULL") == []
 
 
+@pytest.mark.long
 def test_several_workers_send_each_delivery_once(
     team: Team, start: Callable[..., Process], chat: Robots, post: MailServer, texts: Texts
 ) -> None:
@@ -1070,6 +1071,7 @@ def test_a_worker_that_is_stopped_finishes_what_it_sends_and_releases_the_rest(
     assert len({text.mobile for text in texts.messages}) == len(texts.messages) == 60
 
 
+@pytest.mark.long
 def test_what_was_sent_while_the_database_was_away_is_not_sent_again(
     team: Team, start: Callable[..., Process], post: MailServer, texts: Texts
 ) -> None:

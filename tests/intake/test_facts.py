@@ -222,6 +222,7 @@ def test_links_that_stand_in_the_table_are_looked_at_again() -> None:
 # Bounds
 
 
+@pytest.mark.long
 def test_what_is_kept_is_bounded(team: Team, token: str) -> None:
     notes = {f"note{number}": "é" * 1000 for number in range(200)}
     links = {f"link{number}": f"https://example.com/{'x' * 1900}" for number in range(200)}

@@ -270,6 +270,7 @@ def test_the_picker_finds_anybody_among_ten_thousand(new_team: Callable[..., Tea
     assert picked(answer) == set(numbered[:3])
 
 
+@pytest.mark.long
 def test_a_group_of_ten_thousand_can_be_made_and_edited(new_team: Callable[..., Team]) -> None:
     team = new_team(quota=10_000)
     numbered = add_numbered(team, 10_000)
