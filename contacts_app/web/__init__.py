@@ -1,1 +1,1 @@
-"""What every page needs."""
+"""What every page needs: htmx, templates, assets, security headers, form fields and errors."""

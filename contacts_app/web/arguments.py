@@ -1,4 +1,4 @@
-"""Read what an address or a form names: a search, a page of a list, selected rows. What no link has is a 400."""
+"""Parse the arguments of pages: search text, page number, selected rows; abort with 400 for anything else."""
 
 import re
 from collections.abc import Iterable
@@ -9,11 +9,11 @@ from .fields import clean_text
 
 PAGE_SIZE = 100  # rows of a list
 
-LONGEST_SEARCH = 254  # as an address may be
+LONGEST_SEARCH = 254  # the maximum length of an e-mail address
 
 
 def read_text(value: str) -> str:
-    """Return what to search for; what cannot stand in a name is a 400."""
+    """Return the normal form of a search text; raise BadRequest if it cannot be part of a name."""
     try:
         return clean_text(value, LONGEST_SEARCH, "A search")
     except ValueError as error:
@@ -21,14 +21,14 @@ def read_text(value: str) -> str:
 
 
 def read_page(value: str) -> int:
-    """Return the number of a page; what is none is a 400."""
+    """Return a page number, 1 or more; raise BadRequest for anything else."""
     if not re.fullmatch("[1-9][0-9]{0,5}", value):
-        raise BadRequest("The number of a page is 1 or more.")
+        raise BadRequest("A page number must be 1 or more.")
     return int(value)
 
 
 def read_ids(values: Iterable[str]) -> list[int]:
-    """Return the ids of the selected rows; too many, none or one that is no number is a 400."""
+    """Return the distinct ids of the selected rows; raise BadRequest for none, too many, or a value that is no id."""
     ids = list(dict.fromkeys(values))
     if not ids:
         raise BadRequest("Nothing is selected. Select rows of the list first.")

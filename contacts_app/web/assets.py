@@ -1,4 +1,4 @@
-"""Give every static file an address with its content's hash, so that browsers may keep it for a year."""
+"""Add the hash of their content to the URLs of static files, so that browsers may cache them for a year."""
 
 import hashlib
 from pathlib import Path
@@ -10,7 +10,7 @@ YEAR = 365 * 24 * 3600
 
 
 def init_app(app: Flask) -> None:
-    """Add the hash to the addresses that `url_for` makes, and let browsers keep what has one."""
+    """Add the hash to the URLs that `url_for` makes, and cache headers to answers at such URLs."""
     folder = Path(app.static_folder or "")
     hashes = {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()[:12]
@@ -24,7 +24,7 @@ def init_app(app: Flask) -> None:
             values["v"] = hashes[values["filename"]]
 
     @app.after_request
-    def keep(response: Response) -> Response:
+    def add_cache_control(response: Response) -> Response:
         if request.endpoint == "static" and response.status_code in (200, 304):
             filename = str((request.view_args or {}).get("filename"))
             if filename in hashes and request.args.get("v") == hashes[filename]:

@@ -1,4 +1,4 @@
-"""Send pages and static files compressed to browsers that take gzip."""
+"""Compress pages and static files with gzip for browsers that accept it."""
 
 import gzip
 import secrets
@@ -7,32 +7,32 @@ from io import BytesIO
 
 from flask import Flask, Response, request
 
-SMALLEST = 1024  # bytes; what is smaller fits one packet anyway
-PAGE_LEVEL, FILE_LEVEL = 2, 9  # 1 to 9: a page is compressed each time, a file once
+SMALLEST = 1024  # bytes; a smaller body fits into one packet anyway
+PAGE_LEVEL, FILE_LEVEL = 2, 9  # 1 to 9: a page is compressed for each request, a file once
 TYPES = {"text/html", "text/css", "text/javascript", "image/svg+xml"}
 MOST_PADDING = 100
 
 
 def init_app(app: Flask) -> None:
-    """Compress what `app` answers."""
+    """Compress the answers of `app`."""
     app.after_request(compress)
 
 
 def compress(response: Response) -> Response:
-    """Compress the body where the browser takes it and it is worth it."""
+    """Compress the body of an answer if the browser accepts gzip and the body is large enough."""
     if response.mimetype not in TYPES:
         return response
     response.vary.add("Accept-Encoding")
     if response.status_code == 304 or not request.accept_encodings["gzip"] or "Content-Range" in response.headers:
         return response
-    response.direct_passthrough = False  # a file, which is read here
+    response.direct_passthrough = False  # a file is read into memory here
     body = response.get_data()
     if len(body) < SMALLEST:
         return response
     if request.endpoint == "static":
         response.set_data(_compressed_file(body))
         etag, _ = response.get_etag()
-        response.set_etag(etag or "", weak=True)  # the bytes are others, the file is the same
+        response.set_etag(etag or "", weak=True)  # weak: the bytes differ, the content is the same
     else:
         response.set_data(_compressed_page(body))
     response.headers["Content-Encoding"] = "gzip"
@@ -45,10 +45,10 @@ def _compressed_file(body: bytes) -> bytes:
 
 
 def _compressed_page(body: bytes) -> bytes:
-    """Return the page compressed, with a name of random length in its head.
+    """Return the compressed page with a file name of random length in the gzip header.
 
-    From the sizes of many answers that hold what was searched for, a listener could otherwise guess what else is in
-    them, such as the token of the forms (BREACH; the padding is that of "Heal the Breach", as in Django).
+    This mitigates BREACH: from the sizes of many answers that repeat a search text, an eavesdropper could guess secrets
+    in the same page, such as the CSRF token. The padding is that of "Heal the Breach", which Django uses as well.
     """
     out = BytesIO()
     name = "a" * (1 + secrets.randbelow(MOST_PADDING))

@@ -1,8 +1,8 @@
-"""Know what a form was opened with, so that two people who edit the same thing each keep what only they changed.
+"""Record the values a form was opened with, so that concurrent edits of different fields can be merged.
 
-A form carries a mark of each value hidden in it. To merge, all that has to be known is whether a value is still the
-one that the form was opened with, so a mark tells nothing of the value, and has the same length however long that is.
-Who sends other marks than they were given only changes how their own edit is merged.
+A hidden field of the form holds a mark of each value: a keyed digest (HMAC). A merge only has to know whether a value
+is still the one that the form was opened with. A mark reveals nothing about its value and has a fixed length. Forged
+marks only change how the edit of the person who sends them is merged.
 """
 
 import hmac
@@ -18,12 +18,12 @@ MARK_BYTES = 9
 
 
 def marks(values: Mapping[str, Any], *place: str | int) -> str:
-    """Return the marks of what a form shows of `place`, the table and the row's key."""
+    """Return the marks of the values that a form shows; `place` is the table and the key of the row."""
     return ".".join(_mark(name, value, place) for name, value in values.items())
 
 
 def unchanged(opened: str | None, values: Mapping[str, Any], *place: str | int) -> set[str]:
-    """Return the names of the values that have the marks of `opened`; none where those are damaged or missing."""
+    """Return the names of the values that still match the marks in `opened`; none if it is damaged or missing."""
     current = marks(values, *place)
     if opened is None or len(opened) != len(current):
         return set()
@@ -38,7 +38,7 @@ def _mark(name: str, value: Any, place: tuple[str | int, ...]) -> str:
 
 
 def steps(ids: Iterable[int]) -> str:
-    """Return ids as the steps from one to the next: a form of tens of thousands has room for that."""
+    """Encode ids as differences (delta encoding), short enough for a form with tens of thousands of them."""
     last, found = 0, []
     for identity in sorted(ids):
         found.append(str(identity - last))
@@ -47,7 +47,7 @@ def steps(ids: Iterable[int]) -> str:
 
 
 def read_steps(text: str | None) -> set[int] | None:
-    """Return the ids that `steps` wrote; None where that is damaged or missing."""
+    """Decode the ids that `steps` has encoded; return None if the text is damaged or missing."""
     if text is None or not re.fullmatch("(?:[1-9][0-9]{0,17}(?: [1-9][0-9]{0,17})*)?", text):
         return None
     return set(accumulate(int(step) for step in text.split()))

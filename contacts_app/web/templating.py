@@ -1,4 +1,4 @@
-"""Give templates what all of them use: moments, and addresses that are made once."""
+"""Configure Jinja: the `moment` filter and a cached `url_for`."""
 
 from datetime import datetime
 from functools import lru_cache
@@ -9,13 +9,13 @@ from markupsafe import Markup
 
 
 def moment(at: datetime) -> Markup:
-    """Return a moment, UTC, which the script shows in the browser's own time zone."""
+    """Return a <time> element in UTC, which the script converts to the time zone of the browser."""
     text = at.isoformat()[:19]
     return Markup(f'<time datetime="{text}Z">{text[:10]} {text[11:16]} UTC</time>')  # nosec B704 # digits only
 
 
 def init_app(app: Flask) -> None:
-    """Have the templates of `app` use these; a page has thirty addresses, which change with no request."""
+    """Set up the templates of `app`; URLs are cached, as a page has about thirty that never change."""
 
     @lru_cache(1_000)
     def made(root: str, endpoint: str, values: tuple[tuple[str, Any], ...]) -> str:
