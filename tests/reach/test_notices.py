@@ -1,4 +1,4 @@
-"""Show what the console tells by itself: to whom, once for each fact, and of each kind at most once a day."""
+"""Show which system notifications are sent: to which contacts, once for each fact, one a day of each kind."""
 
 from dataclasses import replace
 from typing import Any
@@ -28,21 +28,21 @@ def app(app: Flask, settings: dict[str, str]) -> Flask:
 
 @pytest.fixture
 def team(team: Team) -> Team:
-    """Return a team that has Ann told; nothing else is due."""
+    """Return a team in which Ann receives system notifications; no check is due."""
     team.add(name="Ann", email="ann@example.com", receives_system_notifications=True)
     check(team)
     return team
 
 
 def check(team: Team) -> None:
-    """Look at what is due, as a worker does."""
+    """Run the checks that are due, as a worker does."""
     with team.app.app_context(), all_accounts():
         while notices.check_next():
             pass
 
 
 def ask(team: Team) -> None:
-    """Have the account looked at."""
+    """Schedule a check of the account, and run it."""
     team.sql.execute(
         "INSERT INTO system_checks (account_id) VALUES (%s) ON CONFLICT (account_id) DO UPDATE SET due_at = now()",
         [team.account_id],
@@ -51,7 +51,7 @@ def ask(team: Team) -> None:
 
 
 def set_state(team: Team, contact: int, fails: bool, channel: str = "email") -> None:
-    """Write what an attempt found out, as a worker does."""
+    """Record the result of an attempt, as a worker does."""
     team.sql.execute(
         """INSERT INTO channel_states (account_id, contact_id, channel, worked_at, failing_since, answer)
         SELECT %(account)s, %(contact)s, %(channel)s, now(),
@@ -70,21 +70,21 @@ def set_state(team: Team, contact: int, fails: bool, channel: str = "email") -> 
 
 
 def pass_a_day(team: Team) -> None:
-    """Let a day go by, and have looked at what is due then."""
+    """Let a day pass, and run the checks that are due then."""
     mine = [team.account_id]
     team.sql.execute("UPDATE system_notices SET sent_at = sent_at - interval '1 day' WHERE account_id = %s", mine)
     team.sql.execute("UPDATE system_checks SET due_at = due_at - interval '1 day' WHERE account_id = %s", mine)
     check(team)
 
 
-def told(team: Team) -> list[tuple[str, str]]:
-    """Return titles and texts of what the team was told, oldest first."""
+def sent(team: Team) -> list[tuple[str, str]]:
+    """Return title and text of the team's system notifications, oldest first."""
     query = "SELECT title, text FROM alerts WHERE account_id = %s AND kind = 'system' ORDER BY id"
     return team.sql.execute(query, [team.account_id]).fetchall()
 
 
 def titles(team: Team) -> list[str]:
-    return [title for title, _ in told(team)]
+    return [title for title, _ in sent(team)]
 
 
 def one(team: Team, query: str, *values: Any) -> tuple[Any, ...]:
@@ -101,10 +101,10 @@ def new_group(team: Team, name: str, *members: int, minutes: int = 0) -> int:
     return int(group)
 
 
-def test_a_channel_that_fails_is_told_with_its_reason(team: Team) -> None:
+def test_a_channel_that_fails_is_reported_with_its_reason(team: Team) -> None:
     bob = team.add(name="Bob", email="bob@example.com")
     set_state(team, bob, fails=True)
-    ((title, text),) = told(team)
+    ((title, text),) = sent(team)
     as_shown = "to_char(failing_since AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI')"
     (since,) = one(team, f"SELECT {as_shown} FROM channel_states WHERE contact_id = %s", bob)
     assert title == FAILING
@@ -114,17 +114,17 @@ def test_a_channel_that_fails_is_told_with_its_reason(team: Team) -> None:
     assert found == ("console", "System notifications", "warning", "firing")
 
 
-def test_a_time_is_told_in_the_zone_of_the_settings(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_time_is_shown_in_the_zone_of_the_settings(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = replace(team.app.extensions["settings"], timezone=ZoneInfo("Asia/Shanghai"))
     monkeypatch.setitem(team.app.extensions, "settings", settings)
     bob = team.add(name="Bob", email="bob@example.com")
     set_state(team, bob, fails=True)
     as_shown = "to_char(failing_since AT TIME ZONE 'Asia/Shanghai', 'YYYY-MM-DD HH24:MI')"
     (since,) = one(team, f"SELECT {as_shown} FROM channel_states WHERE contact_id = %s", bob)
-    assert told(team)[0][1] == f"Bob: Mailbox, since {since} UTC+08:00: {REFUSED}"
+    assert sent(team)[0][1] == f"Bob: Mailbox, since {since} UTC+08:00: {REFUSED}"
 
 
-def test_only_those_with_the_switch_are_told_over_each_of_their_channels(team: Team, other_team: Team) -> None:
+def test_only_contacts_with_the_switch_are_notified_over_each_of_their_channels(team: Team, other_team: Team) -> None:
     team.add(name="Cid", mobile="+8613800000001", email="cid@example.com", receives_system_notifications=True)
     other_team.add(name="Eve", receives_system_notifications=True)
     set_state(team, team.add(name="Bob", email="bob@example.com"), fails=True)
@@ -135,25 +135,25 @@ def test_only_those_with_the_switch_are_told_over_each_of_their_channels(team: T
         [team.account_id],
     ).fetchall()
     assert found == [("Ann", "email"), ("Cid", "email"), ("Cid", "sms")]
-    assert told(other_team) == []
+    assert sent(other_team) == []
 
 
-def test_nobody_is_told_without_anybody_to_tell_and_all_is_told_to_the_first(team: Team) -> None:
+def test_without_receivers_nothing_is_sent_and_the_first_receiver_gets_everything(team: Team) -> None:
     team.sql.execute(
         "UPDATE contacts SET receives_system_notifications = false WHERE account_id = %s", [team.account_id]
     )
     set_state(team, team.add(name="Bob", email="bob@example.com"), fails=True)
-    assert told(team) == []
+    assert sent(team) == []
     assert team.sql.execute("SELECT FROM system_checks WHERE account_id = %s", [team.account_id]).fetchone() is None
     team.sql.execute(
         "UPDATE contacts SET receives_system_notifications = true WHERE account_id = %s AND name = 'Ann'",
         [team.account_id],
     )
-    check(team)  # the switch itself asks for it
+    check(team)  # a trigger on the switch schedules it
     assert titles(team) == [FAILING]
 
 
-def test_what_was_told_is_not_told_again_while_it_lasts(team: Team) -> None:
+def test_a_fact_is_not_reported_again_while_it_lasts(team: Team) -> None:
     bob = team.add(name="Bob", email="bob@example.com")
     set_state(team, bob, fails=True)
     for _ in range(3):
@@ -162,32 +162,32 @@ def test_what_was_told_is_not_told_again_while_it_lasts(team: Team) -> None:
     assert titles(team) == [FAILING]
 
 
-def test_a_channel_that_works_again_is_told_and_may_be_told_again_when_it_fails_anew(team: Team) -> None:
+def test_a_recovery_is_reported_and_so_is_the_next_failure(team: Team) -> None:
     bob = team.add(name="Bob", email="bob@example.com")
     set_state(team, bob, fails=True)
     set_state(team, bob, fails=False)
-    assert told(team)[1:] == [(WORKING, "Bob: Mailbox\nNo other channel fails.")]
+    assert sent(team)[1:] == [(WORKING, "Bob: Mailbox\nNo other channel fails.")]
     status = "SELECT status, severity FROM alerts WHERE account_id = %s ORDER BY id DESC LIMIT 1"
     assert one(team, status, team.account_id) == ("resolved", "info")
     set_state(team, bob, fails=True)
     assert titles(team) == [FAILING, WORKING]  # the day's message is used up
-    pass_a_day(team)  # nobody asks: the check was planned
+    pass_a_day(team)  # the check was scheduled
     assert titles(team) == [FAILING, WORKING, FAILING]
 
 
-def test_what_fails_after_the_day_s_message_is_told_together_when_the_day_is_over(team: Team) -> None:
+def test_failures_after_the_days_notification_are_reported_together_when_the_day_is_over(team: Team) -> None:
     for name in ("Bob", "Cid", "Dan"):
         set_state(team, team.add(name=name, email=f"{name}@example.com"), fails=True)
     assert titles(team) == [FAILING]
     pass_a_day(team)
-    title, text = told(team)[-1]
+    title, text = sent(team)[-1]
     assert title == "3 channels of the team fail"
     assert [line.partition(",")[0] for line in text.splitlines()] == ["Bob: Mailbox", "Cid: Mailbox", "Dan: Mailbox"]
     pass_a_day(team)
-    assert len(told(team)) == 2
+    assert len(sent(team)) == 2
 
 
-def test_what_ended_before_it_could_be_told_is_not_told(team: Team) -> None:
+def test_what_ended_before_it_could_be_reported_is_not_reported(team: Team) -> None:
     bob, cid = (team.add(name=name, email=f"{name}@example.com") for name in ("Bob", "Cid"))
     set_state(team, bob, fails=True)
     set_state(team, cid, fails=True)
@@ -201,7 +201,7 @@ def test_what_ended_before_it_could_be_told_is_not_told(team: Team) -> None:
     ["UPDATE contacts SET email = 'new@example.com' WHERE id = %s", "DELETE FROM contacts WHERE id = %s"],
     ids=["new address", "deleted"],
 )
-def test_a_failure_that_is_gone_with_its_address_is_not_said_to_work(team: Team, change: str) -> None:
+def test_a_failure_that_is_gone_with_its_address_is_no_recovery(team: Team, change: str) -> None:
     bob = team.add(name="Bob", email="bob@example.com")
     set_state(team, bob, fails=True)
     team.sql.execute(change, [bob])
@@ -211,10 +211,10 @@ def test_a_failure_that_is_gone_with_its_address_is_not_said_to_work(team: Team,
     assert team.sql.execute(query, [team.account_id]).fetchall() == []
 
 
-def test_a_receiver_whose_own_channel_fails_does_not_set_off_message_after_message(team: Team) -> None:
+def test_a_receiver_whose_own_channel_fails_does_not_cause_notification_after_notification(team: Team) -> None:
     (ann,) = (contact["id"] for contact in team.contacts())
     for _ in range(5):
-        set_state(team, ann, fails=True)  # so ends each message about it
+        set_state(team, ann, fails=True)  # as each notification about it ends
     assert titles(team) == [FAILING]
 
 
@@ -226,39 +226,39 @@ def test_of_many_channels_that_fail_some_are_named_and_the_rest_counted(team: Te
         [team.account_id, ids],
     )
     ask(team)
-    ((title, text),) = told(team)
+    ((title, text),) = sent(team)
     assert title == "55 channels of the team fail"
     assert (text.count("\n"), text.splitlines()[-1]) == (notices.MOST_LISTED, "and 5 more")
 
 
-def test_the_quota_is_told_at_nine_tenths_and_again_after_it_had_been_lower(new_team: Any) -> None:
+def test_the_quota_is_reported_at_nine_tenths_and_again_after_it_had_been_lower(new_team: Any) -> None:
     team = new_team(quota=20)
     team.add(name="Ann", email="ann@example.com", receives_system_notifications=True)
     for _ in range(16):
         team.add(name="Bob")
     check(team)
-    assert told(team) == []
+    assert sent(team) == []
     bob = team.add(name="Bob")
     check(team)
-    assert told(team) == [(QUOTA, "The account has 18 of 20 contacts.")]
+    assert sent(team) == [(QUOTA, "The account has 18 of 20 contacts.")]
     team.add(name="Bob")
     pass_a_day(team)
-    assert len(told(team)) == 1
+    assert len(sent(team)) == 1
     team.sql.execute("DELETE FROM contacts WHERE account_id = %s AND id >= %s", [team.account_id, bob])
     check(team)
     team.add(name="Bob")
     check(team)
-    assert len(told(team)) == 2
+    assert len(sent(team)) == 2
 
 
-def test_a_group_is_told_when_none_of_its_members_can_be_reached(team: Team) -> None:
+def test_a_group_is_reported_when_none_of_its_members_can_be_reached(team: Team) -> None:
     bob, cid = (team.add(name=name, email=f"{name}@example.com") for name in ("Bob", "Cid"))
     new_group(team, "On call", bob, cid)
     check(team)
     set_state(team, bob, fails=True)
     assert UNREACHABLE_GROUP not in titles(team)
     set_state(team, cid, fails=True)
-    assert told(team)[-1] == (UNREACHABLE_GROUP, "On call: none of its members can be reached")
+    assert sent(team)[-1] == (UNREACHABLE_GROUP, "On call: none of its members can be reached")
     pass_a_day(team)
     assert titles(team).count(UNREACHABLE_GROUP) == 1
     set_state(team, cid, fails=False)
@@ -270,39 +270,39 @@ def test_a_group_is_told_when_none_of_its_members_can_be_reached(team: Team) -> 
 def test_a_group_whose_members_have_only_channels_that_are_not_set_up_is_unreachable(team: Team) -> None:
     new_group(team, "On call", team.add(name="Bob", mobile="+8613800000001"))
     check(team)
-    assert told(team) == [(UNREACHABLE_GROUP, "On call: none of its members can be reached")]
+    assert sent(team) == [(UNREACHABLE_GROUP, "On call: none of its members can be reached")]
 
 
-def test_an_empty_group_is_told_when_it_is_not_new_any_more(team: Team) -> None:
+def test_an_empty_group_is_reported_when_it_is_not_new_any_more(team: Team) -> None:
     group = new_group(team, "On call")
     check(team)
-    assert told(team) == []
+    assert sent(team) == []
     move = "UPDATE groups SET created_at = created_at - interval '11 minutes' WHERE id = %s"
     team.sql.execute(move, [group])
     team.sql.execute(
         "UPDATE system_checks SET due_at = due_at - interval '11 minutes' WHERE account_id = %s", [team.account_id]
     )
-    check(team)  # nobody asks: the check was planned
-    assert told(team) == [(UNREACHABLE_GROUP, "On call: it has no members")]
+    check(team)  # the check was scheduled
+    assert sent(team) == [(UNREACHABLE_GROUP, "On call: it has no members")]
 
 
-def test_several_groups_are_told_in_one_message(team: Team) -> None:
+def test_several_groups_are_reported_in_one_notification(team: Team) -> None:
     new_group(team, "Night", minutes=11)
     new_group(team, "Day", minutes=11)
     check(team)
-    assert told(team) == [
+    assert sent(team) == [
         ("2 contact groups have no reachable members", "Day: it has no members\nNight: it has no members")
     ]
 
 
-def test_each_kind_has_a_message_a_day_of_its_own(team: Team) -> None:
+def test_each_kind_has_a_notification_a_day_of_its_own(team: Team) -> None:
     set_state(team, team.add(name="Bob", email="bob@example.com"), fails=True)
     new_group(team, "Night", minutes=11)
     check(team)
     assert titles(team) == [FAILING, UNREACHABLE_GROUP]
 
 
-def test_an_account_that_another_worker_looks_at_is_left_to_it(team: Team) -> None:
+def test_an_account_that_another_worker_checks_is_skipped(team: Team) -> None:
     ask_only = "INSERT INTO system_checks (account_id) VALUES (%s)"
     team.sql.execute(ask_only, [team.account_id])
     with psycopg.connect(team.sql.info.dsn) as other:
