@@ -21,6 +21,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 from flask import Flask
+from flask.sessions import SecureCookieSessionInterface
 from flask.testing import FlaskClient
 from itsdangerous import URLSafeTimedSerializer
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -152,9 +153,7 @@ def new_database(data_dir: Path) -> Callable[[], str]:
         # One process makes many consoles, each of which keeps up to 20 connections.
         embedded.SERVER_SETTINGS["max_connections"] = "400"
         embedded.ensure(data_dir)
-    admin = given or make_conninfo(
-        **conninfo_to_dict(embedded.url(data_dir)) | {"user": "postgres", "dbname": "postgres"}
-    )
+    admin = given or make_conninfo(embedded.url(data_dir), user="postgres", dbname="postgres")
 
     def make() -> str:
         name = f"test_{os.getpid()}_{next(_numbers)}"
@@ -269,7 +268,7 @@ def new_team(app: Flask, sql: psycopg.Connection) -> Callable[..., Team]:
             f"INSERT INTO {Session.__tablename__} (token_hash, account_id, user_id) VALUES (%s, %s, %s)",
             [digest(token), account_id, user_id],
         )
-        signer = app.session_interface.get_signing_serializer(app)
+        signer = cookie_signer(app)
         cookie = signer.dumps({"token": token, "csrf_token": CSRF_SECRET, "_permanent": True})
         csrf_token = URLSafeTimedSerializer(app.secret_key, salt="wtf-csrf-token").dumps(CSRF_SECRET)
         client = app.test_client()
@@ -289,6 +288,13 @@ def team(new_team: Callable[..., Team]) -> Team:
 def other_team(new_team: Callable[..., Team]) -> Team:
     """Return another team, whose contacts nobody of `team` may see."""
     return new_team()
+
+
+def cookie_signer(app: Flask) -> URLSafeTimedSerializer:
+    """Return what signs the cookie of a console's sessions."""
+    interface = app.session_interface
+    assert isinstance(interface, SecureCookieSessionInterface)
+    return interface.get_signing_serializer(app)
 
 
 def free_port() -> int:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from unittest.mock import patch
 
 import psycopg
@@ -22,9 +22,10 @@ from contacts_app.cli.demo import SAMPLE_NAMES
 from contacts_app.core.db import all_accounts, db
 from contacts_app.delivery import housekeeping
 from contacts_app.delivery.channels import Outcome
+from contacts_app.delivery.senders import Senders
 from contacts_app.delivery.worker import Worker
 from contacts_app.reach import notices
-from tests.conftest import CSRF_SECRET, HTMX, PASSWORD, PASSWORD_HASH
+from tests.conftest import CSRF_SECRET, HTMX, PASSWORD, PASSWORD_HASH, cookie_signer
 
 CONTACTS = 100  # of each account
 ALERT = {"title": "Disk 1 is full"}
@@ -146,7 +147,7 @@ class Team:
 
     @cached_property
     def client(self) -> FlaskClient:
-        signer = self.app.session_interface.get_signing_serializer(self.app)  # type: ignore[attr-defined]
+        signer = cookie_signer(self.app)
         client = self.app.test_client()
         token = self.token or f"token-{self.account_id}"
         client.set_cookie("console", signer.dumps({"token": token, "csrf_token": CSRF_SECRET, "_permanent": True}))
@@ -268,9 +269,9 @@ PEOPLE = (
     Act("an alert is refused", lambda team: team.post_alert({}, 400)),
 )
 WORKERS = (
-    Act("worker: claim and send mail", partial(_work, lambda one: one.step("email", _Sent()))),
-    Act("worker: claim and send texts", partial(_work, lambda one: one.step("sms", _Sent()))),
-    Act("worker: claim a robot", partial(_work, lambda one: one.step("dingtalk", _Sent()))),
+    Act("worker: claim and send mail", partial(_work, lambda one: one.step("email", cast(Senders, _Sent())))),
+    Act("worker: claim and send texts", partial(_work, lambda one: one.step("sms", cast(Senders, _Sent())))),
+    Act("worker: claim a robot", partial(_work, lambda one: one.step("dingtalk", cast(Senders, _Sent())))),
     Act("worker: system notifications", partial(_work, lambda _: notices.check_next())),
     Act("worker: tidy up", partial(_work, lambda _: housekeeping.tidy(90, CHORES))),
 )
@@ -372,7 +373,7 @@ def faults(plans: Iterable[Plan], connection: psycopg.Connection) -> list[str]:
         JOIN pg_class AS index ON index.oid = indexrelid
         JOIN pg_attribute ON attrelid = indexrelid AND attnum = 1
     """)
-    first = dict(found.fetchall())
+    first: dict[str, str] = dict(found.fetchall())
     wrong = set()
     for plan in plans:
         for node in plan.nodes():

@@ -53,7 +53,7 @@ HEADERS = [
 ]
 HEADERS += ["Cookie", "Accept", "Accept-Language", "Content-Type", "Content-Length", "If-None-Match", "Range", "Host"]
 
-NASTY = [
+NASTY: list[str | bytes] = [
     *(
         b"\0",
         b"a\0b",
@@ -492,7 +492,7 @@ def test_no_body_of_another_kind_is_an_error(team: Team) -> None:
 @pytest.mark.parametrize("field", ["email", "password"])
 def test_a_file_where_the_log_on_expects_text_is_refused(app: Flask, field: str) -> None:
     client = app.test_client()
-    token = re.search(r'csrf_token" value="([^"]+)', client.get("/logon").text)[1]  # type: ignore[index]
+    token = re.search(r'csrf_token" value="([^"]+)', client.get("/logon").text)[1]
     values: dict[str, Any] = {"csrf_token": token, "email": "ann@example.com", "password": "x" * 12}
     values[field] = (io.BytesIO(b"content"), "f.txt")
     answer = client.post(

@@ -91,6 +91,8 @@ def private_uses(text: str) -> Iterator[str]:
     tree = ast.parse(text)
     own = own_names(tree)
     for node in ast.walk(tree):
+        if not isinstance(node, ast.Import | ast.ImportFrom | ast.expr):
+            continue
         names: list[str] = []
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [*(alias.name for alias in node.names), getattr(node, "module", None) or ""]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg
@@ -58,7 +59,7 @@ main()
 def run_until(data_dir: Path, words: str, *arguments: str, times: int = 1, text: str = "") -> None:
     """Run a command that is killed after a statement with these words; it has to come to that."""
     program = [sys.executable, "-c", KILLED, words, str(times), *arguments]
-    options = {"cwd": PROJECT, "env": environment(data_dir), "input": text, "text": True, "timeout": 60}
+    options: dict[str, Any] = {"cwd": PROJECT, "env": environment(data_dir), "input": text, "text": True, "timeout": 60}
     ended = subprocess.run(program, capture_output=True, check=False, **options)
     assert ended.returncode == -signal.SIGKILL, (words, ended.stderr)
 
@@ -69,7 +70,7 @@ def succeeds(data_dir: Path, *arguments: str, text: str = "") -> str:
     return result.stdout
 
 
-def ask(data_dir: Path, query: str, database: str = "contacts") -> list[tuple]:
+def ask(data_dir: Path, query: str, database: str = "contacts") -> list[tuple[Any, ...]]:
     user = use(data_dir)
     assert is_ready(user)
     address = make_conninfo(embedded.url(data_dir), user="postgres", dbname=database)
@@ -163,7 +164,7 @@ COMMANDS = (
 )
 
 
-def test_every_command_that_is_killed_is_undone_and_can_be_repeated(folder: Path, share: Share) -> None:
+def test_every_command_that_is_killed_is_undone_and_can_be_repeated(folder: Path, share: Share[Any]) -> None:
     data_dir = folder / "data"
     for arguments, words in share(COMMANDS, 0):
         run_until(data_dir, words, *arguments, text=PASSWORD)

@@ -29,7 +29,7 @@ from tests.growth import administrator
 
 CONTACT = {"name": "Bob", "email": "bob@example.com"}
 # What stands in the table when each bad row comes.
-PRESENT = {"id": 7_000_000_001, "name": "Ann", "mobile": "+8613800138000", "email": "Ann@example.com"}
+PRESENT: dict[str, Any] = {"id": 7_000_000_001, "name": "Ann", "mobile": "+8613800138000", "email": "Ann@example.com"}
 BAD_NAMES = ["", "x" * 65, " Bob", "Bob ", "B\nob", "Bo\tb", "\x7fBob", "Bob\x9f", "B\u2028b", "Zoe\u0308"]
 # A robot as it stands in the table, before something of it is spoilt.
 BAD_ROBOT: dict[str, Any] = {"dingtalk_url_encrypted": b"x" * 40, "dingtalk_url_hash": b"x" * 32}
@@ -403,7 +403,7 @@ def test_a_log_of_deliveries_outlives_contact_group_and_integration(team: Team) 
         assert team.sql.execute(count.format("deliveries"), [team.account_id]).fetchone() == (0,)
 
 
-ROBOT_NOW = {"dingtalk_url_encrypted": b"kkkk" + b"x" * 40, "dingtalk_url_hash": b"x" * 32}
+ROBOT_NOW: dict[str, Any] = {"dingtalk_url_encrypted": b"kkkk" + b"x" * 40, "dingtalk_url_hash": b"x" * 32}
 
 
 @pytest.mark.parametrize(
@@ -757,8 +757,8 @@ def test_an_upgrade_from_each_earlier_version_keeps_every_row(
             old.pop("dingtalk_url", None)
             assert {name: new[name] for name in old} == old, table
     with app.app_context(), all_accounts():
-        (contact,) = after["contacts"]
-        encrypted = contact["dingtalk_url_encrypted"]
+        (row,) = after["contacts"]
+        encrypted = row["dingtalk_url_encrypted"]
         assert decrypted(encrypted, MINE, MINE, "dingtalk_url") == EARLIER_ROWS["contacts"]["dingtalk_url"]
         db.engine.dispose()
     assert after["accounts"][0]["contact_count"] == 1
@@ -807,7 +807,7 @@ def test_a_database_out_of_reach_is_refused(settings: dict[str, str]) -> None:
 
 
 def test_a_database_that_does_not_exist_is_refused(database_url: str, settings: dict[str, str]) -> None:
-    missing = database_url.replace(conninfo_to_dict(database_url)["dbname"], "missing")
+    missing = database_url.replace(str(conninfo_to_dict(database_url)["dbname"]), "missing")
     assert "missing" in reason(missing, settings)
 
 
@@ -825,7 +825,7 @@ def database_made_with(options: str, data_dir: Path) -> Iterator[str]:
     given = os.environ.get("DATABASE_URL")
     parts = conninfo_to_dict(given or embedded.url(data_dir))
     name, owner = f"odd_{os.getpid()}", parts.get("user") or "CURRENT_USER"
-    admin = given or make_conninfo(**parts | {"user": "postgres", "dbname": "postgres"})
+    admin = given or make_conninfo(embedded.url(data_dir), user="postgres", dbname="postgres")
     with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} OWNER {owner} TEMPLATE template0 {options}")
         try:

@@ -1,10 +1,12 @@
 """Show that what people and workers do reads the rows of one account, however many accounts there are."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from urllib.parse import quote
 
 import psycopg
 import pytest
+from flask import Flask
 
 from contacts_app import create_app, migrations
 from contacts_app.config import StartError
@@ -43,8 +45,11 @@ FLOOD = """
 """
 
 
+Full = tuple[Flask, psycopg.Connection]
+
+
 @pytest.fixture(scope="module")
-def full(new_database, data_dir):
+def full(new_database: Callable[[], str], data_dir: Path) -> Iterator[Full]:
     """Return a console with many accounts, and a superuser's connection to its database."""
     url = new_database()
     app = create_app({"DATABASE_URL": url, "DATA_DIR": str(data_dir), "SECRET_KEY": "k" * 40} | CHANNELS_SET_UP)
@@ -61,7 +66,7 @@ def full(new_database, data_dir):
 
 
 @pytest.mark.parametrize("mode", ["force_generic_plan", "force_custom_plan"])
-def test_no_plan_reads_beyond_an_account(full, mode: str) -> None:
+def test_no_plan_reads_beyond_an_account(full: Full, mode: str) -> None:
     app, connection = full
     teams = [Team(app, number) for number in (7, 200)]
     with Explainer(app, connection, mode) as explainer:
@@ -73,7 +78,7 @@ def test_no_plan_reads_beyond_an_account(full, mode: str) -> None:
     assert faults(explainer.plans, connection) == []
 
 
-def test_a_claim_costs_the_same_however_many_accounts_wait(full) -> None:
+def test_a_claim_costs_the_same_however_many_accounts_wait(full: Full) -> None:
     app, connection = full
     claim = next(act for act in WORKERS if act.name == "worker: claim and send texts")
     pages = []
@@ -90,7 +95,7 @@ def test_a_claim_costs_the_same_however_many_accounts_wait(full) -> None:
     assert many < 1.3 * few, pages
 
 
-def test_encrypting_again_goes_on_where_its_last_part_ended(full) -> None:
+def test_encrypting_again_goes_on_where_its_last_part_ended(full: Full) -> None:
     app, connection = full
 
     def encrypt_again(team: Team) -> None:
@@ -105,7 +110,7 @@ def test_encrypting_again_goes_on_where_its_last_part_ended(full) -> None:
     ]
 
 
-def test_the_start_of_a_worker_reads_no_contacts(full) -> None:
+def test_the_start_of_a_worker_reads_no_contacts(full: Full) -> None:
     app, connection = full
 
     def check_all(team: Team) -> None:
@@ -119,7 +124,9 @@ def test_the_start_of_a_worker_reads_no_contacts(full) -> None:
 
 
 @pytest.mark.parametrize("mode", ["force_generic_plan", "force_custom_plan"])
-def test_a_page_is_as_cheap_before_the_server_has_counted_its_rows(new_database, data_dir, mode: str) -> None:
+def test_a_page_is_as_cheap_before_the_server_has_counted_its_rows(
+    new_database: Callable[[], str], data_dir: Path, mode: str
+) -> None:
     url = new_database()
     app = create_app({"DATABASE_URL": url, "DATA_DIR": str(data_dir), "SECRET_KEY": "k" * 40} | CHANNELS_SET_UP)
     with app.app_context(), all_accounts():
@@ -138,7 +145,9 @@ def test_a_page_is_as_cheap_before_the_server_has_counted_its_rows(new_database,
     assert max(step["Actual Rows"] * step["Actual Loops"] for step in steps) <= CONTACTS**2
 
 
-def test_a_worker_reads_what_it_takes_of_a_flood_that_the_server_has_not_counted(new_database, data_dir) -> None:
+def test_a_worker_reads_what_it_takes_of_a_flood_that_the_server_has_not_counted(
+    new_database: Callable[[], str], data_dir: Path
+) -> None:
     """Of 150,000 messages two digests of 500 alerts are claimed and recorded; with statistics and without."""
     url = new_database()
     app = create_app({"DATABASE_URL": url, "DATA_DIR": str(data_dir), "SECRET_KEY": "k" * 40} | CHANNELS_SET_UP)
@@ -170,7 +179,9 @@ def test_a_worker_reads_what_it_takes_of_a_flood_that_the_server_has_not_counted
     assert much == set()
 
 
-def test_a_large_account_among_many_small_ones_is_read_by_its_keys(new_database, data_dir) -> None:
+def test_a_large_account_among_many_small_ones_is_read_by_its_keys(
+    new_database: Callable[[], str], data_dir: Path
+) -> None:
     url = new_database()
     app = create_app({"DATABASE_URL": url, "DATA_DIR": str(data_dir), "SECRET_KEY": "k" * 40})
     with app.app_context(), all_accounts():
@@ -227,7 +238,7 @@ SEARCHES = (
 )
 
 
-def test_no_search_costs_the_server_much_more_than_plain_letters(full) -> None:
+def test_no_search_costs_the_server_much_more_than_plain_letters(full: Full) -> None:
     app, connection = full
     connection.execute(ALIKE)
     team, found = Team(app, 300), {}

@@ -7,11 +7,11 @@ from hashlib import sha256
 
 import psycopg
 import pytest
+from argon2 import PasswordHasher
 from flask import Flask
 from psycopg import sql as query
 
 from contacts_app import create_app
-from contacts_app.accounts import models
 from contacts_app.accounts.models import LONGEST_PASSWORD, LogonAttempt, Session, User
 from contacts_app.core.db import all_accounts, db
 from tests.conftest import PASSWORD, PASSWORD_HASH, Team
@@ -61,7 +61,7 @@ def test_nothing_longer_than_a_password_may_be_is_right(context: None) -> None:
 
 
 def test_a_hash_of_weaker_settings_is_replaced_at_the_next_log_on(team: Team, context: None) -> None:
-    weak = models.PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1).hash(PASSWORD)
+    weak = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1).hash(PASSWORD)
     team.sql.execute("UPDATE users SET password_hash = %s WHERE id = %s", [weak, team.user_id])
     assert User.with_password(team.email, PASSWORD)
     db.session.commit()
@@ -251,12 +251,13 @@ def test_the_database_refuses_a_bad_row_past_every_form(
         "email": team.email.upper(),
         "token_hash": sha256(team.token.encode()).digest(),
     }
-    row = {
+    rows: dict[str, dict[str, object]] = {
         "accounts": {"name": f"good {team.account_id}", "contact_quota": 100, "contact_count": 0},
         "users": {"account_id": team.account_id, "email": f"good{team.user_id}@x.org", "password_hash": PASSWORD_HASH},
         "sessions": {"account_id": team.account_id, "user_id": team.user_id, "token_hash": ZERO_HASH},
         "logon_attempts": {"email_hash": ZERO_HASH, "address": "192.0.2.1"},
-    }[table]
+    }
+    row = rows[table]
 
     def insert(values: dict[str, object]) -> None:
         statement = query.SQL("INSERT INTO {} ({}) VALUES ({})").format(

@@ -114,7 +114,7 @@ class Side:
         """Return the medians of what the acts took, after a look at every plan."""
         pages = self._look_at_plans()
         return {
-            name: Measured(*(statistics.median(values) for values in zip(*times, strict=True)), pages[name])
+            name: Measured._make([*map(statistics.median, zip(*times, strict=True)), pages[name]])
             for name, times in self.took.items()
         }
 

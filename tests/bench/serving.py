@@ -156,7 +156,7 @@ def check(server: Server, page: Page) -> str:
 def load(server: Server, page: Page, connections: int, seconds: int) -> dict[str, float]:
     """Return what report.lua tells of asking for the page over so many connections at once."""
     headers = [argument for name, value in page.headers.items() for argument in ("-H", f"{name}: {value}")]
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", REPORT, *headers]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(REPORT), *headers]
     done = subprocess.run(
         [*command, f"http://127.0.0.1:{server.port}{page.path}"], check=True, capture_output=True, text=True
     )

@@ -260,13 +260,13 @@ class Bench:
     def _change(self, server: Server, name: str) -> None:
         """Save the first contact again and again, and have the console delete all of them a few times."""
         server.connection.close()  # the last request was long ago
-        ways = {(SAVE, name): partial(self._save, server, {})}
+        ways: dict[tuple[str, str], Callable[[int], object]] = {(SAVE, name): partial(self._save, server, {})}
         if name != BOUND:
             ways[SAVE_SHOWN, name] = partial(self._save, server, SHOWN)
         if name == "console":
             ways[SAVE, "transaction"] = self._save_bare
         for what, way in ways.items():
-            version, took = self._version(), []
+            version, took = self._version(), list[float]()
             end = time.perf_counter() + self.seconds
             while time.perf_counter() < end:
                 took.append(timed(partial(way, version + len(took))))
@@ -380,7 +380,7 @@ def tables(bench: Bench) -> Iterator[str]:
         for sizes, bare in zip(
             zip(*candidate.memory, strict=True), zip(*bench.candidates[-1].memory, strict=True), strict=True
         ):
-            told += [f"{statistics.median(sizes):.0f} MiB", spread(ratios(sizes, bare))]
+            told += [f"{statistics.median(sizes):.0f} MiB", spread(ratios([*sizes], [*bare]))]
         yield f"| {candidate.name} | {' | '.join(told)} | {statistics.median(candidate.starts):.2f} s |"
     yield ""
     yield from bench.first_load

@@ -167,13 +167,16 @@ class Contexts:
         # A page that stays open keeps the browser from ending and starting all that serves the context.
         context.new_page().goto("/healthz")
         context.set_default_timeout(SECONDS * 1000)
-        context.on("close", lambda context: self.taken.pop(context, None))
+        context.on("close", self._forget)
         context.on("weberror", lambda error: self.complaints.append(str(error.error)))
         context.on(
             "console",
             lambda message: self.complaints.append(message.text) if "Content Security Policy" in message.text else None,
         )
         return context
+
+    def _forget(self, context: BrowserContext) -> None:
+        self.taken.pop(context, None)
 
     def hand_back(self) -> list[str]:
         """End what is open, and return what the browser has complained about."""

@@ -469,7 +469,7 @@ def show_links(page: Page, team: Team) -> None:
     token = new_token(team, add_group_of(team, "Night"), "Grafana")
     first = UNIFIED | {"annotations": UNIFIED["annotations"] | {"impact": LONG, "wiki": f"https://wiki.example/{LONG}"}}
     answer = post(team.app, token, grafana(first, UNIFIED | alert("web2", Error="no route to host")))
-    page.goto(f"/notifications/{answer.json['id']}")  # type: ignore[index]
+    page.goto(f"/notifications/{answer.json['id']}")
     expect(page.get_by_role("heading", name="Values and links")).to_be_visible()
 
 
@@ -836,7 +836,7 @@ def test_opening_a_group_moves_nothing_above_its_members(new_page: NewPage, cont
     )
 
     def tops() -> list[float]:
-        return [place.bounding_box()["y"] for place in places.all()]  # type: ignore[index]
+        return [place.bounding_box()["y"] for place in places.all()]
 
     before = tops()
     opened.get_by_text("3 contacts").click()

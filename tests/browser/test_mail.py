@@ -2,6 +2,7 @@
 
 import os
 from itertools import product
+from typing import Literal
 
 from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser
@@ -25,7 +26,8 @@ def test_a_mail_fits_whatever_words_it_has(browser: Browser) -> None:
     page.set_content(message.get_body(("html",)).get_content())
     page.evaluate(AXE_SCRIPT)
     page.evaluate("document.documentElement.style.background = 'Canvas'")  # axe takes every other ground for white
-    for width, scheme in product((WIDE, NARROW), ("light", "dark")):
+    schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+    for width, scheme in product((WIDE, NARROW), schemes):
         page.set_viewport_size({"width": width, "height": 800})
         page.emulate_media(color_scheme=scheme)
         if folder := os.environ.get("SCREENSHOTS"):

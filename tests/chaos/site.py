@@ -161,7 +161,7 @@ class Load:
     """People who look at the list, and write, all the time."""
 
     def __init__(self, site: Site, account: int, people: int = 6) -> None:
-        self.site, self.answers, self.saved = site, [], set[str]()
+        self.site, self.answers, self.saved = site, list[Answer](), set[str]()
         first = site.person(account)
         self.people = [first.again() for _ in range(people)]
         self.stopping = threading.Event()

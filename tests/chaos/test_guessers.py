@@ -56,7 +56,7 @@ class Guesser:
         self.connection.request("GET", "/logon")
         page = self.connection.getresponse()
         self.cookie = (page.headers["Set-Cookie"] or "").partition(";")[0]
-        self.token = re.search(r'csrf_token" value="([^"]+)', page.read().decode())[1]  # type: ignore[index]
+        self.token = re.search(r'csrf_token" value="([^"]+)', page.read().decode())[1]
 
     def guess(self, email: str, password: str, address: str) -> tuple[int, float, str]:
         """Return status, seconds and text of the answer to one try."""

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from contacts_app.cli import SEAL_BYTES
+from contacts_app.config import PROJECT
 from tests.chaos.site import told
 from tests.conftest import PASSWORD
-from tests.ops.test_embedded import FLASK, PROJECT, environment, flask, migrated, new_folder
+from tests.ops.test_embedded import FLASK, environment, flask, migrated, new_folder
 from tests.test_killed import ACCOUNT, ask, succeeds
 
 folder = pytest.fixture(new_folder)

@@ -4,6 +4,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg
@@ -25,7 +27,7 @@ SLOW = """
 
 
 @pytest.fixture(scope="module")
-def site(folder) -> Iterator[Site]:
+def site(folder: Path) -> Iterator[Site]:
     site = Site(folder)
     site.sql(SLOW)  # its lock is free but for MOMENTS' last
     yield site
@@ -54,7 +56,7 @@ def test_a_batch_delete_is_whole_or_did_not_happen(site: Site, harm: Callable[[S
         site.fill(account, CONTACTS)
         ids = site.ids(account)
         assert person.get("/contacts").status == 200
-        deleting, answers = person.again(), []
+        deleting, answers = person.again(), list[Any]()
         request = threading.Thread(
             target=lambda d=deleting, i=ids, a=answers: a.append(d.post("/contacts/delete", id=i))
         )

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,7 @@ _numbers = count(1)
 
 
 @pytest.fixture(scope="module")
-def site(folder) -> Iterator[Site]:
+def site(folder: Path) -> Iterator[Site]:
     site = Site(folder)
     yield site
     site.stop()

@@ -23,8 +23,10 @@ from tests.conftest import PASSWORD, ROBOT, Team, wait_for
 from tests.ops.test_embedded import flask, is_ready, let_go, migrated, new_folder, processes, use
 from tests.ops.test_serve import Console
 
-COMMANDS = ("serve", "migrate", "create-account", "create-user", "set-password", "deliver", "reencrypt", "demo")
-COMMANDS += ("backup", "restore", "version")
+COMMANDS = (
+    *("serve", "migrate", "create-account", "create-user", "set-password", "deliver", "reencrypt", "demo"),
+    *("backup", "restore", "version"),
+)
 _numbers = count(1)
 
 
@@ -323,7 +325,7 @@ def using(data_dir: Path, **settings: str) -> Iterator[tuple[Flask, Callable[...
         let_go(user)
 
 
-def rows(data_dir: Path) -> dict[str, list[tuple]]:
+def rows(data_dir: Path) -> dict[str, list[tuple[Any, ...]]]:
     """Return what stands in each table; what runs in a console writes its own small ones all the time."""
     with psycopg.connect(make_conninfo(embedded.url(data_dir), user="postgres")) as connection:
         query = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"

@@ -403,7 +403,7 @@ def test_overlapping_deletes_together_delete_each_contact_once(team: Team) -> No
     for _ in range(5):
         ids = add_numbered(team, 90)
         deletes = [ids[:60], ids[:29:-1], ids[10:80], ids[::-1][5:]]
-        gone = at_once([lambda part=part: delete(team, part) for part in deletes])
+        gone = at_once([partial(delete, team, part) for part in deletes])
         assert sorted(name for names in gone for name in names) == [f"Ann {number:04}" for number in range(1, 91)]
         assert usage(team) == len(team.contacts()) == 0
 
@@ -472,7 +472,7 @@ def test_whatever_a_team_does_at_once_the_count_is_right(team: Team) -> None:
             answers.append(person.get("/contacts"))
         return [answer.status_code for answer in answers]
 
-    done = at_once([lambda number=number: work(number) for number in range(8)])
+    done = at_once([partial(work, number) for number in range(8)])
     assert {status for each in done for status in each} <= {200, 303, 404, 409, 422}
     assert usage(team) == len(team.contacts())
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import psycopg
 import pytest
@@ -28,14 +29,14 @@ def outage(
     monkeypatch.setattr(module, "RESTART_SECONDS", PATIENCE)
     refused = tries = 0
 
-    def connect(**parameters: str) -> psycopg.Connection:
+    def connect(**parameters: Any) -> psycopg.Connection:
         nonlocal tries
         tries += 1
         if tries <= refused:
             raise psycopg.OperationalError("connection refused")
         return real_connect(**parameters)
 
-    monkeypatch.setattr(module.psycopg, "connect", connect)
+    monkeypatch.setattr(psycopg, "connect", connect)
     own = create_app(settings)
 
     def ask(refusals: int) -> tuple[bool, int]:

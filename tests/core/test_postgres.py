@@ -9,6 +9,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -58,7 +59,7 @@ HOSTILE = {
 
 
 def as_administrator(url: str) -> psycopg.Connection:
-    parts = conninfo_to_dict(os.environ.get("DATABASE_URL") or make_conninfo(url, user="postgres"))
+    parts: dict[str, Any] = conninfo_to_dict(os.environ.get("DATABASE_URL") or make_conninfo(url, user="postgres"))
     return psycopg.connect(make_conninfo(**parts | {"dbname": conninfo_to_dict(url)["dbname"]}), autocommit=True)
 
 
@@ -229,7 +230,7 @@ def pooler(folder: Path, url: str, **options: str) -> Iterator[str]:
     if user:
         os.chown(folder, user.pw_uid, user.pw_gid)
     program, environ = binary()
-    identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
+    identity: dict[str, Any] = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
     with (folder / "output-of-pgbouncer").open("w") as output:
         process = subprocess.Popen(
             [program, "pgbouncer.ini"], cwd=folder, env=environ, stdout=output, stderr=subprocess.STDOUT, **identity

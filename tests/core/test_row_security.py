@@ -7,6 +7,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from flask import Flask
+from flask.ctx import RequestContext
 
 from contacts_app import create_app
 from contacts_app.accounts.models import Account, Session
@@ -49,10 +50,17 @@ def one_connection(settings: dict[str, str], app: Flask, monkeypatch: pytest.Mon
     engine.dispose()
 
 
-def as_visitor(team: Team, app: Flask | None = None, method: str = "GET"):
+def as_visitor(team: Team, app: Flask | None = None, method: str = "GET") -> RequestContext:
     """Return a request of the team, in which the console knows whose it is."""
     context = (app or team.app).test_request_context("/", method=method, headers={"Cookie": f"console={team.cookie}"})
     return context
+
+
+def changed(statement: sa.Update | sa.Delete) -> int:
+    """Return how many rows the statement has changed."""
+    result = db.session.execute(statement)
+    assert isinstance(result, sa.CursorResult)
+    return result.rowcount
 
 
 def in_sight() -> str:
@@ -82,10 +90,10 @@ def test_a_forgotten_account_reads_and_writes_nothing_of_another(
         visitor()
         assert db.session.scalars(sa.select(Contact.id)).all() == [own]
         assert db.session.scalar(sa.select(Contact.id).where(Contact.id == foreign)) is None
-        assert db.session.execute(sa.update(Contact).values(name="Taken")).rowcount == 1
-        assert db.session.execute(sa.delete(Contact).where(Contact.id == foreign)).rowcount == 0
+        assert changed(sa.update(Contact).values(name="Taken")) == 1
+        assert changed(sa.delete(Contact).where(Contact.id == foreign)) == 0
         db.session.commit()
-        assert db.session.execute(sa.delete(Contact)).rowcount == 1
+        assert changed(sa.delete(Contact)) == 1
         db.session.rollback()
         # Each transaction again, also after one that was undone.
         assert db.session.scalars(sa.select(Contact.name)).all() in (["Taken"], [])
@@ -162,7 +170,9 @@ def test_a_session_that_has_ended_shows_nothing(one_connection: Flask, team: Tea
             end()
 
 
-def test_a_visitor_who_cannot_be_looked_up_sees_nothing(one_connection: Flask, team: Team, monkeypatch) -> None:
+def test_a_visitor_who_cannot_be_looked_up_sees_nothing(
+    one_connection: Flask, team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
     team.add()
     broken = sa.text("SELECT set_config('console.account_id', 'all', true), 1/0, :digest")
     monkeypatch.setattr("contacts_app.accounts.models.visitor_of_session", broken)

@@ -151,7 +151,7 @@ def test_a_mobile_is_mentioned_in_the_way_dingtalk_knows_it(chat: DingTalk, send
     mobiles = ["+8613800000000", "+12025550123", "+85251234567", "+447400123456"]
     mobiles += ["+8614912345678", "+8612912345678", "+12005550123", "+9991234567"]  # which the table does not know
     send(chat.add("robot-1"), mobiles=mobiles)
-    expected = ("13800000000", "+1-2025550123", "+852-51234567", "+44-7400123456")
+    expected: tuple[str, ...] = ("13800000000", "+1-2025550123", "+852-51234567", "+44-7400123456")
     expected += ("14912345678", "12912345678", "+1-2005550123", "+9991234567")
     assert chat.messages[0].mobiles == expected  # those that stand in the text as well
     assert chat.messages[0].text.endswith("\n\n" + " ".join(f"@{number}" for number in expected))

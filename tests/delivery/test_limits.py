@@ -13,13 +13,13 @@ from contacts_app.delivery import limits
 from contacts_app.delivery.models import Delivery
 from tests.conftest import Team
 from tests.delivery import test_worker as workers
+from tests.delivery.counterparts import MailServer
 from tests.delivery.test_stopping import states
 from tests.delivery.test_worker import (
     ANN,
     BOB,
     PUBLIC_URL,
     Courier,
-    MailServer,
     Texts,
     deliveries,
     make_due,

@@ -16,8 +16,9 @@ from contacts_app.core.times import shown
 from contacts_app.delivery.models import CHANNELS
 from tests.conftest import Team, wait_for
 from tests.delivery import test_worker as workers
+from tests.delivery.counterparts import MailServer
 from tests.delivery.test_stopping import come_in, sending_begins, states
-from tests.delivery.test_worker import ANN, Courier, MailServer, Robots, Texts, deliveries, make_due, tell
+from tests.delivery.test_worker import ANN, Courier, Robots, Texts, deliveries, make_due, tell
 from tests.reach.test_notices import ask, new_group, pass_a_day, set_state
 
 authority, database_url, settings, app = workers.authority, workers.database_url, workers.settings, workers.app
@@ -194,7 +195,7 @@ def test_what_is_told_long_after_it_came_in_says_so(
     assert states(team, alert, keyed) == {"sent": 6}
     line = f"Late: this came in at {at:%Y-%m-%d %H:%M} UTC."
     assert [text.text.splitlines()[1] for text in texts.messages] == [line] * 2
-    told = [mail.message.get_body(("plain",)).get_content() for mail in post.messages]  # type: ignore[union-attr]
+    told = [mail.message.get_body(("plain",)).get_content() for mail in post.messages]
     assert all(line in text for text in [*told, *(message.text for message in chat.messages)])
 
 

@@ -13,11 +13,11 @@ import pytest
 from contacts_app.cli import CHORES
 from contacts_app.core.db import all_accounts
 from contacts_app.delivery import housekeeping, recording, robots, worker
+from tests.api.test_alerts import add_integration, integration_of
 from tests.conftest import Team, wait_for
 from tests.delivery import test_worker as workers
 from tests.delivery.test_worker import ANN, Courier, Robots, Texts, deliveries, make_due, tell
 from tests.pages.groups.test_views import add_group
-from tests.pages.integrations.test_views import add_integration, integration_of
 
 authority, database_url, settings, app = workers.authority, workers.database_url, workers.settings, workers.app
 dingtalk_server, mail_server, text_server = workers.dingtalk_server, workers.mail_server, workers.text_server
@@ -197,7 +197,7 @@ def test_whoever_deletes_a_way_in_may_stop_what_waits_of_it(
     for integration in gone:
         come_in(team, integration, title="Flood")
         come_in(team, integration, title="Flood")
-    chosen = {"stop": "1"} if is_stopped else {}
+    chosen: dict[str, Any] = {"stop": "1"} if is_stopped else {}
     if what == "integration":
         path, data = f"/integrations/{gone[0]}/delete", chosen
         assert "2 messages of 2 notifications" in team.get(path).text

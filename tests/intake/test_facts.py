@@ -32,7 +32,7 @@ UNIFIED = {
     **{"panelURL": f"{G}/d/abc?orgId=1&viewPanel=2", "generatorURL": f"{G}/alerting/grafana/x/view?orgId=1"},
     **{"imageURL": f"{G}/image.png"},
 }
-BROKEN = {
+BROKEN: dict[str, Any] = {
     "status": "firing",
     "labels": {"alertname": "DatasourceError", "rulename": "Load of the web", "datasource_uid": "x"},
     "annotations": {"Error": "[sse.dataQueryError] failed to execute query [A]: connection refused"},
@@ -52,7 +52,7 @@ def mails(told: Told) -> tuple[str, str]:
     """Return the plain and the HTML part of the mail."""
     message = mail.message_of("console@example.com", "ann@example.com", told, "1", None)
     parts = [message.get_body([kind]) for kind in ("plain", "html")]
-    return tuple(part.get_content() for part in parts if part)  # type: ignore[return-value]
+    return tuple(part.get_content() for part in parts if part)
 
 
 def bot(*alerts: Told) -> str:

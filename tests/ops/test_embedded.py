@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg
@@ -48,7 +49,7 @@ def environment(data_dir: Path | str, **settings: str) -> dict[str, str]:
 
 
 def flask(
-    data_dir: Path | str, *arguments: str, text: str = "", before: tuple[str, ...] = (), **settings: str
+    data_dir: Path | str, *arguments: str, text: str = "", before: Sequence[str] = (), **settings: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a command under `flask --app wsgi` to its end."""
     return subprocess.run(
@@ -168,7 +169,7 @@ def on_a_new_machine(folder: Path, then: str) -> list[str]:
     if os.geteuid() != 0 or subprocess.run([*apart, "mount", "--bind", "/etc", "/etc"], capture_output=True).returncode:
         pytest.skip("only root needs the system user, and this test an /etc of its own, for which root must mount it")
     subprocess.run(["cp", "-a", "/etc", folder], check=True)
-    program = [*apart, sys.executable, "-c", EMBEDDED + NEW_MACHINE + then, folder / "etc"]
+    program = [*apart, sys.executable, "-c", EMBEDDED + NEW_MACHINE + then, str(folder / "etc")]
     result = subprocess.run(program, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout.splitlines()
@@ -198,7 +199,7 @@ def test_the_server_listens_at_a_socket_in_the_data_folder_and_nowhere_else(in_u
     (server,) = postmasters(in_use)
     family = [server, *server.children(recursive=True)]
     assert [connection for process in family for connection in process.net_connections("inet")] == []
-    sockets = {connection.laddr for connection in server.net_connections("unix") if connection.laddr}
+    sockets = {str(connection.laddr) for connection in server.net_connections("unix") if connection.laddr}
     assert sockets == {str(in_use / "postgres" / ".s.PGSQL.5432")}
     assert (in_use / "postgres").stat().st_mode & 0o077 == 0
 
@@ -355,7 +356,7 @@ def bystander(request: pytest.FixtureRequest, in_use: Path) -> Iterator[psutil.P
         yield postmasters(in_use)[0]
         return
     user = embedded.server_user()
-    identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
+    identity: dict[str, Any] = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
     program = subprocess.Popen(["sleep", "600"], cwd="/", **identity)
     yield psutil.Process(program.pid)
     program.kill()

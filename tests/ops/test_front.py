@@ -19,13 +19,13 @@ import psycopg
 import pytest
 from flask import Flask
 
-from contacts_app.api.alerts import MOST_BYTES
+from contacts_app.api.bodies import MOST_BYTES
 from contacts_app.config import PROJECT
 from contacts_app.ops import front
 from contacts_app.ops.places import ALERT_PATIENCE
 from contacts_app.web.machines import API
 from tests.api.test_alerts import add_integration
-from tests.conftest import CSRF_SECRET, PASSWORD, Team, answers, free_port, wait_for
+from tests.conftest import CSRF_SECRET, PASSWORD, Team, answers, cookie_signer, free_port, wait_for
 from tests.pages.groups.test_views import add_group
 
 FORM = b"Content-Type: application/x-www-form-urlencoded\r\n"
@@ -101,7 +101,7 @@ def port(console: str) -> int:
 
 
 @contextmanager
-def served(settings: dict[str, str], *arguments: str, **more: str) -> Iterator[tuple[int, subprocess.Popen]]:
+def served(settings: dict[str, str], *arguments: str, **more: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     """Yield the port of a console that gunicorn serves, and its process."""
     port = free_port()
     environ = os.environ | settings | {"PORT": str(port), "HOST": "127.0.0.1", "WORKERS": "1"} | more
@@ -304,7 +304,7 @@ def delete(port: int, team: Team, identity: int) -> tuple[int, str, float]:
 
 def log_on(port: int, team: Team) -> tuple[int, str, float]:
     """Log on with the team's password in a new browser."""
-    cookie = team.app.session_interface.get_signing_serializer(team.app).dumps({"csrf_token": CSRF_SECRET})
+    cookie = cookie_signer(team.app).dumps({"csrf_token": CSRF_SECRET})
     return post(port, "/logon", cookie, csrf_token=team.csrf_token, email=team.email, password=PASSWORD)
 
 
@@ -320,7 +320,7 @@ def locked(url: str, query: str, *values: object) -> Iterator[Callable[[], int]]
         yield lambda: observer.execute(number).fetchone()[0]
 
 
-def at_once(number: int, act: Callable[[], None]) -> list[threading.Thread]:
+def at_once(number: int, act: Callable[[], object]) -> list[threading.Thread]:
     threads = [threading.Thread(target=act, daemon=True) for _ in range(number)]
     for thread in threads:
         thread.start()

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from http.cookiejar import CookieJar
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg
@@ -90,7 +91,7 @@ class Console:
         (server,) = (child for child in children if "gunicorn" in child.cmdline())
         return [server, *server.children()]
 
-    def sql(self, query: str) -> list[tuple]:
+    def sql(self, query: str) -> list[tuple[Any, ...]]:
         with psycopg.connect(embedded.url(self.data_dir), autocommit=True) as connection:
             cursor = connection.execute(query)
             return cursor.fetchall() if cursor.description else []

@@ -106,7 +106,7 @@ def test_a_wrong_setting_stops_gunicorn_with_one_line(folder: Path, arguments: l
         stderr=subprocess.PIPE,
         text=True,
     )
-    lines = []
+    lines: list[str] = []
     # Gunicorn would start a worker that cannot work again and again; the second time is the proof.
     while (line := process.stderr.readline()) and len(lines) < 2:
         lines += [line] if "CONTACT_QUOTA" in line else []

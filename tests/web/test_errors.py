@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import psycopg
@@ -121,7 +122,7 @@ def test_a_database_that_is_away_is_503_until_it_is_back(
 
 @pytest.mark.parametrize("headers", [{}, HTMX], ids=["page", "htmx"])
 def test_a_full_disk_is_507_with_a_sentence(
-    team: Team, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
+    team: Team, monkeypatch: pytest.MonkeyPatch, headers: dict[str, Any]
 ) -> None:
     def fail(*_: object) -> None:
         raise sa.exc.OperationalError("INSERT", {}, psycopg.errors.DiskFull("could not extend file: hunter2"))

@@ -101,8 +101,8 @@ def test_another_api_takes_files_and_json_without_a_token(client: FlaskClient) -
 def test_errors_of_another_api_are_json_and_nobody_is_logged_on(
     client: FlaskClient, method: str, path: str, status: int, htmx: dict[str, str]
 ) -> None:
-    body = {"json": {"name": "Ann"}} if method == "POST" else {}
-    answer = client.open(f"/api/v2/people/{path}", method=method, headers=htmx, **body)
+    body = {"name": "Ann"} if method == "POST" else None
+    answer = client.open(f"/api/v2/people/{path}", method=method, headers=htmx, json=body)
     assert answer.status_code == status
     assert answer.is_json
     assert list(answer.json or ()) == ["error"]

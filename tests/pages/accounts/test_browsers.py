@@ -36,7 +36,7 @@ def known_browser(team: Team, address: str | None = None) -> FlaskClient:
 
 def cookie_of(client: FlaskClient) -> str | None:
     cookie = client.get_cookie("known_browser", path="/logon")
-    return cookie and cookie.value
+    return cookie.value if cookie else None
 
 
 def with_cookie(app: Flask, value: str | None) -> FlaskClient:

@@ -21,7 +21,7 @@ from contacts_app import create_app, migrations
 from contacts_app.accounts import models
 from contacts_app.accounts.setup import setup_token
 from contacts_app.core.db import all_accounts, db
-from tests.conftest import HTMX, PASSWORD, PASSWORD_HASH, Team
+from tests.conftest import HTMX, PASSWORD, PASSWORD_HASH, Team, cookie_signer
 
 WRONG = "There is no user with this e-mail and this password."
 NEW_PASSWORD = "a different passphrase"
@@ -63,7 +63,7 @@ def is_logged_on(client: FlaskClient) -> bool:
 def session_token(app: Flask, client: FlaskClient) -> str | None:
     """Return the secret in the client's cookie."""
     cookie = client.get_cookie("console")
-    serializer = app.session_interface.get_signing_serializer(app)
+    serializer = cookie_signer(app)
     return serializer.loads(cookie.value).get("token") if cookie else None
 
 
@@ -432,7 +432,7 @@ def test_who_only_looks_is_answered_where_their_visit_cannot_be_noted(team: Team
 
 def test_a_cookie_signed_with_another_key_opens_nothing(team: Team, settings: dict[str, str]) -> None:
     forger = create_app(settings | {"SECRET_KEY": "f" * 40})
-    cookie = forger.session_interface.get_signing_serializer(forger).dumps({"token": team.token})
+    cookie = cookie_signer(forger).dumps({"token": team.token})
     client = team.app.test_client()
     client.set_cookie("console", cookie)
     assert not is_logged_on(client)
@@ -441,7 +441,7 @@ def test_a_cookie_signed_with_another_key_opens_nothing(team: Team, settings: di
 @pytest.mark.parametrize("token", [None, 1, [], {}, "", "x", "\0", "\U0001f600" * 1000])
 def test_a_cookie_with_no_token_of_a_session_opens_nothing(app: Flask, token: object) -> None:
     client = app.test_client()
-    client.set_cookie("console", app.session_interface.get_signing_serializer(app).dumps({"token": token}))
+    client.set_cookie("console", cookie_signer(app).dumps({"token": token}))
     assert client.get("/contacts").status_code == 303
 
 
