@@ -1,6 +1,6 @@
-"""Say why a change was not written: somebody else was first, or a constraint refuses the row.
+"""Exceptions for changes that cannot be saved: an edit conflict, or a violated constraint.
 
-The rooms raise these and know no request. Who calls them rolls back, and answers in the form that was asked for.
+The rooms raise them without knowing of requests. The caller rolls back and answers as a page or as JSON.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,18 +14,18 @@ from .db import violated_constraint
 
 
 class Refusal(NamedTuple):
-    """What to say where a constraint refuses a row, and beside which field; None where no field is to blame."""
+    """The message for a violated constraint, and the field to show it at; None if no field is the cause."""
 
     field: str | None
     message: str
 
 
 class Conflict(Exception):
-    """Somebody else has changed or deleted the row since it was read."""
+    """The row was changed or deleted by somebody else since it was read."""
 
 
 class Refused(Exception):
-    """A constraint refuses the row: its name is `code`."""
+    """A row violates the constraint named `code`."""
 
     def __init__(self, field: str | None, code: str, message: str) -> None:
         super().__init__(code)
@@ -34,9 +34,9 @@ class Refused(Exception):
 
 @contextmanager
 def translate(refusals: Mapping[str, Refusal]) -> Iterator[None]:
-    """Raise Conflict and Refused for what the database refuses; a constraint that is not in `refusals` stays as it is.
+    """Turn errors of the database into Conflict and Refused; a constraint that is not in `refusals` is re-raised.
 
-    `refusals` are by the name of the constraint.
+    The keys of `refusals` are names of constraints.
     """
     try:
         yield

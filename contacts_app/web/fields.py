@@ -1,4 +1,4 @@
-"""Offer form fields that keep what was typed for the person and its normal form for the row."""
+"""Form fields that show what was typed and store its normal form."""
 
 import re
 import unicodedata
@@ -12,19 +12,20 @@ from wtforms import BooleanField, StringField
 from wtforms.validators import StopValidation, ValidationError
 from wtforms.widgets import EmailInput, TelInput
 
-# Control characters, half of a surrogate pair, what stands for bytes that were no text, and marks that
-# turn the direction of all that follows them.
+# Control characters, lone surrogates, the replacement character, and marks that change the text direction of what
+# follows them.
 UNREADABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffd\u202a-\u202e\u2066-\u2069]")
-# Format characters come along unseen when a number or an address is pasted.
+# Invisible format characters, which are often pasted along with a number or an address.
 INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff]")
-# All of these lie in the basic plane. str.strip takes linear time, a pattern that ends in $ quadratic time.
+# All of them are in the basic multilingual plane. str.strip takes linear time; a regular expression that ends in $
+# would take quadratic time.
 TRIMMED = "".join(filter(lambda character: character.isspace() or INVISIBLE.match(character), map(chr, range(0x10000))))
 LONGEST_NAME = 64
-LONGEST_PASTED = 1000  # of an address, with what stands around it where it comes from
-KEPT = 2000  # characters of what is too long that stay in their field
-# What programs for Chinese type for the letters and signs of ASCII.
+LONGEST_PASTED = 1000  # of a pasted address, with the text around it
+KEPT = 2000  # characters of an entry that is too long that the form shows again
+# The full-width forms of ASCII characters, which Chinese input methods produce.
 FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
-# What stands around an address where it is copied from: "Mobile:", "tel:", "TEL;TYPE=CELL:", a name before it, a link
+# Text around a copied address: "Mobile:", "tel:", "TEL;TYPE=CELL:", a name before it, a link
 # as chats keep one, a remark behind it.
 PAIRS = [
     *("<>", '""', "''", "``", "()", "[]", "“”", "‘’", "„“", "«»"),
@@ -39,14 +40,14 @@ NAMED = re.compile(r"[^<>]*<([^<>|]+)(?:\|[^<>]*)?>[^<>]*")
 MARKDOWN = re.compile(r"\[[^\[\]]*\]\(([^()]+)\)")
 REMARK = re.compile(r"\s*[(（][^()（）@\d]*[)）]$")
 ENDS = ".,;:!?…、，。；：！？"
-# Inside a company, mail goes to names that the world's name servers do not know; this one is promised to lead nowhere.
+# Company networks use host names that public DNS does not know; only .invalid is reserved never to exist.
 email_validator.SPECIAL_USE_DOMAIN_NAMES[:] = ["invalid"]
-# Of RFC 5321, in bytes: a path has 256 with its brackets, a name in the DNS 253.
+# From RFC 5321, in bytes: a path has at most 256 including its brackets, a DNS name 253.
 MAIL_LIMITS = {"before the @": 64, "after the @": 253, "in all": 254}
 
 
 class Doubtful(ValueError):
-    """Ask about what is probably a mistake, but may be right: then `normal` is its normal form."""
+    """The value is probably a mistake, but may be right: the person is asked. `normal` is its normal form."""
 
     def __init__(self, normal: str, question: str) -> None:
         super().__init__(question)
@@ -56,19 +57,19 @@ class Doubtful(ValueError):
 def check_length(value: str, most: int, what: str) -> None:
     """Raise ValueError, which names the limit, if `value` has more than `most` characters.
 
-    This comes before all else that is done with a text: what a normal form of Unicode takes grows with the square of
-    the length, and a text may be as long as a request.
+    Check the length before anything else: Unicode normalisation takes quadratic time in the worst case, and a text may
+    be as long as a request.
     """
     if len(value) > most:
         raise ValueError(f"{what} has at most {most:,} characters; this one has {len(value):,}.")
 
 
 def clean_text(value: str, most: int, what: str = "This") -> str:
-    """Return `value` trimmed and in Unicode's NFC, at most `most` characters.
+    """Return `value` trimmed and in Unicode normal form C, with at most `most` characters.
 
-    Raise ValueError, with `what` as the subject of its sentence, for what is longer or cannot be text.
+    Raise ValueError, with `what` as the subject of its sentence, if it is longer or has characters that are no text.
     """
-    # Spaces around it are left out, and several characters may be typed for one: which has at most 4 in NFD.
+    # Trimming and composing make a text shorter; a character has at most 4 code points in normal form D.
     if len(value) > 4 * most + 256:
         check_length(value, most, what)
     value = value.strip(TRIMMED)
@@ -80,14 +81,14 @@ def clean_text(value: str, most: int, what: str = "This") -> str:
 
 
 def clean_pasted(value: str, what: str) -> str:
-    """Return `value` without what comes along unseen when an address is pasted; raise ValueError as clean_text does."""
+    """Return `value` without invisible characters from pasting; raise ValueError as clean_text does."""
     check_length(value, LONGEST_PASTED, what)
     return clean_text(INVISIBLE.sub("", value), LONGEST_PASTED, what)
 
 
 def unwrapped(value: str) -> str:
-    """Return the address in `value` without what address books and chats put around it."""
-    for _ in range(10):  # more than that nothing puts around it
+    """Return the address in `value` without the text that address books and chats put around it."""
+    for _ in range(10):  # bounds the work; no real source nests deeper
         value = value.strip(TRIMMED).rstrip(ENDS)
         if found := NAMED.fullmatch(value) or MARKDOWN.fullmatch(value):
             value = found[1]
@@ -105,14 +106,14 @@ def unwrapped(value: str) -> str:
 def clean_email(value: str, is_new: bool = True) -> str:
     """Return the normal form of an e-mail address; raise ValueError saying what is wrong with it.
 
-    One that is not new may be longer before the @ than mail servers take, as was let through once.
+    An existing address may be longer before the @ than mail servers accept, because earlier versions allowed that.
     """
     value = unwrapped(clean_pasted(value, "A mailbox").translate(FULL_WIDTH))
     if behind_name := re.fullmatch(r"[^()@]*\(([^()]+@[^()]+)\)", value):
         value = behind_name[1]
     value = re.sub(r"(@[^?]*)\?.*", r"\1", value)  # ?subject=…
-    if "=?" in value:  # which mail programs take for the beginning of an encoded word
-        raise ValueError("This is not an e-mail address that can be written to: it has =? in it.")
+    if "=?" in value:  # mail programs read it as the beginning of an encoded word (RFC 2047)
+        raise ValueError("No mail can be sent to this address, because it contains =?.")
     local, _, domain = value.rpartition("@")
     for (where, most), part in zip(MAIL_LIMITS.items(), (local, domain, value), strict=True):
         size = len(part.encode(errors="replace"))
@@ -124,17 +125,16 @@ def clean_email(value: str, is_new: bool = True) -> str:
     except email_validator.EmailNotValidError as error:
         raise ValueError(f"This is not a complete e-mail address. {error}") from None
     if re.search(r"(^|\.)\d+$", found.ascii_domain):
-        raise ValueError("This is not a complete e-mail address. It ends in a number, and no name of a server does.")
+        raise ValueError("This is not a complete e-mail address. It ends in a number, but no host name does.")
     return str(found.normalized)
 
 
 class NormalField(StringField):
-    """A text field: `data` is what was typed, `normal` its normal form, None when empty or bad.
+    """A text field: `data` is what was typed, `normal` its normal form, None if empty or invalid.
 
-    `normalise` looks at the length of what was typed before anything else. What it finds Doubtful is `doubted`, and
-    taken if the person has `confirmed` just that: by a check box, whose value it is. `is_doubtful` tells of a saved
-    value that it had to be confirmed, and `shown` writes one for people.
-    Fields of one `unit` make sense only together.
+    `normalise` must check the length first. A value for which it raises Doubtful is `doubted`, and accepted if the
+    person has `confirmed` exactly this value with a check box. `is_doubtful` returns whether a saved value had to be
+    confirmed, and `shown` formats one for people. Fields of one `unit` make sense only together.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class NormalField(StringField):
         self.confirmed: str | None = None
 
     def fill(self, value: str | None) -> None:
-        """Show a saved value; what is doubtful of it has been confirmed."""
+        """Fill the field with a saved value; a doubtful one counts as confirmed."""
         self.data, self.normal = self.as_shown(value), value
         is_doubtful = value is not None and self.is_doubtful is not None and self.is_doubtful(value)
         self.doubted = self.confirmed = value if is_doubtful else None
@@ -168,7 +168,7 @@ class NormalField(StringField):
         self.confirmed = formdata.get(f"{self.name}_anyway") if formdata else None
 
     def pre_validate(self, form: object) -> None:
-        """Work out the normal form before the other validators run."""
+        """Compute the normal form before the other validators run."""
         typed = self.data or ""
         try:
             self.normal = self.normalise(typed) if len(typed) > KEPT or typed.strip(TRIMMED) else None
@@ -186,13 +186,13 @@ class NormalField(StringField):
 
 
 class NameField(NormalField):
-    """A NormalField for a name: 1 to 64 characters, one of which can be seen."""
+    """A NormalField for a name: 1 to 64 characters, at least one of them visible."""
 
     def __init__(self, label: str, **kwargs: Any) -> None:
         super().__init__(label, partial(clean_text, most=LONGEST_NAME, what="A name"), **kwargs)
 
     def post_validate(self, form: object, validation_stopped: bool) -> None:
-        """Require the characters of a name."""
+        """Require a visible character."""
         if validation_stopped:
             return
         name = self.normal or ""
@@ -216,7 +216,7 @@ class EmailField(NormalField):
 
 
 class SwitchField(BooleanField):
-    """A field that is on or off, as a NormalField where it is read and filled in."""
+    """A check box with the interface of a NormalField."""
 
     unit = ""
 

@@ -1,4 +1,4 @@
-"""Tell requests of programs from requests of browsers."""
+"""Distinguish API requests from requests of browsers."""
 
 from flask import Blueprint, current_app, request
 
@@ -6,10 +6,10 @@ API = "/api/"
 
 
 class ApiBlueprint(Blueprint):
-    """Hold the views of an API: errors are JSON, and there is no session and no CSRF token.
+    """A blueprint for API views: errors are JSON, and there is neither a session nor a CSRF token.
 
-    All of them are below /api/, because an address that leads to no view, or a request that is refused before it
-    reaches the app, has no blueprint that could say for whom it is.
+    All of them are below /api/, because a URL without a view, or a request that is refused before it reaches the app,
+    has no blueprint that could decide it.
     """
 
     def __init__(self, name: str, import_name: str, below: str) -> None:
@@ -17,12 +17,12 @@ class ApiBlueprint(Blueprint):
 
 
 def is_api_request() -> bool:
-    """Tell whether a program sends this request: its blueprint says so, or its address where it leads to no view."""
+    """Return whether this is an API request: by its blueprint, or by its path if the URL has no view."""
     if request.endpoint is None:
         return is_api_path(request.path)
     return any(isinstance(current_app.blueprints[name], ApiBlueprint) for name in request.blueprints)
 
 
 def is_api_path(path: str) -> bool:
-    """Tell whether programs ask at `path`, where the app has not routed the request."""
+    """Return whether `path` belongs to an API, for requests that are not routed."""
     return path.startswith(API)

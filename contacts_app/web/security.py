@@ -1,4 +1,4 @@
-"""Send the headers that keep a browser from doing what the console never asks for."""
+"""Send security headers, and refuse requests that no form of the console sends."""
 
 import re
 from collections.abc import Callable
@@ -29,7 +29,7 @@ HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    # no-referrer would make the check of forged requests over HTTPS refuse every form.
+    # With no-referrer, the CSRF check over HTTPS would refuse every form.
     "Referrer-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -37,25 +37,26 @@ HEADERS = {
 }
 
 
-MOST_ENCODED = 22_000  # bytes: a form of 64 KB that is nothing else
-MOST_FIELDS = 30_000  # a group's form has one for each member
+MOST_ENCODED = 22_000  # percent-encoded bytes, of which a form of 64 KB can have as many
+MOST_FIELDS = 30_000  # the form of a group has one for each member
 
 
 def init_app(app: Flask) -> None:
-    """Send the headers on every answer of `app`."""
-    app.before_request(_take_forms_only)
+    """Check the requests of `app`, and send security headers with every answer."""
+    app.before_request(_refuse_non_forms)
     app.after_request(_add_headers)
 
 
-def _take_forms_only() -> None:
-    """Refuse what no form of the console sends: JSON, files where none are taken, and bytes that are no text."""
+def _refuse_non_forms() -> None:
+    """Refuse what no form of the console sends: JSON, files for views that take none, and invalid UTF-8."""
     is_page = not is_api_request()
     if is_page and request.headers.get("Transfer-Encoding"):
-        abort(411)  # a body of unknown length would be cut at the limit, and half a form taken for a whole one
+        abort(411)  # a body of unknown length would be cut at the size limit, and a part of a form be saved
     is_form = is_page and request.mimetype == "application/x-www-form-urlencoded"
-    # Read before anything is parsed: afterwards there is nothing left to read.
+    # Read before Flask parses the form: afterwards the stream is empty.
     body = request.get_data() if is_form else b""
-    # No browser sends such a sign, and each costs what a hundred letters cost; neither do forms have so many fields.
+    # Browsers send no invalid percent-encoding, and decoding one costs as much as a hundred letters. The limits below
+    # bound the cost of parsing as well.
     if re.search(rb"%(?![0-9A-Fa-f]{2})", body):
         abort(400)
     if body.count(b"%") > MOST_ENCODED or body.count(b"&") > MOST_FIELDS:
@@ -63,14 +64,14 @@ def _take_forms_only() -> None:
     if is_page and request.method == "POST" and (request.is_json or (request.files and not _takes_files())):
         abort(415)
     try:
-        # Werkzeug would keep such bytes as text like "%FF".
+        # Werkzeug would leave invalid bytes in the text as "%FF".
         unquote_to_bytes(request.query_string + b"&" + body).decode()
     except UnicodeDecodeError:
         abort(400, "There are characters in this that cannot be shown. Type it instead of pasting it.")
 
 
 def takes_files(view: View) -> View:
-    """Mark a view as one whose form uploads files."""
+    """Decorate a view whose form uploads files."""
     view.takes_files = True  # type: ignore[attr-defined]
     return view
 
@@ -80,7 +81,7 @@ def _takes_files() -> bool:
 
 
 def headers(https: bool) -> dict[str, str]:
-    """Return the headers that every answer carries."""
+    """Return the security headers of every answer."""
     return HEADERS | ({"Strict-Transport-Security": "max-age=31536000"} if https else {})
 
 

@@ -306,7 +306,7 @@ def test_an_idempotency_key_that_cannot_be_kept_is_refused(team: Team, token: st
 def test_another_method_is_refused_with_the_right_one(team: Team, token: str, method: str) -> None:
     headers = {"Authorization": f"Bearer {token}"}
     answer = team.app.test_client().open(PATH, method=method, json=DISK, headers=headers)
-    assert error_of(answer, 405) == "Alerts are taken at /api/v1/alerts, with POST."
+    assert error_of(answer, 405) == "Send alerts to /api/v1/alerts with the method POST."
     assert set(answer.allow) == {"POST", "OPTIONS"}
 
 
@@ -315,7 +315,7 @@ def test_at_another_address_below_api_a_sender_learns_the_right_one(team: Team, 
         for body in ({"json": DISK}, {"data": "x"}):
             answer = team.app.test_client().post(path, **body, headers={"Authorization": f"Bearer {token}"})
             assert answer.status_code == 404
-            assert said(answer) == {"error": "Alerts are taken at /api/v1/alerts, with POST."}
+            assert said(answer) == {"error": "Send alerts to /api/v1/alerts with the method POST."}
 
 
 @pytest.mark.parametrize("content_type", ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
@@ -328,7 +328,7 @@ def test_what_is_not_called_json_is_refused(team: Team, token: str, content_type
 def test_a_body_of_four_megabytes_is_taken_and_more_is_refused(team: Team, token: str) -> None:
     body = json.dumps(DISK).encode().ljust(4 * 1024 * 1024)
     assert post(team.app, token, body).status_code == 202
-    sentence = "An alert has at most 4 MB. Have the sender group fewer alerts into one message."
+    sentence = "An alert can have at most 4 MB. Configure the sender to group fewer alerts into one message."
     assert error_of(post(team.app, token, body + b" "), 413) == sentence
 
 

@@ -20,7 +20,7 @@ from tests.conftest import Team
 from tests.intake.test_refusals import refusals_of
 
 __all__ = ["token"]  # a fixture
-TOO_LONG = "An alert has at most 4 MB. Have the sender group fewer alerts into one message."
+TOO_LONG = "An alert can have at most 4 MB. Configure the sender to group fewer alerts into one message."
 BODY = json.dumps(DISK).encode()
 
 

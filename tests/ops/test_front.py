@@ -137,7 +137,7 @@ def test_a_head_that_is_not_complete_after_10_seconds_is_answered_408(port: int)
         for sock, statuses in ((silent, ["408"]), (slow, ["408"]), (second, ["200", "408"])):
             text = read_all(sock).decode()
             assert re.findall(r"HTTP/1.1 (\d+)", text) == statuses
-            assert "It did not come in whole in time. Try again." in text
+            assert "It did not arrive completely in time. Try again." in text
             assert 10 <= time.monotonic() - began < 12
 
 

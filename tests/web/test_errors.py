@@ -184,7 +184,7 @@ def test_a_database_that_takes_no_changes_still_shows_who_is_to_be_called(
     form = CONTACT | {"csrf_token": team.csrf_token}
     for answer in (client.post("/contacts/new", data=form), log_on(app.test_client(), team.email, PASSWORD)):
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
-        assert "The database takes no changes at the moment" in answer.text
+        assert "The database does not accept changes at the moment" in answer.text
         assert "Nothing was saved." in answer.text
         assert shows_no_internals(answer.text)
     assert len(team.contacts()) == 1
@@ -220,7 +220,7 @@ def test_an_unexpected_refusal_is_a_sentence_and_its_log_holds_no_personal_data(
 ) -> None:
     answer = team.post("/contacts/new?q=boom.personal@example.com", CONTACT, htmx=htmx, Referer="http://x/?q=hunter2")
     assert answer.status_code == 500
-    assert "Nothing was saved. Try again, and tell your administrator if it stays." in answer.text
+    assert "Nothing was saved. Try again, and tell your administrator if it happens again." in answer.text
     assert shows_no_internals(answer.text)
     written = caplog.text + "".join(capfd.readouterr())
     assert surprise in written, "the log names what went wrong"
