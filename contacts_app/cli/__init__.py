@@ -21,7 +21,6 @@ from .. import migrations
 from ..accounts.credentials import check_password, clean_account, known_email
 from ..accounts.models import Account, User
 from ..config import StartError, current_settings
-from ..contacts.models import Contact
 from ..core import encryption
 from ..core.db import all_accounts, db, violated_constraint
 from ..delivery import worker
@@ -200,10 +199,10 @@ def reencrypt() -> None:
     """Encrypt everything with the first of ENCRYPTION_KEYS, so that the others can be taken from the list."""
     serve.prepare()
     encryption.note_key()
-    count = Contact.encrypt_again()
+    count = encryption.encrypt_again()
     encryption.forget_other_keys()
     db.session.commit()
-    click.echo(f"Encrypted {count} contacts anew. Only the first of ENCRYPTION_KEYS is needed from now on.")
+    click.echo(f"Encrypted {count} rows anew. Only the first of ENCRYPTION_KEYS is needed from now on.")
 
 
 def _embedded_folder() -> Path:

@@ -9,11 +9,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ..accounts.models import Account
-from ..config import StartError, current_settings
 from ..core import encryption
 from ..core.db import Base, db, read_rows
 
-ENCRYPTED_AT_ONCE = 100  # rows, which stay locked meanwhile
 CLEAN_NAME = (
     "char_length(name) BETWEEN 1 AND 64 AND name = btrim(name) AND name IS NFC NORMALIZED"
     r" AND name !~ '[\u0001-\u001F\u007F-\u009F\u2028\u2029]'"
@@ -34,9 +32,9 @@ class Contact(Base):
     email: Mapped[str | None] = mapped_column()
     # The address of a robot and its signature secret open a group chat to whoever reads them. The hash tells which
     # contacts share a robot; a token is long enough for it to tell nothing else.
-    dingtalk_url_encrypted: Mapped[bytes | None]
+    dingtalk_url_encrypted: Mapped[bytes | None] = mapped_column(info=encryption.ENCRYPTED)
     dingtalk_url_hash: Mapped[bytes | None]
-    dingtalk_secret_encrypted: Mapped[bytes | None]
+    dingtalk_secret_encrypted: Mapped[bytes | None] = mapped_column(info=encryption.ENCRYPTED)
     dingtalk_keyword: Mapped[str | None]
     receives_system_notifications: Mapped[bool] = mapped_column(server_default=sa.false())
     version: Mapped[int] = mapped_column(server_default=sa.text("1"))
@@ -113,39 +111,6 @@ class Contact(Base):
     def next_id(cls) -> int:
         """Return the id for a new contact, which its secrets are encrypted for."""
         return int(db.session.execute(_next_id).scalar_one())
-
-    @classmethod
-    def encrypt_again(cls) -> int:
-        """Encrypt with the first key what another one has encrypted, a part at a time; return how many contacts."""
-        first = encryption.key_id(current_settings().encryption_keys[0])
-        names = ("dingtalk_url", "dingtalk_secret")
-        columns = [cls.__table__.c[f"{name}_encrypted"] for name in names]
-        is_old = sa.or_(*(sa.func.substr(column, 1, len(first)) != first for column in columns))
-        key = sa.tuple_(cls.account_id, cls.id)
-        found = sa.select(cls.account_id, cls.id, *columns).where(is_old).order_by(cls.account_id, cls.id)
-        count, last = 0, (0, 0)
-        while True:
-            # From where the last part ended: else each part would begin with a look at all that is done.
-            rows = db.session.execute(found.where(key > last).limit(ENCRYPTED_AT_ONCE).with_for_update()).all()
-            if not rows and last == (0, 0):
-                break
-            last = (rows[-1].account_id, rows[-1].id) if rows else (0, 0)  # again: what was written meanwhile
-            for account_id, identity, *encrypted in rows:
-                texts = [
-                    decrypted(value, account_id, identity, name) for name, value in zip(names, encrypted, strict=True)
-                ]
-                if [text is None for text in texts] != [value is None for value in encrypted]:
-                    raise StartError(encryption.MISSING_KEY)
-                values = {
-                    column: text and encryption.encrypt(text, cls.__tablename__, account_id, identity, name)
-                    for column, text, name in zip(columns, texts, names, strict=True)
-                }
-                # Nobody has changed the contact: it stays where it was in the order of changes.
-                again = sa.update(cls).where(cls.account_id == account_id, cls.id == identity)
-                db.session.execute(again.values({**values, cls.updated_at: cls.updated_at}))
-            db.session.commit()
-            count += len(rows)
-        return count
 
     @classmethod
     def of(cls, account_id: int, identity: int) -> "Contact | None":

@@ -1,10 +1,11 @@
 """Encrypt what the database may not show: AES-256-GCM, each text bound to the row and the column it stands in."""
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import lru_cache
 from hashlib import sha256
+from typing import Any
 
 import sqlalchemy as sa
 from cryptography.exceptions import InvalidTag
@@ -16,6 +17,11 @@ from ..config import StartError, current_settings
 from .db import Base, db
 
 ID_BYTES, NONCE_BYTES = 4, 12
+# What marks a mapped column as encrypted: mapped_column(info=ENCRYPTED). Its name ends in SUFFIX, and the key of its
+# table is of integers. `encrypt` writes no other column, so that `encrypt_again` finds all that was ever written.
+ENCRYPTED = {"encrypted": True}
+SUFFIX = "_encrypted"
+ENCRYPTED_AT_ONCE = 100  # rows, which stay locked meanwhile
 MISSING_KEY = (
     "ENCRYPTION_KEYS lacks a key that robots' addresses in the database are encrypted with;"
     " list it again, or restore the file encryption_key of DATA_DIR from a backup."
@@ -38,7 +44,13 @@ class EncryptionKey(Base):
 
 
 def encrypt(text: str, *place: str | int) -> bytes:
-    """Return `text` encrypted for `place`, the table, the row's key and the column: key's id, nonce, ciphertext."""
+    """Return `text` encrypted for `place`, the table, the row's key and the column: key's id, nonce, ciphertext.
+
+    The column is named without SUFFIX; one that is not marked as ENCRYPTED in the mapping is a LookupError.
+    """
+    table, name = str(place[0]), f"{place[-1]}{SUFFIX}"
+    if table not in Base.metadata.tables or name not in {column.name for column in _encrypted(table)}:
+        raise LookupError(f"{table}.{name} is not mapped as ENCRYPTED")
     key = current_settings().encryption_keys[0]
     nonce = secrets.token_bytes(NONCE_BYTES)
     return key_id(key) + nonce + _cipher(key).encrypt(nonce, text.encode(), _associated(place))
@@ -80,6 +92,55 @@ def note_key() -> None:
     first = key_id(current_settings().encryption_keys[0])
     if first not in used:
         db.session.execute(postgresql.insert(EncryptionKey).values(id=first).on_conflict_do_nothing())
+
+
+def encrypt_again() -> int:
+    """Encrypt with the first key what another one has encrypted, in every table; return how many rows.
+
+    Raise StartError for what cannot be read. Commits a part at a time.
+    """
+    return sum(_encrypt_again(table) for table in sorted(Base.metadata.tables) if _encrypted(table))
+
+
+def _encrypted(table: str) -> Sequence[sa.Column[Any]]:
+    """Return the columns of a mapped table that are marked as encrypted."""
+    return [column for column in Base.metadata.tables[table].columns if column.info.get("encrypted")]
+
+
+def _encrypt_again(name: str) -> int:
+    """Encrypt the rows of one table again; return how many."""
+    table, columns = Base.metadata.tables[name], _encrypted(name)
+    first = key_id(current_settings().encryption_keys[0])
+    is_old = sa.or_(*(sa.func.substr(column, 1, len(first)) != first for column in columns))
+    key = list(table.primary_key)
+    found = sa.select(*key, *columns).where(is_old).order_by(*key).limit(ENCRYPTED_AT_ONCE).with_for_update()
+    # Nobody has changed the rows: they stay where they were in the order of changes.
+    unchanged = {column: column for column in table.columns if column.onupdate is not None}
+    count, start = 0, (0,) * len(key)
+    last = start
+    while True:
+        # From where the last part ended: else each part would begin with a look at all that is done.
+        rows = db.session.execute(found.where(sa.tuple_(*key) > last)).all()
+        if not rows and last == start:
+            return count
+        last = tuple(rows[-1][: len(key)]) if rows else start  # again: what was written meanwhile
+        for row in rows:
+            its, values = row[: len(key)], zip(columns, row[len(key) :], strict=True)
+            fresh = {column: _anew(value, name, *its, column.name.removesuffix(SUFFIX)) for column, value in values}
+            is_it = [column == value for column, value in zip(key, its, strict=True)]
+            db.session.execute(sa.update(table).where(*is_it).values(fresh | unchanged))
+        db.session.commit()
+        count += len(rows)
+
+
+def _anew(encrypted: bytes | None, *place: str | int) -> bytes | None:
+    """Return what was encrypted for `place`, encrypted with the first key; raise StartError if it cannot be read."""
+    if encrypted is None:
+        return None
+    try:
+        return encrypt(decrypt(encrypted, *place), *place)
+    except Unreadable:
+        raise StartError(MISSING_KEY) from None
 
 
 def forget_other_keys() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 from click.testing import Result
 from flask import Flask
 
@@ -13,7 +14,7 @@ from contacts_app import create_app, migrations
 from contacts_app.config import StartError
 from contacts_app.contacts.models import Contact
 from contacts_app.core import encryption
-from contacts_app.core.db import all_accounts, db
+from contacts_app.core.db import Base, all_accounts, db
 from contacts_app.core.encryption import EncryptionKey, Unreadable, decrypt, encrypt, key_id
 from tests.conftest import ROBOT, Team
 
@@ -50,6 +51,35 @@ def add_contact() -> tuple[int, int]:
     db.session.add(contact)
     db.session.commit()
     return account_id, contact.id
+
+
+@pytest.fixture
+def vault() -> Iterator[sa.Table]:
+    """Map one more table with encrypted columns, as somebody may add one tomorrow."""
+    table = sa.Table(
+        "vault",
+        Base.metadata,
+        sa.Column("account_id", sa.BigInteger, primary_key=True),
+        sa.Column("id", sa.BigInteger, primary_key=True),
+        sa.Column("token_encrypted", sa.LargeBinary, info=encryption.ENCRYPTED),
+        sa.Column("pin_encrypted", sa.LargeBinary, info=encryption.ENCRYPTED),
+        sa.Column("note_encrypted", sa.LargeBinary),  # not marked
+        sa.Column("changes", sa.Integer, server_default="0", onupdate=sa.text("vault.changes + 1")),
+    )
+    yield table
+    Base.metadata.remove(table)
+
+
+def fill(vault: sa.Table, count: int) -> None:
+    """Create the table, and write rows of two accounts that have a token, and every other one a PIN."""
+    vault.create(db.session.connection())
+    for number in range(1, count + 1):
+        key = (number % 2 + 1, number)
+        pin = encrypt(f"pin {number}", "vault", *key, "pin") if number % 3 else None
+        token = encrypt(f"token {number}", "vault", *key, "token")
+        row = {"account_id": key[0], "id": key[1], "token_encrypted": token, "pin_encrypted": pin}
+        db.session.execute(sa.insert(vault).values(row))
+    db.session.commit()
 
 
 def reencrypt(app: Flask) -> Result:
@@ -101,7 +131,7 @@ def test_reencrypt_lets_the_old_key_go(keyed: Callable[[str], Flask]) -> None:
         key = add_contact()
         before = db.session.get(Contact, key).updated_at
     result = reencrypt(keyed(f"{NEW},{OLD}"))
-    assert (result.exit_code, result.output.split(".")[0]) == (0, "Encrypted 1 contacts anew")
+    assert (result.exit_code, result.output.split(".")[0]) == (0, "Encrypted 1 rows anew")
     with keyed(NEW).app_context(), all_accounts():
         encryption.note_key()
         contact = db.session.get(Contact, key)
@@ -116,6 +146,59 @@ def test_reencrypt_without_the_old_key_changes_nothing(keyed: Callable[[str], Fl
     assert reencrypt(keyed(NEW)).output == f"alert-contacts: {encryption.MISSING_KEY}\n"
     with keyed(OLD).app_context(), all_accounts():
         assert db.session.get(Contact, key).dingtalk_url == f"{ROBOT}abc"
+
+
+def test_reencrypt_finds_what_is_encrypted_in_every_mapped_table(
+    keyed: Callable[[str], Flask], vault: sa.Table
+) -> None:
+    with keyed(OLD).app_context(), all_accounts():
+        add_contact()
+        fill(vault, 2 * encryption.ENCRYPTED_AT_ONCE + 3)
+    result = reencrypt(keyed(f"{NEW},{OLD}"))
+    assert result.output.split(".")[0] == f"Encrypted {2 * encryption.ENCRYPTED_AT_ONCE + 4} rows anew"
+    with keyed(NEW).app_context(), all_accounts():
+        rows = db.session.execute(sa.select(vault)).all()
+        assert len(rows) == 2 * encryption.ENCRYPTED_AT_ONCE + 3
+        for row in rows:
+            place = ("vault", row.account_id, row.id)
+            assert decrypt(row.token_encrypted, *place, "token") == f"token {row.id}"
+            assert row.pin_encrypted is None or decrypt(row.pin_encrypted, *place, "pin") == f"pin {row.id}"
+            assert (row.pin_encrypted is None, row.changes) == (row.id % 3 == 0, 0)
+    assert reencrypt(keyed(f"{NEW},{OLD}")).output.startswith("Encrypted 0 rows anew.")
+
+
+def test_the_old_key_is_kept_when_one_value_cannot_be_read(keyed: Callable[[str], Flask], vault: sa.Table) -> None:
+    with keyed(OLD).app_context(), all_accounts():
+        add_contact()
+        fill(vault, 3)
+        stray = encrypt("of another row", "vault", 9, 9, "token")
+        db.session.execute(sa.update(vault).where(vault.c.id == 2).values(token_encrypted=stray))
+        db.session.commit()
+    result = reencrypt(keyed(f"{NEW},{OLD}"))
+    assert (result.exit_code, result.output) == (1, f"alert-contacts: {encryption.MISSING_KEY}\n")
+    with keyed(f"{NEW},{OLD}").app_context(), all_accounts():
+        assert set(db.session.scalars(sa.select(EncryptionKey.id))) >= {key_id(b"o" * 32)}
+        kept = db.session.scalars(sa.select(vault.c.token_encrypted).where(vault.c.id == 2)).one()
+        assert kept == stray
+    with keyed(NEW).app_context(), all_accounts(), pytest.raises(StartError):
+        encryption.note_key()
+
+
+def test_nothing_is_encrypted_for_a_column_that_reencrypt_would_not_find(app: Flask, vault: sa.Table) -> None:
+    with app.app_context():
+        for place in (("vault", 1, 1, "note"), ("vault", 1, 1, "other"), ("nowhere", 1, 1, "token")):
+            with pytest.raises(LookupError, match="is not mapped as ENCRYPTED"):
+                encrypt("a secret", *place)
+        assert encrypt("a secret", "vault", 1, 1, "token")
+
+
+def test_every_column_that_is_named_as_encrypted_is_marked() -> None:
+    columns = [column for table in Base.metadata.tables.values() for column in table.columns]
+    named = {str(column) for column in columns if column.name.endswith(encryption.SUFFIX)}
+    marked = [column for column in columns if column.info.get("encrypted")]
+    assert named == {str(column) for column in marked} >= {"contacts.dingtalk_url_encrypted"}
+    keys = [key for column in marked for key in column.table.primary_key]
+    assert all(isinstance(key.type, sa.Integer) for key in keys)
 
 
 def test_no_robot_stands_readable_in_the_table(team: Team, sql: psycopg.Connection) -> None:
