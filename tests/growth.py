@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import psycopg
@@ -22,7 +22,8 @@ from contacts_app.cli.demo import SAMPLE_NAMES
 from contacts_app.core.db import all_accounts, db
 from contacts_app.delivery import housekeeping
 from contacts_app.delivery.channels import Outcome
-from contacts_app.delivery.senders import Senders
+from contacts_app.delivery.channels.kinds import Senders
+from contacts_app.delivery.channels.registry import kind_of
 from contacts_app.delivery.worker import Worker
 from contacts_app.reach import notices
 from tests.conftest import CSRF_SECRET, HTMX, PASSWORD, PASSWORD_HASH, cookie_signer
@@ -198,18 +199,16 @@ class Act(NamedTuple):
     do: Callable[[Team], Any]
 
 
-class _Sent:
-    """Send nothing, and say that it has arrived."""
-
-    session = None
-
-    def send(self, *_: object) -> Outcome:
-        return Outcome("sent", "OK")
-
-
 def _work(act: Callable[[Worker], Any], team: Team) -> None:
     with team.app.app_context(), all_accounts(), patch.object(db.session, "commit", db.session.flush):
         act(Worker(team.app, team.app.extensions["settings"], CHORES))
+
+
+def _deliver(channel: str, team: Team) -> None:
+    """Have a worker take one step, and say of what it would send that it has arrived."""
+    senders = Senders(team.app.extensions["settings"])
+    with patch.object(type(kind_of(channel)), "send", lambda *_: Outcome("sent", "OK"), create=True):
+        _work(lambda worker: worker.step(channel, senders), team)
 
 
 def _page(path: str) -> Callable[[Team], Any]:
@@ -269,9 +268,9 @@ PEOPLE = (
     Act("an alert is refused", lambda team: team.post_alert({}, 400)),
 )
 WORKERS = (
-    Act("worker: claim and send mail", partial(_work, lambda one: one.step("email", cast(Senders, _Sent())))),
-    Act("worker: claim and send texts", partial(_work, lambda one: one.step("sms", cast(Senders, _Sent())))),
-    Act("worker: claim a robot", partial(_work, lambda one: one.step("dingtalk", cast(Senders, _Sent())))),
+    Act("worker: claim and send mail", partial(_deliver, "email")),
+    Act("worker: claim and send texts", partial(_deliver, "sms")),
+    Act("worker: claim a robot", partial(_deliver, "dingtalk")),
     Act("worker: system notifications", partial(_work, lambda _: notices.check_next())),
     Act("worker: tidy up", partial(_work, lambda _: housekeeping.tidy(90, CHORES))),
 )

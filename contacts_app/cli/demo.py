@@ -13,9 +13,9 @@ import phonenumbers
 import sqlalchemy as sa
 
 from ..config import DINGTALK_HOSTS
-from ..contacts.addresses import shown_mobile, shown_robot
 from ..contacts.models import Contact
 from ..core.db import db
+from ..delivery.channels.registry import KINDS
 from ..delivery.models import Alert, ChannelState, Delivery
 from ..groups.models import Group
 from ..intake.models import Integration
@@ -133,15 +133,11 @@ def _tell(
     db.session.flush()
     rows = []
     for contact in contacts:
-        robot = contact.dingtalk_url
-        addresses = {
-            "sms": contact.mobile and shown_mobile(contact.mobile),
-            "email": contact.email,
-            "dingtalk": robot and shown_robot(robot),
-        }
-        for channel, address in addresses.items():
-            if not address:
+        for channel, kind in KINDS.items():
+            stored = getattr(contact, kind.column)
+            if stored is None:
                 continue
+            address = kind.shown(stored, contact.account_id, contact.id)
             broken, reason = failing.get(contact.id, ("", ""))
             fails = channel == broken
             at = alert.received_at + timedelta(seconds=2)

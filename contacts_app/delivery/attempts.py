@@ -1,7 +1,7 @@
 """Say what a worker sends now, and what became of it."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -11,24 +11,21 @@ import sqlalchemy as sa
 from ..config import Settings
 from ..core.db import db
 from .channels import Outcome, Told
+from .channels.registry import kinds_by_contact
 from .facts import from_json
 
 LONGEST_PAUSE = 750  # seconds between two attempts
 KEY = ("account_id", "alert_id", "contact_id")
 GONE = "The contact has been deleted."
-NO_ADDRESS = {
-    "sms": "The contact has no mobile phone number any more.",
-    "email": "The contact has no mailbox any more.",
-    "dingtalk": "The contact has no DingTalk robot any more.",
-}
 LOCK_MILLISECONDS = 200  # for which what is not urgent waits for a lock
 _limit_lock_waits = sa.text(f"SET LOCAL lock_timeout = {LOCK_MILLISECONDS}")
 # The hour begins with the first attempt, however long the queue was.
 GIVE_UP_AT = "CASE WHEN attempts = 0 THEN now() + interval '1 hour' ELSE give_up_at END"
-# What a statement that claims selects of the alert and of the contact.
-TOLD = """
+# What a statement that claims selects of the alert and of the contact; a constant, but for the columns of the kinds.
+TOLD = f"""
     alerts.title, alerts.text, alerts.severity, alerts.status, alerts.addressee, alerts.received_at, alerts.kind,
-    alerts.facts, alerts.integration_id, alerts.integration_name, alerts.key, contacts.mobile, contacts.email,
+    alerts.facts, alerts.integration_id, alerts.integration_name, alerts.key,
+    {", ".join(f"contacts.{kind.column}" for kind in kinds_by_contact())},
     contacts.id IS NOT NULL AS exists, now() AS now
 """
 # The start of a statement that updates the deliveries of one account and channel whose keys it is given, and joins them
@@ -54,8 +51,7 @@ class Claimed(NamedTuple):
     told: Told
     integration_id: int | None
     key: str | None
-    mobile: str | None
-    email: str | None
+    addresses: Mapping[str, str | None]  # of the contact, by the kind of channel
     exists: bool
     words: str = ""  # of what it overtakes, which stand in its text
     slot: datetime | None = None  # by which the window of the contact's channel knows it
@@ -91,8 +87,7 @@ def claimed_from(row: Any, settings: Settings, lease: int | None = None) -> Clai
         told=_told(row, settings),
         integration_id=row.integration_id,
         key=row.key,
-        mobile=row.mobile,
-        email=row.email,
+        addresses={kind.name: getattr(row, kind.column) for kind in kinds_by_contact()},
         exists=row.exists,
     )
 

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 
 from ..config import current_settings
 from ..core.db import db
-from .attempts import GONE, LONGEST_PAUSE, NO_ADDRESS, limit_lock_waits
+from .attempts import GONE, LONGEST_PAUSE, limit_lock_waits
+from .channels.dingtalk import DINGTALK
 from .recording import reason, write_what_waited
 
 logger = logging.getLogger("contacts_app")
@@ -163,7 +164,7 @@ def tidy(retention_days: int, chores: Chores) -> None:
     for statement, values in (
         (_forget_workers, {}),
         (_end_stopped, {}),
-        (_end_without_robot, {"gone": GONE, "no_robot": NO_ADDRESS["dingtalk"]}),
+        (_end_without_robot, {"gone": GONE, "no_robot": DINGTALK.no_address}),
         (_end_hopeless, {"answer": HOPELESS}),
         (_plan_overlooked_robots, {}),
         (_plan_after_jump, longest),

@@ -12,6 +12,7 @@ from ..config import Settings, StartError
 from ..core.db import db
 from .attempts import Claimed, Result
 from .channels import Told, headline
+from .channels.kinds import ByContact
 
 WINDOW = timedelta(minutes=10)
 TESTS, TEST_WINDOW = 6, timedelta(minutes=1)
@@ -94,11 +95,6 @@ class Room(NamedTuple):
     until: datetime
 
 
-def limit_of(channel: str, settings: Settings) -> int:
-    """Return how many messages a number or a mailbox is sent within WINDOW."""
-    return settings.texts_per_number if channel == "sms" else settings.mails_per_mailbox
-
-
 def take_rooms(account_id: int, channel: str, contact_ids: Collection[int], limit: int) -> dict[int, Room]:
     """Lock the windows of the contacts that nobody else decides about, and return the room in each."""
     mine = {"account_id": account_id, "kind": channel, "ids": list(contact_ids)}
@@ -139,12 +135,14 @@ def hold(account_id: int, channel: str, rooms: dict[int, Room]) -> bool:
     return bool(db.session.execute(_hold, values | untils).all())
 
 
-def digest(claims: Sequence[Claimed], channel: str, settings: Settings) -> Told:
+def digest(claims: Sequence[Claimed], kind: ByContact, settings: Settings) -> Told:
     """Return one thing to tell about several alerts, newest first; a text has no room for links."""
     told = [one.told for one in claims]
     counts = Counter(one.status for one in told if one.kind == "alert")
     words = [f"{counts[status]} {status}" for status in ("firing", "resolved") if counts[status]]
-    blocks = [[headline(one.told), one.words, "" if channel == "sms" else one.told.url] for one in reversed(claims)]
+    blocks = [
+        [headline(one.told), one.words, one.told.url if kind.has_room_for_links else ""] for one in reversed(claims)
+    ]
     return told[-1]._replace(
         title=f"{len(claims)} alerts" + (f": {', '.join(words)}" if words else ""),
         text="\n".join(line for block in blocks for line in block if line),

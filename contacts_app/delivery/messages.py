@@ -28,10 +28,11 @@ from .attempts import (
     columns,
     limit_lock_waits,
 )
+from .channels.kinds import ByContact
+from .channels.registry import kind_by_contact
 from .limits import Room
 from .recording import keep
 
-BATCH = {"sms": 10, "email": 20}  # messages
 MOST_DIGESTS = 2  # in one claim, which holds the locks of all that goes into them
 LOOKED_AT = 100  # due deliveries, many of which may be for the same few contacts
 # One account's flood must not keep the others waiting: each claim is for one account, the next after the one that was
@@ -147,6 +148,7 @@ def claim(channel: str, turn: int, settings: Settings, passed_over: Collection[i
     What has no room waits, what something newer overtakes has ended; `turn` is None if nothing is due. Where somebody
     holds a lock that this needs, nothing is claimed of the account.
     """
+    kind = kind_by_contact(channel)
     limit_lock_waits()
     db.session.execute(_sort_nothing)
     values = {"channel": channel, "turn": turn, "passed_over": list(passed_over)}
@@ -157,7 +159,7 @@ def claim(channel: str, turn: int, settings: Settings, passed_over: Collection[i
         return Claims(account_id, [], False)
     ids = [row.contact_id for row in candidates if row.contact_id is not None]
     try:
-        return _claim_of(account_id, ids, channel, settings)
+        return _claim_of(account_id, ids, kind, settings)
     except sa.exc.OperationalError as error:
         db.session.rollback()
         if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
@@ -165,19 +167,20 @@ def claim(channel: str, turn: int, settings: Settings, passed_over: Collection[i
         return Claims(account_id, [], False)
 
 
-def _claim_of(account_id: int, ids: Sequence[int], channel: str, settings: Settings) -> Claims:
+def _claim_of(account_id: int, ids: Sequence[int], kind: ByContact, settings: Settings) -> Claims:
     """Claim what is due for contacts of an account, and commit."""
+    channel = kind.name
     mine: dict[str, Any] = {"account_id": account_id, "channel": channel}
-    rooms = limits.take_rooms(account_id, channel, ids, limits.limit_of(channel, settings))
+    rooms = limits.take_rooms(account_id, channel, ids, kind.limit(settings))
     full = {id: room for id, room in rooms.items() if not room.messages}
     is_busy = bool(full) and limits.hold(account_id, channel, full)
     ended: Sequence[Any] = ()
     if others := [id for id in ids if id not in rooms]:
         ended = db.session.execute(_end_gone, mine | {"ids": others, "gone": GONE}).all()
-    free = [id for id in ids if id in rooms and id not in full][: BATCH[channel]]
-    rows = _read_due(mine, {id: rooms[id] for id in free}, BATCH[channel]) if free else []
+    free = [id for id in ids if id in rooms and id not in full][: kind.batch]
+    rows = _read_due(mine, {id: rooms[id] for id in free}, kind.batch) if free else []
     sendable, words = order.settle(account_id, channel, rows)
-    claimed = _claimed(_choose(sendable, rooms, BATCH[channel]), words, channel, settings)
+    claimed = _claimed(_choose(sendable, rooms, kind.batch), words, kind, settings)
     if claimed:
         every = whole(claimed)
         ids_of = columns(every, "alert_id", "contact_id", "message")
@@ -256,7 +259,7 @@ def _choose(rows: Sequence[Any], rooms: Mapping[int, Room], most: int) -> list[l
 
 
 def _claimed(
-    chosen: Sequence[list[Any]], words: Mapping[tuple[int, int], str], channel: str, settings: Settings
+    chosen: Sequence[list[Any]], words: Mapping[tuple[int, int], str], kind: ByContact, settings: Settings
 ) -> list[Claimed]:
     """Return the messages as this worker sends them."""
     found = []
@@ -272,5 +275,5 @@ def _claimed(
             continue
         message = rows[0].message or uuid4()
         claims = [one._replace(message=message) for one in claims]
-        found.append(claims[0]._replace(told=limits.digest(claims, channel, settings), others=tuple(claims[1:])))
+        found.append(claims[0]._replace(told=limits.digest(claims, kind, settings), others=tuple(claims[1:])))
     return found

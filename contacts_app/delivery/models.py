@@ -11,8 +11,8 @@ from sqlalchemy.orm import Mapped, mapped_column, query_expression
 
 from ..accounts.models import Account
 from ..core.db import TIMESTAMP, Base, db
+from .channels.registry import KINDS, kinds_by_contact
 
-CHANNELS = {"sms": "Mobile phone number", "email": "Mailbox", "dingtalk": "DingTalk robot"}
 MOST_TEXT = 4000  # characters of what is told beside the title
 STATES = ("queued", "sending", "sent", "failed", "cancelled", "overtaken")
 _IS_WAITING = "state IN ('queued', 'sending')"
@@ -117,7 +117,7 @@ class Delivery(Base):
         sa.CheckConstraint("NOT headline_only OR state = 'sent'", name="delivery_of_a_headline_is_sent"),
         sa.CheckConstraint("NOT text_refused OR state = 'failed'", name="delivery_of_a_refused_text_has_failed"),
         sa.ForeignKeyConstraint(["account_id", "alert_id"], ["alerts.account_id", "alerts.id"], ondelete="CASCADE"),
-        sa.CheckConstraint(_one_of("channel", CHANNELS), name="delivery_channel_is_known"),
+        sa.CheckConstraint(_one_of("channel", KINDS), name="delivery_channel_is_known"),
         sa.CheckConstraint(_one_of("state", STATES), name="delivery_state_is_known"),
         sa.CheckConstraint(
             f"({_IS_WAITING}) = (next_attempt_at IS NOT NULL) AND ({_IS_WAITING}) = (ended_at IS NULL)",
@@ -158,12 +158,11 @@ class Delivery(Base):
         # The first in the order of deliveries_due, in the words of its condition: else all that waits would be read.
         first = (
             sa.select(cls.next_attempt_at)
-            .where(cls.account_id == account_id, cls.channel == channel, sa.text(_IS_WAITING))
+            .where(cls.account_id == account_id, cls.channel == kind.name, sa.text(_IS_WAITING))
             .order_by(cls.next_attempt_at)
             .limit(1)
             .scalar_subquery()
-            for channel in CHANNELS
-            if channel != "dingtalk"
+            for kind in kinds_by_contact()
         )
         late = sa.func.least(*first) < sa.func.now() - sa.text("interval '2 minutes'")
         return sa.func.coalesce(late, sa.false())
@@ -200,7 +199,10 @@ class SendWindow(Base):
         sa.ForeignKeyConstraint(
             ["account_id", "contact_id"], ["contacts.account_id", "contacts.id"], ondelete="CASCADE"
         ),
-        sa.CheckConstraint(_one_of("kind", ("sms", "email", "test")), name="send_window_is_of_a_known_kind"),
+        sa.CheckConstraint(
+            _one_of("kind", (*(kind.name for kind in kinds_by_contact()), "test")),
+            name="send_window_is_of_a_known_kind",
+        ),
     )
 
 
@@ -220,7 +222,7 @@ class ChannelState(Base):
         sa.ForeignKeyConstraint(
             ["account_id", "contact_id"], ["contacts.account_id", "contacts.id"], ondelete="CASCADE"
         ),
-        sa.CheckConstraint(_one_of("channel", CHANNELS), name="channel_state_is_of_a_channel"),
+        sa.CheckConstraint(_one_of("channel", KINDS), name="channel_state_is_of_a_channel"),
         sa.CheckConstraint("num_nonnulls(worked_at, failing_since) > 0", name="channel_state_says_something"),
         sa.CheckConstraint("(failing_since IS NULL) = (answer IS NULL)", name="channel_failure_has_a_reason"),
     )
@@ -243,6 +245,8 @@ class SentDelivery(Base):
     headline_only: Mapped[bool] = mapped_column(server_default=sa.false())
     sent_at: Mapped[datetime] = mapped_column(TIMESTAMP, server_default=sa.func.now())
 
+    __table_args__ = (sa.CheckConstraint(_one_of("channel", KINDS), name="sent_delivery_is_of_a_channel"),)
+
 
 class ChannelNews(Base):
     """What an attempt showed of the address `used`, and channel_states does not say yet."""
@@ -258,7 +262,10 @@ class ChannelNews(Base):
     answer: Mapped[str | None]
     noted_at: Mapped[datetime] = mapped_column(TIMESTAMP, server_default=sa.func.now())
 
-    __table_args__ = (sa.CheckConstraint("works = (answer IS NULL)", name="channel_news_has_a_reason"),)
+    __table_args__ = (
+        sa.CheckConstraint(_one_of("channel", KINDS), name="channel_news_is_of_a_channel"),
+        sa.CheckConstraint("works = (answer IS NULL)", name="channel_news_has_a_reason"),
+    )
 
 
 class SystemCheck(Base):

@@ -7,24 +7,24 @@ import sqlalchemy as sa
 from ..config import current_settings
 from ..core.db import db
 from . import sample
+from .channels.registry import KINDS, kind_of
 from .limits import LIMIT_OF_TESTS, admit_tests
 from .models import Alert, Delivery, has_failed, is_cancelled
 
 SENT_AGAIN = {"failed": has_failed, "cancelled": is_cancelled}
-_queue = sa.text("""
+# The kinds of the channels that a contact has.
+_CHANNELS = ", ".join(f"CASE WHEN {kind.column} IS NOT NULL THEN '{kind.name}' END" for kind in KINDS.values())
+_queue = sa.text(f"""
     WITH queued AS (
         INSERT INTO deliveries (account_id, alert_id, contact_id, channel, contact_name)
         SELECT contacts.account_id, :alert_id, contacts.id, channel, contacts.name
-        FROM contacts CROSS JOIN unnest(ARRAY[
-            CASE WHEN mobile IS NOT NULL THEN 'sms' END,
-            CASE WHEN email IS NOT NULL THEN 'email' END,
-            CASE WHEN dingtalk_url_encrypted IS NOT NULL THEN 'dingtalk' END]) AS channel
+        FROM contacts CROSS JOIN unnest(ARRAY[{_CHANNELS}]) AS channel
         WHERE contacts.account_id = :account_id AND contacts.id = ANY (CAST(:contact_ids AS bigint[]))
             AND channel IS NOT NULL
         RETURNING 1
     )
     SELECT count(*) FROM queued
-""")
+""")  # nosec B608
 # A robot that is scheduled already is only locked: whoever works on it looks for more when it has the lock again.
 _schedule_robots = sa.text("""
     INSERT INTO robots AS planned (account_id, url_hash, due_at)
@@ -84,7 +84,8 @@ def send_again(
     if contact_id is None:
         chosen.append(SENT_AGAIN[state])
     else:
-        chosen += [sa.or_(*SENT_AGAIN.values()), Delivery.contact_id == contact_id, Delivery.channel == channel]
+        is_its = sa.and_(Delivery.contact_id == contact_id, Delivery.channel == kind_of(channel or "").name)
+        chosen += [sa.or_(*SENT_AGAIN.values()), is_its]
     fresh = {
         "state": "queued",
         "attempts": 0,

@@ -12,6 +12,7 @@ from ..core.db import db
 from . import robots
 from .attempts import KEY, Claimed, Result, columns, limit_lock_waits, pause
 from .channels import Outcome
+from .channels.registry import KINDS
 
 logger = logging.getLogger("contacts_app")
 REFUSED = (sa.exc.DataError, sa.exc.IntegrityError, sa.exc.ProgrammingError)  # which no waiting mends
@@ -117,23 +118,24 @@ _keep_news = sa.text("""
                 = (found.account_id, found.contact_id, :channel))
     RETURNING account_id
 """)
+# The address of now, as an attempt names the one that it used.
+_ADDRESS = f"""CASE channel_news.channel
+    {" ".join(f"WHEN '{kind.name}' THEN {kind.used}" for kind in KINDS.values())} END"""
 # The contact may have been given another address while this one was tried.
-_forget_outdated_news = sa.text("""
+_forget_outdated_news = sa.text(f"""
     DELETE FROM channel_news WHERE account_id = :account_id AND id IN (
         SELECT id FROM channel_news WHERE account_id = :account_id AND NOT EXISTS (
             SELECT FROM contacts WHERE (contacts.account_id, contacts.id) = (channel_news.account_id, contact_id)
-                AND used = CASE channel
-                    WHEN 'sms' THEN mobile WHEN 'email' THEN email ELSE encode(dingtalk_url_hash, 'hex') END)
+                AND used = {_ADDRESS})
         FOR UPDATE SKIP LOCKED)
-""")
+""")  # nosec B608
 # The address is compared again with the contact locked, because it may be given another just now. What somebody else
 # holds a lock on waits until that is gone; of one channel the older news comes first.
-_note_news = sa.text("""
+_note_news = sa.text(f"""
     WITH news AS (
         SELECT channel_news.* FROM channel_news
         JOIN contacts ON (contacts.account_id, contacts.id) = (channel_news.account_id, contact_id)
-            AND used = CASE channel
-                WHEN 'sms' THEN mobile WHEN 'email' THEN email ELSE encode(dingtalk_url_hash, 'hex') END
+            AND used = {_ADDRESS}
         WHERE channel_news.account_id = :account_id AND NOT EXISTS (
             SELECT FROM channel_news AS older
             WHERE (older.account_id, older.contact_id, older.channel)
@@ -163,7 +165,7 @@ _note_news = sa.text("""
             THEN coalesce(known.failing_since, excluded.failing_since) END,
         answer = excluded.answer
     RETURNING account_id
-""")
+""")  # nosec B608
 _ask_for_check = sa.text("""
     INSERT INTO system_checks (account_id) VALUES (:account_id)
     ON CONFLICT (account_id) DO UPDATE SET due_at = now() WHERE system_checks.due_at > now()

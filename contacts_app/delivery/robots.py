@@ -15,8 +15,11 @@ from ..contacts.models import decrypted
 from ..core.db import db
 from . import order
 from .attempts import CHOSEN, GIVE_UP_AT, NOT_SENT, TOLD, Claimed, Result, claimed_from, columns, limit_lock_waits
-from .channels import Outcome, dingtalk
-from .senders import Senders, guarded
+from .channels import Outcome, dingtalk, outgoing
+from .channels.dingtalk import DINGTALK
+from .channels.kinds import Senders
+from .channels.sms import SMS
+from .senders import guarded
 
 ROBOT_LIMIT, ROBOT_WINDOW = 20, timedelta(minutes=1)
 LOCKED_PAUSE = timedelta(seconds=0.5)
@@ -129,7 +132,7 @@ def claim(settings: Settings, busy: Sequence[int] = (), full: Sequence[int] = ()
         plan(robot, recent[-ROBOT_LIMIT] + ROBOT_WINDOW)
         return True
     rows = db.session.execute(_waiting_for_robot, robot | {"most": 2 * dingtalk.MOST_ALERTS}).all()
-    sendable, words = order.settle(found.account_id, "dingtalk", rows)
+    sendable, words = order.settle(found.account_id, DINGTALK.name, rows)
     kept = {(row.alert_id, row.contact_id) for row in sendable}
     chosen = _choose([row for row in rows if (row.alert_id, row.contact_id) in kept], ROBOT_LIMIT - len(recent))
     if not chosen:
@@ -139,7 +142,7 @@ def claim(settings: Settings, busy: Sequence[int] = (), full: Sequence[int] = ()
         return True
     message = chosen[0].message or uuid4()
     ids = columns(chosen, "alert_id", "contact_id")
-    db.session.execute(_claim_for_robot, robot | ids | {"channel": "dingtalk", "message": message, "lease": lease})
+    db.session.execute(_claim_for_robot, robot | ids | {"channel": DINGTALK.name, "message": message, "lease": lease})
     db.session.commit()
     claims = [claimed_from(row, settings, lease) for row in chosen]
     secrets = [_secret(row) for row in chosen]
@@ -160,7 +163,7 @@ def claim(settings: Settings, busy: Sequence[int] = (), full: Sequence[int] = ()
 def send(bundle: Bundle, settings: Settings, senders: Senders) -> list[Result]:
     """Send a bundle, and return what became of each of its deliveries."""
     alerts = list({one.told.id: one.told for one in bundle.claimed}.values())
-    mobiles = list(dict.fromkeys(one.mobile for one in bundle.claimed if one.mobile))
+    mobiles = list(dict.fromkeys(mobile for one in bundle.claimed if (mobile := one.addresses[SMS.name])))
     # The members may know the robot's secret differently: one who is wrong must not silence it for all.
     outcomes: dict[str | None, Outcome] = {}
     outcome = Outcome("later", UNREADABLE)
@@ -169,7 +172,7 @@ def send(bundle: Bundle, settings: Settings, senders: Senders) -> list[Result]:
         if posts >= min(bundle.room, MOST_SECRETS):
             untried = Outcome("later", NOT_TRIED.format(posts), wait=NOT_TRIED_SECONDS)
             break
-        send = partial(dingtalk.send, senders.session, settings, str(bundle.url), secret, bundle.keyword)
+        send = partial(dingtalk.send, senders.get(outgoing.session), settings, str(bundle.url), secret, bundle.keyword)
         tried = guarded(partial(send, alerts, mobiles, str(bundle.message), bundle.room > posts + 1))
         posts += tried.posts
         outcome = outcomes[secret] = tried._replace(posts=posts)  # the last one stands for all
@@ -189,7 +192,7 @@ def send(bundle: Bundle, settings: Settings, senders: Senders) -> list[Result]:
         results.append(
             Result(
                 claimed=one,
-                channel="dingtalk",
+                channel=DINGTALK.name,
                 outcome=said,
                 address=shown_robot(bundle.url) if bundle.url else None,
                 used=bundle.robot["url_hash"].hex() if is_known else None,

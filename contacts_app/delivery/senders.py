@@ -3,63 +3,37 @@
 import logging
 import traceback
 from collections.abc import Callable
-from functools import cached_property
+from functools import partial
 
-import requests
-
-from ..config import Settings
-from ..contacts.addresses import shown_mobile
-from .attempts import GONE, NO_ADDRESS, Claimed, Result
-from .channels import Outcome, configured, mail, outgoing, sms
+from .attempts import GONE, Claimed, Result
+from .channels import Outcome
+from .channels.kinds import Message, Senders
+from .channels.registry import kind_by_contact
 
 logger = logging.getLogger("contacts_app")
 
 
-class Senders:
-    """What one thread sends with; connections stay open from one message to the next."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-
-    @cached_property
-    def session(self) -> requests.Session:
-        """Return what calls providers and robots, made when it is needed: to read all authorities takes long."""
-        return outgoing.session(self.settings)
-
-    @cached_property
-    def mailer(self) -> mail.Mailer:
-        """Return what sends mail."""
-        return mail.Mailer(self.settings)
-
-    def send(self, channel: str, address: str, claimed: Claimed) -> Outcome:
-        """Send one text or one mail."""
-        if channel == "sms":
-            return sms.send(self.session, self.settings, address, claimed.told)
-        message_id = f"alert-{claimed.account_id}-{claimed.alert_id}-{claimed.contact_id}"
-        if claimed.others:
-            return self.mailer.send(address, claimed.told, f"digest-{claimed.message}", None)
-        thread = f"{claimed.account_id}-{claimed.integration_id}-{claimed.key}" if claimed.key else None
-        return self.mailer.send(address, claimed.told, message_id, thread)
-
-    def close(self) -> None:
-        """Close the connections."""
-        for made in ("session", "mailer"):
-            if made in self.__dict__:
-                getattr(self, made).close()
-
-
-def attempt(channel: str, claimed: Claimed, settings: Settings, senders: Senders) -> Result:
-    """Send a text or a mail if there is a way to, and return what became of it."""
-    address = claimed.mobile if channel == "sms" else claimed.email
-    shown = shown_mobile(address) if address and channel == "sms" else address
+def attempt(channel: str, claimed: Claimed, senders: Senders) -> Result:
+    """Send one message to a contact if there is a way to, and return what became of it."""
+    kind = kind_by_contact(channel)
+    address = claimed.addresses[channel]
+    shown = address and kind.shown(address, claimed.account_id, claimed.contact_id)
     if address is None:
-        outcome = Outcome("failed", NO_ADDRESS[channel] if claimed.exists else GONE)
-    elif why := configured(settings, channel):
+        outcome = Outcome("failed", kind.no_address if claimed.exists else GONE)
+    elif why := kind.not_set_up(senders.settings):
         outcome = Outcome("failed", why)
         address = None  # says nothing of the address
     else:
-        outcome = guarded(lambda: senders.send(channel, address, claimed))
+        outcome = guarded(partial(kind.send, senders, address, _message(claimed)))
     return Result(claimed=claimed, channel=channel, outcome=outcome, address=shown, used=address)
+
+
+def _message(claimed: Claimed) -> Message:
+    """Return what the claim sends, which keeps its id when it is sent again."""
+    if claimed.others:
+        return Message(claimed.told, f"digest-{claimed.message}")
+    thread = f"{claimed.account_id}-{claimed.integration_id}-{claimed.key}" if claimed.key else None
+    return Message(claimed.told, f"alert-{claimed.account_id}-{claimed.alert_id}-{claimed.contact_id}", thread)
 
 
 def guarded(send: Callable[[], Outcome]) -> Outcome:

@@ -13,7 +13,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -28,11 +28,13 @@ from ..config import Settings, StartError, current_settings
 from ..core.db import all_accounts, db
 from . import messages, robots
 from .attempts import Claimed, Result, limit_lock_waits
+from .channels.dingtalk import DingTalk
+from .channels.kinds import ByContact, Kind, Senders
+from .channels.registry import KINDS
 from .housekeeping import Chores, keep_house
 from .lanes import Lane
-from .models import CHANNELS
 from .recording import keep, persist, reason
-from .senders import Senders, attempt
+from .senders import attempt
 
 logger = logging.getLogger("contacts_app")
 # What was sent is written down together, which costs a third less; who dies before sends so much again.
@@ -65,7 +67,8 @@ class Worker:
         self.chores = chores
         self.stopping = threading.Event()
         share = settings.delivery_threads
-        self.lanes = {channel: Lane(share, partial(self._deliver, channel)) for channel in CHANNELS}
+        self.lanes = {channel: Lane(share, partial(self._deliver, channel)) for channel in KINDS}
+        self._steps = {channel: self._step_of(kind) for channel, kind in KINDS.items()}
         self.spare: list[Senders] = []  # of threads that have ended; to make them costs more than a message
         self.ids: list[UUID] = []  # of its rows
 
@@ -166,7 +169,16 @@ class Worker:
 
     def step(self, channel: str, senders: Senders) -> bool:
         """Send a few of the deliveries of a channel that are due, or to one robot; return whether there were any."""
-        return self._send_to_robot(senders) if channel == "dingtalk" else self._send_some(channel, senders)
+        return self._steps[channel](senders)
+
+    def _step_of(self, kind: Kind) -> Callable[[Senders], bool]:
+        """Return what `step` does for a kind of channel."""
+        match kind:
+            case ByContact():
+                return partial(self._send_some, kind.name)
+            case DingTalk():
+                return self._send_to_robot
+        raise TypeError(f"Nothing delivers channels of the kind {kind.name!r}.")
 
     def _send_some(self, channel: str, senders: Senders) -> bool:
         """Send the deliveries that are due, a few at a time; return whether there were any."""
@@ -183,7 +195,7 @@ class Worker:
             if (claimed.alert_id, claimed.contact_id) in stopped:
                 rest.append(claimed)
                 continue
-            results.append(attempt(channel, claimed, self.settings, senders))
+            results.append(attempt(channel, claimed, senders))
             if time.monotonic() > write_at:
                 stopped = messages.record(channel, results, self.settings.delivery_lease, claims[index + 1 :])
                 results, write_at = [], time.monotonic() + WRITE_SECONDS

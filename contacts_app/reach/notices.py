@@ -18,7 +18,8 @@ from ..contacts.models import Contact
 from ..core.db import db
 from ..core.times import shown
 from ..delivery.attempts import limit_lock_waits
-from ..delivery.models import CHANNELS, Alert, ChannelState
+from ..delivery.channels.registry import kind_of
+from ..delivery.models import Alert, ChannelState
 from ..delivery.queueing import notify
 from ..groups.models import Group, Membership
 from .models import ReportedFact, SystemNotice
@@ -201,7 +202,7 @@ def _states(account_id: int, condition: sa.ColumnElement[bool]) -> Sequence[Fact
     )
     facts, zone = [], current_settings().timezone
     for identity, name, channel, since, answer in db.session.execute(found):
-        words = f"{name}: {CHANNELS[channel]}"
+        words = f"{name}: {kind_of(channel).label}"
         if since:
             words += f", since {shown(since.astimezone(zone), '%Y-%m-%d %H:%M')}: {answer}"
         facts.append(Fact(f"{identity}:{channel}", words))

@@ -1,6 +1,7 @@
 """Find out which contacts can be reached, over which channels, and why others cannot."""
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -12,8 +13,9 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from ..config import current_settings
 from ..contacts.models import Contact
 from ..core.db import read_rows
-from ..delivery.channels import configured
-from ..delivery.models import CHANNELS, ChannelState, Delivery, WorkerHeartbeat
+from ..delivery.channels.kinds import Kind
+from ..delivery.channels.registry import KINDS, kind_of
+from ..delivery.models import ChannelState, Delivery, WorkerHeartbeat
 from ..groups.models import Membership
 from ..intake.models import Integration
 from ..intake.refusals import RefusedSender, read_senders, refused_senders
@@ -22,9 +24,8 @@ MOST_NAMED = 5  # contacts that the top of the page names
 NO_WORKER = (
     "Nothing is delivered at the moment: no delivery worker is running. Start one with `flask --app wsgi deliver`."
 )
-_ADDRESSES = {"sms": Contact.mobile, "email": Contact.email, "dingtalk": Contact.dingtalk_url_hash}
-
-
+# What the rows of `_gather` say of a failing channel.
+_KNOWN = (ChannelState.channel, ChannelState.failing_since, ChannelState.answer)
 # Filtered by a parameter instead of a join on the account: if the planner reads the states of all contacts at once,
 # which depends on the size of the table, it then reads those of this account only.
 _states = sa.select(1).where(
@@ -79,12 +80,12 @@ class Reach(NamedTuple):
 def channels_off() -> dict[str, str]:
     """Return the channels that are not set up, and why not."""
     settings = current_settings()
-    return {channel: why for channel in CHANNELS if (why := configured(settings, channel))}
+    return {name: why for name, kind in KINDS.items() if (why := kind.not_set_up(settings))}
 
 
 def is_reachable() -> sa.ColumnElement[bool]:
     """Return the condition that a contact of the parameter account_id has a channel that is set up and works."""
-    return sa.or_(*(sa.and_(column.is_not(None), _works(channel)) for channel, column in _ADDRESSES.items()))
+    return sa.or_(*(sa.and_(getattr(Contact, kind.column).is_not(None), _works(kind)) for kind in KINDS.values()))
 
 
 def is_failing() -> sa.ColumnElement[bool]:
@@ -110,12 +111,12 @@ def states_of_contacts(ids: sa.ColumnElement[Any]) -> sa.Select[int, str]:
 
 
 def health_of(states: str | None) -> list[Health | None]:
-    """Return the state of each channel, in the order of CHANNELS; None for one that was never tried."""
+    """Return the state of each channel, in the order of KINDS; None for one that was never tried."""
     known: dict[str, Health] = {}
     for channel, fails, at, answer in json.loads(states or "[]"):
-        known[channel] = Health("fails" if fails else "works", datetime.fromtimestamp(at, UTC), answer)
+        known[kind_of(channel).name] = Health("fails" if fails else "works", datetime.fromtimestamp(at, UTC), answer)
     known |= {channel: Health("off", answer=why) for channel, why in channels_off().items()}
-    return [known.get(channel) for channel in CHANNELS]
+    return [known.get(channel) for channel in KINDS]
 
 
 @cache
@@ -124,7 +125,7 @@ def reach_statement() -> sa.Select[*tuple[Any, ...]]:
     account_id: sa.BindParameter[int] = sa.bindparam("account_id")
     by_name = sa.collate(Contact.name_key, "C")
     unreachable = (
-        sa.select(*(Contact.id, Contact.name, Contact.mobile, Contact.email, Contact.dingtalk_url_hash))
+        sa.select(Contact.id, Contact.name, *_has())
         .add_columns(
             sa.func.count().over().label("total"),
             sa.func.row_number().over(order_by=(by_name, Contact.id)).label("place"),
@@ -153,11 +154,11 @@ def reach_statement() -> sa.Select[*tuple[Any, ...]]:
     found = unreachable.c
     return (
         sa.select(*one.c, found.total)
-        .add_columns(*_reasons(found))
+        .add_columns(found.id, found.name, *(found[f"has_{name}"] for name in KINDS), *_KNOWN)
         .select_from(one)
         .outerjoin(unreachable, sa.true())
         .outerjoin(ChannelState, _fails(found))
-        .order_by(found.place, ChannelState.channel.desc())  # which is the order of CHANNELS
+        .order_by(found.place)
     )
 
 
@@ -165,21 +166,18 @@ def reach_statement() -> sa.Select[*tuple[Any, ...]]:
 def _unreachable_members() -> sa.Select[*tuple[Any, ...]]:
     """Return the statement of `unreachable_members`, built once."""
     of_group = (Membership.account_id == sa.bindparam("account_id"), Membership.group_id == sa.bindparam("group_id"))
-    contact = Contact.__table__.c
     return (
-        sa.select(*_reasons(contact))
+        sa.select(Contact.id, Contact.name, *_has(), *_KNOWN)
         .join(Membership, sa.and_(Membership.account_id == Contact.account_id, Membership.contact_id == Contact.id))
-        .outerjoin(ChannelState, _fails(contact))
+        .outerjoin(ChannelState, _fails(Contact))
         .where(*of_group, ~is_reachable())
-        .order_by(sa.collate(Contact.name_key, "C"), Contact.id, ChannelState.channel.desc())
+        .order_by(sa.collate(Contact.name_key, "C"), Contact.id)
     )
 
 
-def _reasons(contact: Any) -> tuple[Any, ...]:
-    """Return the columns that `_gather` reads: of a contact, and of one of its failing channels."""
-    addresses = (contact.mobile, contact.email, contact.dingtalk_url_hash)
-    known = (ChannelState.channel, ChannelState.failing_since, ChannelState.answer)
-    return (contact.id, contact.name, *addresses, *known)
+def _has() -> list[sa.Label[bool]]:
+    """Return a boolean column for each kind, whether the contact has such a channel: has_sms and so on."""
+    return [getattr(Contact, kind.column).is_not(None).label(f"has_{name}") for name, kind in KINDS.items()]
 
 
 def _fails(contact: Any) -> sa.ColumnElement[bool]:
@@ -189,20 +187,21 @@ def _fails(contact: Any) -> sa.ColumnElement[bool]:
 
 
 def _gather(rows: Iterable[sa.Row[Any]]) -> dict[int, Unreachable]:
-    """Return the contacts in rows with the columns of `_reasons`, by id."""
+    """Return the contacts in rows with id, name, and the columns of `_has` and `_KNOWN`, by id."""
     off = channels_off()
-    found: dict[int, Unreachable] = {}
+    names: dict[int, str] = {}
+    reasons: dict[int, dict[str, Health]] = defaultdict(dict)
     for row in rows:
         if row.id is None:
             continue
-        contact = found.setdefault(row.id, Unreachable(row.id, row.name, {}))
-        addresses = (row.mobile, row.email, row.dingtalk_url_hash)
-        for (channel, words), address in zip(CHANNELS.items(), addresses, strict=True):
-            if address is not None and channel in off:
-                contact.reasons[words] = Health("off", answer=off[channel])
-            elif row.channel == channel:
-                contact.reasons[words] = Health("fails", row.failing_since, row.answer)
-    return found
+        names[row.id] = row.name
+        reasons[row.id] |= {name: Health("off", answer=off[name]) for name in off if getattr(row, f"has_{name}")}
+        if row.channel is not None and row.channel not in off:
+            reasons[row.id][kind_of(row.channel).name] = Health("fails", row.failing_since, row.answer)
+    return {
+        id: Unreachable(id, name, {kind.label: reasons[id][key] for key, kind in KINDS.items() if key in reasons[id]})
+        for id, name in names.items()
+    }
 
 
 def reach_of(account_id: int) -> Reach:
@@ -259,13 +258,13 @@ def group_summaries(account_id: int, ids: Iterable[int]) -> dict[int, GroupSumma
     return found
 
 
-def _works(channel: str) -> sa.ColumnElement[bool]:
+def _works(kind: Kind) -> sa.ColumnElement[bool]:
     """Return the condition that the channel is set up, which the settings say when it runs, and does not fail."""
     is_on = sa.bindparam(
-        f"{channel}_is_on",
+        f"{kind.name}_is_on",
         type_=sa.Boolean(),
         unique=True,
-        callable_=lambda: configured(current_settings(), channel) is None,
+        callable_=lambda: kind.not_set_up(current_settings()) is None,
     )
-    fails = _states.where(ChannelState.channel == channel, ChannelState.failing_since.is_not(None))
+    fails = _states.where(ChannelState.channel == kind.name, ChannelState.failing_since.is_not(None))
     return sa.and_(is_on, ~sa.exists(fails.correlate(Contact)))

@@ -14,8 +14,9 @@ import requests
 
 from contacts_app import config
 from contacts_app.delivery import sample
-from contacts_app.delivery.channels import Outcome, Told, configured, dingtalk, headline, outgoing, quoted
+from contacts_app.delivery.channels import Outcome, Told, dingtalk, headline, outgoing, quoted
 from contacts_app.delivery.channels.dingtalk import escaped, text_of
+from contacts_app.delivery.channels.registry import kind_of
 from tests.delivery.counterparts import Authority, DingTalk, environment
 
 SECRET = "SEC0123456789abcdef0123456789abcdef"
@@ -432,6 +433,6 @@ def test_a_key_or_number_in_a_message_is_hidden(key: str) -> None:
 
 
 def test_a_robot_needs_no_setting_up(settings: config.Settings) -> None:
-    assert configured(settings, "dingtalk") is None
-    assert configured(settings, "email") == "E-mail is not set up: SMTP_HOST is not set."
-    assert configured(settings, "sms") == "Text messages are not set up: SMS_PROVIDER is not set."
+    assert kind_of("dingtalk").not_set_up(settings) is None
+    assert kind_of("email").not_set_up(settings) == "E-mail is not set up: SMTP_HOST is not set."
+    assert kind_of("sms").not_set_up(settings) == "Text messages are not set up: SMS_PROVIDER is not set."

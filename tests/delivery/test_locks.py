@@ -12,7 +12,7 @@ import pytest
 from contacts_app.cli import CHORES
 from contacts_app.core.db import Base, all_accounts, db
 from contacts_app.delivery import housekeeping, messages, worker
-from contacts_app.delivery.models import CHANNELS
+from contacts_app.delivery.channels.registry import KINDS
 from contacts_app.delivery.recording import write_what_waited
 from contacts_app.reach import notices
 from tests.conftest import Team, wait_for
@@ -45,7 +45,7 @@ def run(couriers: dict[str, Courier]) -> list[threading.Thread]:
         while couriers[channel].step(channel):
             pass
 
-    threads = [threading.Thread(target=deliver, args=(channel,)) for channel in CHANNELS]
+    threads = [threading.Thread(target=deliver, args=(channel,)) for channel in KINDS]
     for thread in threads:
         thread.start()
     return threads
@@ -75,7 +75,7 @@ def test_what_was_sent_is_recorded_and_not_sent_again_whatever_is_locked(
     team.sql.execute("UPDATE channel_states SET worked_at = NULL, failing_since = now(), answer = 'Away.'")
     tell(team, title="Now")
     chat.hanging, texts.hanging, post.hanging = {"token-of-robot-1"}, {ANN, BOB}, {"Ann@example.com", "Bob@example.com"}
-    threads = run({channel: new_courier(DELIVERY_THREADS="1") for channel in CHANNELS})
+    threads = run({channel: new_courier(DELIVERY_THREADS="1") for channel in KINDS})
     wait_for(lambda: chat.hung and texts.hung and post.hung, what="a message on each channel")
     with locked(team, table):
         for server in (chat, texts, post):
@@ -83,12 +83,12 @@ def test_what_was_sent_is_recorded_and_not_sent_again_whatever_is_locked(
         query = """
             SELECT channel FROM deliveries WHERE state = 'sent' AND alert_id = (SELECT max(id) FROM alerts)
             UNION ALL SELECT channel FROM sent_deliveries"""
-        expected = dict.fromkeys(CHANNELS, 2)
+        expected = dict.fromkeys(KINDS, 2)
         wait_for(lambda: Counter(row["channel"] for row in select(team, query)) == expected, 5, "the record of all")
         write(team)
         if table not in ("deliveries", "robots"):
             make_due(team)
-        for channel in CHANNELS:  # another worker, which finds nothing that it may send
+        for channel in KINDS:  # another worker, which finds nothing that it may send
             new_courier().step(channel)
     for thread in threads:
         thread.join(20)

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from contacts_app.core.times import shown
-from contacts_app.delivery.models import CHANNELS
+from contacts_app.delivery.channels.registry import KINDS
 from tests.conftest import Team, wait_for
 from tests.delivery import test_worker as workers
 from tests.delivery.counterparts import MailServer
@@ -250,7 +250,7 @@ def test_whatever_fails_and_whoever_works_news_stay_in_order_and_the_last_arrive
         chat.robots["token-of-robot-1"].sent_at.clear()
 
     def work() -> None:
-        channel = chance.choice(list(CHANNELS))
+        channel = chance.choice(list(KINDS))
         threads = [threading.Thread(target=one.step, args=(channel,)) for one in couriers]
         for thread in threads:
             thread.start()

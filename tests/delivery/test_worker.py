@@ -23,11 +23,12 @@ from contacts_app.contacts.models import Contact
 from contacts_app.core.db import all_accounts, db
 from contacts_app.delivery import attempts, housekeeping, messages, robots, worker
 from contacts_app.delivery.channels import Outcome, sms
-from contacts_app.delivery.messages import BATCH
-from contacts_app.delivery.models import CHANNELS, Alert
+from contacts_app.delivery.channels.kinds import Senders
+from contacts_app.delivery.channels.registry import KINDS
+from contacts_app.delivery.channels.sms import SMS
+from contacts_app.delivery.models import Alert
 from contacts_app.delivery.queueing import notify, send_again
 from contacts_app.delivery.robots import ROBOT_LIMIT
-from contacts_app.delivery.senders import Senders
 from contacts_app.delivery.worker import Worker
 from tests.conftest import Team, wait_for
 from tests.delivery.counterparts import (
@@ -185,7 +186,7 @@ class Courier:
 
     def deliver(self) -> None:
         """Deliver until nothing is due."""
-        for channel in CHANNELS:
+        for channel in KINDS:
             while self.step(channel):
                 pass
 
@@ -290,7 +291,7 @@ def test_each_channel_tells_what_it_is_about_and_what_became_of_it_is_kept(
     assert {row["channel"]: (row["address"], row["answer"]) for row in rows} == expected
     assert {(row["state"], row["attempts"], row["contact_id"]) for row in rows} == {("sent", 1, ann)}
     assert all(row["next_attempt_at"] is None and row["ended_at"] is not None for row in rows)
-    assert [channel_state(team, channel) for channel in CHANNELS] == ["works"] * 3
+    assert [channel_state(team, channel) for channel in KINDS] == ["works"] * 3
 
 
 def test_alibaba_cloud_is_another_way_for_texts(
@@ -473,10 +474,10 @@ def test_who_got_only_the_headline_is_known_and_a_refused_text_is_no_fault_of_th
     rows = deliveries(team, half)
     assert {(row["state"], row["headline_only"], row["text_refused"]) for row in rows} == {("sent", True, False)}
     assert all(row["answer"].startswith("Only the headline was sent. ") for row in rows)
-    assert [channel_state(team, channel) for channel in CHANNELS] == ["works"] * 3
+    assert [channel_state(team, channel) for channel in KINDS] == ["works"] * 3
     rows = deliveries(team, none)
     assert {(row["state"], row["headline_only"], row["text_refused"]) for row in rows} == {("failed", False, True)}
-    assert [channel_state(team, channel) for channel in CHANNELS] == ["works"] * 3
+    assert [channel_state(team, channel) for channel in KINDS] == ["works"] * 3
     for server in (chat, post, texts):
         server.words = set()
     with team.app.app_context(), all_accounts():
@@ -1085,7 +1086,7 @@ def test_what_was_sent_while_the_database_was_away_is_not_sent_again(
         texts.gate.set()
         wait_for(lambda: "has to wait" in process.output.read_text() and len(texts.messages) >= 4)
         # Each thread has what it claimed, and sends no more until that is written down.
-        assert len(texts.messages) <= 4 * BATCH["sms"]
+        assert len(texts.messages) <= 4 * SMS.batch
         assert {row["state"] for row in deliveries(team)} == {"queued", "sending"}
     wait_for(lambda: has_ended(team), 50)
     assert {(row["state"], row["attempts"]) for row in deliveries(team)} == {("sent", 1)}

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import NamedTuple
 
-from ...config import Settings
 from ...core.times import shown
 from ..facts import Fact
 
@@ -50,15 +49,6 @@ class Outcome(NamedTuple):
     is_uncertain: bool = False
     content: str = "whole"
     posts: int = 1
-
-
-def configured(settings: Settings, channel: str) -> str | None:
-    """Return None if the channel (sms, email or dingtalk) is set up, otherwise a sentence that says what is missing."""
-    if channel == "email" and settings.smtp is None:
-        return "E-mail is not set up: SMTP_HOST is not set."
-    if channel == "sms" and settings.sms is None:
-        return "Text messages are not set up: SMS_PROVIDER is not set."
-    return None
 
 
 def headline(told: Told) -> str:

@@ -19,8 +19,11 @@ import phonenumbers
 import requests
 
 from ...config import Settings
+from ...contacts.addresses import clean_dingtalk_url, shown_robot
+from ...contacts.models import decrypted
 from ...core.times import shown
 from . import Outcome, Told, bare, headline, or_headline, outgoing, particulars, quoted
+from .kinds import Kind
 
 MOST_BYTES = 17_000  # of text as it stands in JSON; DingTalk takes 20,000 for the whole message
 MOST_MENTIONS = 100
@@ -48,6 +51,30 @@ FAILED = {
     460101: "The text is longer than DingTalk takes.",
 }
 CONTENT = (430101, 430102, 430103, 430104, 460101)
+
+
+class DingTalk(Kind):
+    """Messages to robots of group chats, which contacts may share: robots.py delivers them."""
+
+    name = "dingtalk"
+    label = "DingTalk robot"
+    heading = "DingTalk robot"
+    message = "DingTalk message"
+    no_address = "The contact has no DingTalk robot any more."
+    column = "dingtalk_url_encrypted"
+    used = "encode(dingtalk_url_hash, 'hex')"
+    messages = "count(DISTINCT dingtalk_url_hash)"
+
+    def clean(self, typed: str) -> str:
+        """Return the webhook address of the robot."""
+        return clean_dingtalk_url(typed)
+
+    def shown(self, stored: bytes, account_id: int, contact_id: int) -> str:
+        """Return its host and the end of its token."""
+        return shown_robot(decrypted(stored, account_id, contact_id, "dingtalk_url"))
+
+
+DINGTALK = DingTalk()
 
 
 def send(

@@ -18,8 +18,12 @@ from html import escape
 import idna
 
 from ...config import Settings, Smtp
+from ...contacts.addresses import clean_mailbox
 from ..facts import Fact
-from . import Outcome, Told, bare, configured, headline, or_headline, outgoing, particulars, quoted
+from . import Outcome, Told, bare, headline, or_headline, outgoing, particulars, quoted
+from .kinds import ByContact, Message, Senders
+
+NOT_SET_UP = "E-mail is not set up: SMTP_HOST is not set."
 
 RELAYING = re.compile(r"\brelay", re.IGNORECASE)  # which a server refuses whatever the mailbox
 TOO_LONG = ((2, 3), (3, 4))  # enhanced codes of a message that is too long
@@ -53,7 +57,7 @@ class Mailer:
         """Send one message; what has the same `thread` stands together in the mailbox."""
         access = self._settings.smtp
         if access is None:
-            return Outcome("failed", str(configured(self._settings, "email")))
+            return Outcome("failed", NOT_SET_UP)
         try:
             recipient = as_known_to_servers(address)
             message = message_of(access.sender, recipient, told, message_id, thread)
@@ -206,6 +210,43 @@ class Mailer:
         if self._smtp is not None:
             self._smtp.close()
         self._smtp = None
+
+
+class Email(ByContact):
+    """E-mail to mailboxes."""
+
+    name = "email"
+    label = "Mailbox"
+    heading = "Email"
+    message = "e-mail"
+    no_address = "The contact has no mailbox any more."
+    column = used = "email"
+    messages = "count(email)"
+    batch = 20
+    limited = "mailbox"
+
+    def clean(self, typed: str) -> str:
+        """Return the address of the mailbox."""
+        return clean_mailbox(typed)
+
+    def shown(self, stored: str, account_id: int, contact_id: int) -> str:
+        """Return the address of the mailbox."""
+        return stored
+
+    def not_set_up(self, settings: Settings) -> str | None:
+        """Ask for a mail server."""
+        return NOT_SET_UP if settings.smtp is None else None
+
+    def limit(self, settings: Settings) -> int:
+        """Return the limit of mails."""
+        return settings.mails_per_mailbox
+
+    def send(self, senders: Senders, address: str, message: Message) -> Outcome:
+        """Send one mail."""
+        return senders.get(Mailer).send(address, message.told, message.id, message.thread)
+
+
+EMAIL = Email()
 
 
 def message_of(sender: str, recipient: str, told: Told, message_id: str, thread: str | None) -> EmailMessage:

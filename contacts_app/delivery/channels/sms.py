@@ -6,7 +6,11 @@ from functools import partial
 import requests
 
 from ...config import Aliyun, Settings, Twilio
-from . import Outcome, Told, aliyun, bare, configured, headline, or_headline, twilio, without_links
+from ...contacts.addresses import clean_mobile, shown_mobile
+from . import Outcome, Told, aliyun, bare, headline, or_headline, outgoing, twilio, without_links
+from .kinds import ByContact, Message, Senders
+
+NOT_SET_UP = "Text messages are not set up: SMS_PROVIDER is not set."
 
 PARTS = 2  # a message may be charged as
 # The alphabet of 3GPP TS 23.038; what stands in the extension takes two septets.
@@ -36,6 +40,44 @@ MOST = SEPTETS * PARTS
 SHORTEST = 20  # characters that every variable of a template takes
 
 
+class Sms(ByContact):
+    """Text messages to mobile phones."""
+
+    name = "sms"
+    label = "Mobile phone number"
+    heading = "Cell phone number"
+    message = "text message"
+    no_address = "The contact has no mobile phone number any more."
+    column = used = "mobile"
+    messages = "count(mobile)"
+    batch = 10
+    limited = "number"
+    has_room_for_links = False
+
+    def clean(self, typed: str) -> str:
+        """Return the number in E.164."""
+        return clean_mobile(typed)
+
+    def shown(self, stored: str, account_id: int, contact_id: int) -> str:
+        """Return the number as it is written internationally."""
+        return shown_mobile(stored)
+
+    def not_set_up(self, settings: Settings) -> str | None:
+        """Ask for a provider."""
+        return NOT_SET_UP if settings.sms is None else None
+
+    def limit(self, settings: Settings) -> int:
+        """Return the limit of texts."""
+        return settings.texts_per_number
+
+    def send(self, senders: Senders, address: str, message: Message) -> Outcome:
+        """Send one text."""
+        return send(senders.get(outgoing.session), senders.settings, address, message.told)
+
+
+SMS = Sms()
+
+
 def send(session: requests.Session, settings: Settings, mobile: str, told: Told) -> Outcome:
     """Send one text message to a number in E.164; the headline alone where the text is refused."""
     send: Callable[[str], Outcome]
@@ -45,7 +87,7 @@ def send(session: requests.Session, settings: Settings, mobile: str, told: Told)
         case Twilio() as access:
             send, most, least = partial(twilio.send, session, access, mobile), MOST, MOST
         case None:
-            return Outcome("failed", str(configured(settings, "sms")))
+            return Outcome("failed", NOT_SET_UP)
     text, shorter = text_of(told, most, settings.sms_links), text_of(bare(told), least)
     return or_headline(send(text), lambda: send(shorter)) if shorter != text else send(text)
 

@@ -10,9 +10,6 @@ from werkzeug.exceptions import BadRequest
 
 from ...contacts.addresses import (
     clean_dingtalk_secret,
-    clean_dingtalk_url,
-    clean_mailbox,
-    clean_mobile,
     is_doubtful_mailbox,
     is_doubtful_mobile,
     shown_mobile,
@@ -20,6 +17,9 @@ from ...contacts.addresses import (
 from ...contacts.editing import REFUSALS, create, update
 from ...contacts.models import Contact
 from ...core.changes import Refused
+from ...delivery.channels.dingtalk import DINGTALK
+from ...delivery.channels.mail import EMAIL
+from ...delivery.channels.sms import SMS
 from ...web.arguments import read_page, read_text
 from ...web.fields import Doubtful, EmailField, NameField, NormalField, SwitchField, TelField, clean_text
 from ..forms import EditForm, add_error
@@ -36,10 +36,10 @@ class ContactForm(EditForm[Contact]):
     """
 
     name = NameField("Name")
-    mobile = TelField("Mobile phone number", clean_mobile, shown_mobile, is_doubtful_mobile)
-    email = EmailField("Mailbox", clean_mailbox, is_doubtful=is_doubtful_mailbox)
+    mobile = TelField(SMS.label, SMS.clean, shown_mobile, is_doubtful_mobile)
+    email = EmailField(EMAIL.label, EMAIL.clean, is_doubtful=is_doubtful_mailbox)
     # A unit, because a secret is no good with another robot's address.
-    dingtalk_url = NormalField("DingTalk robot", clean_dingtalk_url, unit="robot")
+    dingtalk_url = NormalField(DINGTALK.label, DINGTALK.clean, unit="robot")
     dingtalk_secret = NormalField("Signature secret", clean_dingtalk_secret, unit="robot")
     dingtalk_keyword = NormalField("Keyword", partial(clean_text, most=64, what="A keyword"), unit="robot")
     receives_system_notifications = SwitchField("Receive system notifications")
@@ -105,7 +105,7 @@ def read_query(arguments: Mapping[str, str]) -> Query:
     number = None
     if field == "mobile":
         try:
-            number = clean_mobile(text)
+            number = SMS.clean(text)
         except Doubtful as doubt:
             number = doubt.normal
         except ValueError:

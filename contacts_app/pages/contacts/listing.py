@@ -10,7 +10,8 @@ import sqlalchemy as sa
 
 from ...contacts.models import Contact, by_name
 from ...core.db import read_rows
-from ...delivery.models import CHANNELS
+from ...delivery.channels.mail import EMAIL
+from ...delivery.channels.registry import KINDS
 from ...groups.models import groups_of_contacts, is_in_no_group
 from ...reach.reachability import Unreachable, health_of, is_failing, is_reachable, is_untried, states_of_contacts
 from ...web.arguments import PAGE_SIZE
@@ -48,9 +49,7 @@ class ListedContact(NamedTuple):
 
     id: int
     name: str
-    mobile: str | None
-    email: str | None
-    dingtalk_url_encrypted: bytes | None
+    addresses: tuple[Any, ...]  # for each kind of channel, as it stands in the column
     receives_system_notifications: bool
     groups: str | None
     states: str | None
@@ -72,9 +71,7 @@ def search(account_id: int, query: Query) -> Page:
         ListedContact(
             id=row.id,
             name=row.name,
-            mobile=row.mobile,
-            email=row.email,
-            dingtalk_url_encrypted=row.dingtalk_url_encrypted,
+            addresses=tuple(getattr(row, kind.column) for kind in KINDS.values()),
             receives_system_notifications=row.receives_system_notifications,
             groups=row.groups,
             states=row.states,
@@ -84,13 +81,19 @@ def search(account_id: int, query: Query) -> Page:
     return Page(rows=rows, total=found[0].total if found else 0)
 
 
+def address_of(contact: ListedContact, account_id: int) -> str:
+    """Return what tells a contact from others of its name: its mailbox, or another address, as it may be shown."""
+    known = dict(zip(KINDS.values(), contact.addresses, strict=True))
+    kind = next(kind for kind in (EMAIL, *KINDS.values()) if known[kind] is not None)
+    return kind.shown(known[kind], account_id, contact.id)
+
+
 def unreachable_among(contacts: Iterable[ListedContact]) -> dict[int, Unreachable]:
     """Return those of the listed contacts that cannot be reached, by their ids."""
     found = {}
     for contact in contacts:
-        addresses = (contact.mobile, contact.email, contact.dingtalk_url_encrypted)
-        known = zip(CHANNELS.values(), addresses, health_of(contact.states), strict=True)
-        reasons = {words: health for words, address, health in known if address is not None}
+        known = zip(KINDS.values(), contact.addresses, health_of(contact.states), strict=True)
+        reasons = {kind.label: health for kind, address, health in known if address is not None}
         bad = {words: health for words, health in reasons.items() if health and health.state != "works"}
         if len(bad) == len(reasons):
             found[contact.id] = Unreachable(contact.id, contact.name, bad)
@@ -104,7 +107,7 @@ def page_statement(sort: str, show: str, field: str | None) -> sa.Select[*tuple[
     It is built once: to build it takes as long as to run it. strpos and not LIKE, so that no character is special.
     """
     key, is_descending = _ORDERS[sort.removeprefix("-")].label("key"), sort.startswith("-")
-    columns = (Contact.id, Contact.name, Contact.mobile, Contact.email, Contact.dingtalk_url_encrypted)
+    columns = (Contact.id, Contact.name, *(getattr(Contact, kind.column) for kind in KINDS.values()))
     statement: sa.Select[*tuple[Any, ...]] = (
         sa.select(*columns, Contact.receives_system_notifications, key, sa.func.count().over().label("total"))
         .where(Contact.account_id == sa.bindparam("account_id"))

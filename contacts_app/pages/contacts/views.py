@@ -14,9 +14,9 @@ from werkzeug.exceptions import BadRequest, TooManyRequests
 
 from ...accounts.models import Account
 from ...accounts.permissions import Permission, requires, visitor
-from ...contacts.addresses import shown_mobile, shown_robot
-from ...contacts.models import Contact, decrypted
+from ...contacts.models import Contact
 from ...core.db import db
+from ...delivery.channels.registry import KINDS
 from ...delivery.models import Alert
 from ...delivery.queueing import send_test
 from ...groups.models import groups_of, left_by
@@ -162,6 +162,7 @@ def _listing(query: Query, page: Page, count: int, quota: int) -> dict[str, Any]
         "count": count,
         "filters": {name: words for name, (words, _) in FILTERS.items()},
         "quota": quota,
+        "kinds": KINDS.values(),
         "reach": reach_of(account_id),
         "address": partial(_address, url_for("contacts.index"), query),
     }
@@ -184,11 +185,13 @@ def remember_rows(app: Flask) -> None:
 
     @lru_cache(ROWS_KEPT)
     def row(places: tuple[str, ...], account_id: int, contact: ListedContact) -> str:
-        id, name, mobile, email, robot, notified, groups, states = contact
-        robot_shown = robot and shown_robot(decrypted(robot, account_id, id, "dingtalk_url"))
-        addresses = (mobile and shown_mobile(mobile), email, robot_shown)
-        channels = zip(addresses, health_of(states), strict=True)
-        return str(template().row(id, name, json.loads(groups) if groups else [], channels, notified, *places))
+        groups = json.loads(contact.groups) if contact.groups else []
+        channels = [
+            (stored and kind.shown(stored, account_id, contact.id), health)
+            for kind, stored, health in zip(KINDS.values(), contact.addresses, health_of(contact.states), strict=True)
+        ]
+        notified = contact.receives_system_notifications
+        return str(template().row(contact.id, contact.name, groups, channels, notified, *places))
 
     app.extensions[ROW] = row
 

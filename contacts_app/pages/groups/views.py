@@ -1,6 +1,7 @@
 """List, create, edit and delete groups, and put contacts into them."""
 
 from collections.abc import Sequence
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -9,7 +10,6 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import BadRequest
 
 from ...accounts.permissions import Permission, requires, visitor
-from ...contacts.addresses import shown_mobile
 from ...contacts.models import Contact
 from ...core.db import db
 from ...delivery.stopping import stop_integrations, stopped_words, waiting_of
@@ -159,7 +159,8 @@ def _picker(picked: Sequence[int], text: str) -> dict[str, Any]:
     shown = {row.id for row in page.rows}
     hidden = [id for id in picked if id not in shown]
     context = {"pick": query.text, "rows": page.rows, "total": page.total, "picked": set(picked), "hidden": hidden}
-    return context | {"unreachable": contacts.unreachable_among(page.rows), "shown_mobile": shown_mobile}
+    address_of = partial(contacts.address_of, account_id=visitor().account_id)
+    return context | {"unreachable": contacts.unreachable_among(page.rows), "address_of": address_of}
 
 
 def _changed(message: str, status: int = 200) -> Response:

@@ -5,7 +5,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from ...core.db import db
-from ...delivery.models import CHANNELS, Alert, WorkerHeartbeat
+from ...delivery.channels.registry import kind_of
+from ...delivery.models import Alert, WorkerHeartbeat
 from ...reach.reachability import NO_WORKER
 from .listing import deliveries_of, pages_of
 
@@ -23,7 +24,7 @@ def result_of(alert: Alert, state: str = "all", page: int = 1) -> dict[str, Any]
         "deliveries": deliveries_of(alert, state, page),
         "counts": counts,
         "is_waiting": counts["queued"] + counts["sending"] > 0,
-        "channels": CHANNELS,
+        "kind_of": kind_of,
         "no_worker": no_worker(),
     }
 

@@ -9,6 +9,7 @@ from werkzeug.datastructures import CombinedMultiDict
 
 from ...contacts.models import Contact
 from ...core.db import db
+from ...delivery.channels.registry import KINDS
 from ...delivery.models import Alert
 from ...delivery.queueing import send_test
 from ...groups.models import Group
@@ -17,11 +18,11 @@ from ...web.arguments import read_ids
 from ..wording import CONTACT_GONE, GROUP_GONE
 
 # Contacts that share a robot get one message, which mentions them.
-_costs = sa.text("""
-    SELECT count(*) AS contacts, count(mobile) AS mobiles, count(email) AS mailboxes,
-        count(DISTINCT dingtalk_url_hash) AS robots
+_MESSAGES = ", ".join(f"{kind.messages} AS {kind.name}" for kind in KINDS.values())
+_costs = sa.text(f"""
+    SELECT count(*) AS contacts, {_MESSAGES}
     FROM contacts WHERE account_id = :account_id AND id = ANY (CAST(:contact_ids AS bigint[]))
-""")
+""")  # nosec B608
 
 
 class Cost(NamedTuple):
@@ -61,19 +62,14 @@ class Trial(NamedTuple):
     def costs(self) -> tuple[int, list[Cost]]:
         """Return how many contacts it is for, and what it sends over each channel."""
         chosen = {"account_id": self.account_id, "contact_ids": list(self.contact_ids)}
-        found = db.session.execute(_costs, chosen).one()
+        found = db.session.execute(_costs, chosen).mappings().one()
         off = channels_off()
-        kinds = (
-            ("sms", found.mobiles, "text message"),
-            ("email", found.mailboxes, "e-mail"),
-            ("dingtalk", found.robots, "DingTalk message"),
-        )
         costs = [
-            Cost(count, f"{count} {words}{'' if count == 1 else 's'}", channel not in off)
-            for channel, count, words in kinds
-            if count
+            Cost(count, f"{count} {kind.message}{'' if count == 1 else 's'}", name not in off)
+            for name, kind in KINDS.items()
+            if (count := found[name])
         ]
-        return found.contacts, costs
+        return found["contacts"], costs
 
     def send(self) -> Alert:
         """Send it, in the transaction that is open."""

@@ -9,8 +9,9 @@ from werkzeug.exceptions import BadRequest
 
 from ...accounts.permissions import Permission, requires, visitor
 from ...core.db import db
+from ...delivery.channels.registry import KINDS, kind_of
 from ...delivery.facts import from_json
-from ...delivery.models import CHANNELS, Alert
+from ...delivery.models import Alert
 from ...delivery.queueing import SENT_AGAIN, send_again
 from ...delivery.stopping import stop_alerts, stop_integrations, stopped_words, waiting_of
 from ...intake.models import Integration
@@ -63,7 +64,7 @@ def again(id: int) -> ResponseReturnValue:
         abort(400, "Only what failed or was cancelled can be sent again.")
     if channel is not None:
         contact_id = read_ids(request.form.getlist("contact"))[0]
-        if channel not in CHANNELS:
+        if channel not in KINDS:
             abort(400, "There is no such channel.")
     said = _said_again(send_again(alert, contact_id, channel, state), state)
     db.session.commit()
@@ -79,7 +80,7 @@ def _said_again(sent: list[tuple[str, str]], state: str) -> str:
     if len(sent) > 1:
         return f"{len(sent)} messages are sent again."
     ((name, channel),) = sent
-    return f"1 message is sent again, to {name} ({CHANNELS[channel]})."
+    return f"1 message is sent again, to {name} ({kind_of(channel).label})."
 
 
 @blueprint.route("/notifications/<int(max=9223372036854775807):id>/stop", methods=["GET", "POST"])
