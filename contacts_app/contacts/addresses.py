@@ -1,4 +1,4 @@
-"""Know the addresses of the channels: their normal form, whatever their spelling, and the form that is shown."""
+"""Normalise and format the addresses of channels: mobile numbers, mailboxes and webhook URLs of DingTalk robots."""
 
 import re
 from functools import lru_cache
@@ -12,7 +12,7 @@ from ..web.fields import ENDS, FULL_WIDTH, PAIRS, Doubtful, clean_email, clean_p
 
 UNREADABLE_ROBOT = "cannot be read: enter it again"
 CAN_BE_MOBILE = (PhoneNumberType.MOBILE, PhoneNumberType.FIXED_LINE_OR_MOBILE)
-# A text message to one of these arrives nowhere; of other kinds, such as numbers of the Internet, it may.
+# Text messages to these kinds of numbers do not arrive; to other kinds, such as VoIP numbers, they may.
 CANNOT_BE_MOBILE = (
     PhoneNumberType.FIXED_LINE,
     PhoneNumberType.TOLL_FREE,
@@ -25,10 +25,10 @@ EXTENSION = re.compile(r"(?:\b(?:ext|extn|extension|x|分机)\b\W*|#)\d+$", re.I
 
 
 def clean_mobile(value: str) -> str:
-    """Return a mobile number in E.164, whatever its spelling; raise ValueError saying what is wrong with it.
+    """Return a mobile number in E.164 from any common spelling; raise ValueError with the reason if it is none.
 
-    The tables of numbers are older than the networks: a number that they do not know, but that has as many digits as
-    a mobile number has there, is Doubtful.
+    The numbering plans of phonenumbers lag behind the networks: a number that they do not know, but that has as many
+    digits as mobile numbers of that country, is Doubtful.
     """
     value = unwrapped(clean_pasted(value, "A mobile phone number").translate(FULL_WIDTH))
     value = re.sub(r"[?&].*", "", WHATSAPP.sub("+", value))
@@ -36,11 +36,11 @@ def clean_mobile(value: str) -> str:
         raise ValueError(
             "This number has an extension, to which no text can be sent. Enter the mobile phone's own number."
         )
-    if re.search(r"[^\W\d_]", value):  # phonenumbers would dial them
+    if re.search(r"[^\W\d_]", value):  # phonenumbers would convert letters to digits
         raise ValueError(f"A mobile phone number has no letters. {_example()}".rstrip())
-    if re.search(r"[;|]", value):  # of two numbers phonenumbers would take the first
+    if re.search(r"[;|]", value):  # phonenumbers would use the first of two numbers
         raise ValueError(f"This is not one mobile phone number. {_example()}".rstrip())
-    # Where 00 is not how one dials abroad, it is still how many people write it.
+    # Many people write 00 for + also where it is not the international prefix.
     spellings = dict.fromkeys((value, re.sub(r"^\D*00", "+", value)))
     numbers = [number for spelling in spellings if (number := _parsed(spelling)) is not None]
     valid = [number for number in numbers if phonenumbers.is_valid_number(number)]
@@ -49,7 +49,7 @@ def clean_mobile(value: str) -> str:
         if kind in CAN_BE_MOBILE:
             return phonenumbers.format_number(number, PhoneNumberFormat.E164)
     if any(kind in CANNOT_BE_MOBILE for kind in kinds):
-        raise ValueError("This is a valid number, but not one of a mobile phone: no text arrives there.")
+        raise ValueError("This is a valid number, but not a mobile phone number, so it cannot receive text messages.")
     for number in valid + numbers:
         mobile = phonenumbers.format_number(number, PhoneNumberFormat.E164)
         if _misfit(number) is None and re.fullmatch(r"\+[1-9][0-9]{5,14}", mobile):
@@ -65,7 +65,7 @@ def _parsed(value: str) -> PhoneNumber | None:
 
 
 def _misfit(number: PhoneNumber) -> str | None:
-    """Say why a mobile number there cannot have as many digits as `number` has; None if it can."""
+    """Return why `number` cannot be a mobile number of its country by its number of digits; None if it can."""
     match phonenumbers.is_possible_number_for_type_with_reason(number, PhoneNumberType.MOBILE):
         case ValidationResult.IS_POSSIBLE:
             return None
@@ -74,18 +74,18 @@ def _misfit(number: PhoneNumber) -> str | None:
         case ValidationResult.INVALID_COUNTRY_CODE:
             return "begins with a country code that does not exist"
         case ValidationResult.INVALID_LENGTH:
-            return "has not as many digits as a mobile phone number has there"
+            return "does not have the number of digits that mobile phone numbers of its country have"
         case _:
             return "is too short for a mobile phone number"
 
 
 def _why_none(value: str, numbers: list[PhoneNumber]) -> str:
-    """Say what keeps `value` from being a number, as which `numbers` were read in it."""
+    """Return why `value`, which was parsed as `numbers`, is not a mobile number."""
     reasons = [reason for number in numbers if (reason := _misfit(number))]
     if reasons:
         return reasons[0]
     count = sum(character.isdecimal() for character in value)
-    if count > 17:  # with 00 before it
+    if count > 17:  # including a leading 00
         return "is too long for one mobile phone number"
     if count > 5 and value.lstrip().startswith(("+", "00", "(+", "(00")):
         return "begins with a country code that does not exist"
@@ -96,21 +96,21 @@ def _example() -> str:
     example = phonenumbers.example_number_for_type(current_settings().default_region, PhoneNumberType.MOBILE)
     if example is None:
         return ""
-    return f"One looks like {phonenumbers.format_number(example, PhoneNumberFormat.INTERNATIONAL)}."
+    return f"A correct number looks like {phonenumbers.format_number(example, PhoneNumberFormat.INTERNATIONAL)}."
 
 
 @lru_cache(maxsize=10_000)
 def shown_mobile(mobile: str) -> str:
-    """Return a mobile number in E.164 as it is written internationally."""
+    """Format a number in E.164 in the international format."""
     try:
         return phonenumbers.format_number(phonenumbers.parse(mobile), PhoneNumberFormat.INTERNATIONAL)
-    except NumberParseException:  # written past the form: no reason to hide the whole list
+    except NumberParseException:  # was not saved by the form; the list must still work
         return mobile
 
 
 @lru_cache(maxsize=10_000)
 def is_doubtful_mobile(mobile: str) -> bool:
-    """Tell whether a number in E.164 is one that had to be confirmed."""
+    """Return whether a number in E.164 had to be confirmed."""
     try:
         return phonenumbers.number_type(phonenumbers.parse(mobile)) not in CAN_BE_MOBILE
     except NumberParseException:
@@ -118,9 +118,9 @@ def is_doubtful_mobile(mobile: str) -> bool:
 
 
 def clean_mailbox(value: str) -> str:
-    """Return the normal form of a mailbox; raise ValueError saying what is wrong with it.
+    """Return the normal form of a mailbox; raise ValueError with the reason if it is none.
 
-    One at a name without a dot is Doubtful: it exists inside a company, or its ending has been forgotten.
+    A host name without a dot is Doubtful: either it is inside a company network, or its ending is missing.
     """
     email = clean_email(value)
     if is_doubtful_mailbox(email):
@@ -130,12 +130,12 @@ def clean_mailbox(value: str) -> str:
 
 
 def is_doubtful_mailbox(email: str) -> bool:
-    """Tell whether a mailbox is one that has to be confirmed."""
+    """Return whether a mailbox has to be confirmed."""
     return "." not in email.rpartition("@")[2]
 
 
 def clean_dingtalk_url(value: str) -> str:
-    """Return the normal form of a robot's webhook address; raise ValueError showing the right form."""
+    """Return the normal form of the webhook URL of a robot; raise ValueError with the expected form if it is none."""
     value = _link_in(clean_pasted(value, "A robot's address"))
     hosts = current_settings().dingtalk_hosts
     try:
@@ -155,21 +155,21 @@ def clean_dingtalk_url(value: str) -> str:
 
 
 def _link_in(value: str) -> str:
-    """Return the first link in `value` without what chats put around one: quotes, brackets, a label, a full stop."""
+    """Return the first link in `value` without the quotes, brackets, label or full stop that chats put around it."""
     link = re.search(r"https(://|%3A%2F%2F)", value, re.IGNORECASE)
     if link is None:
         return value
     opening, value = value[: link.start()][-1:], value[link.start() :]
     closing = {pair[0]: pair[1] for pair in PAIRS}.get(opening)
     if closing:
-        value = value.partition(closing)[0].partition("|")[0]  # <address|what is shown>
+        value = value.partition(closing)[0].partition("|")[0]  # <URL|label>
     if "%" in link[0]:
         value = unquote(value)
     return value.rstrip(ENDS + "/")
 
 
 def clean_dingtalk_secret(value: str) -> str:
-    """Return the secret of a robot's signature; raise ValueError showing the right form."""
+    """Return the signature secret of a robot; raise ValueError with the expected form if it is none."""
     value = unwrapped(clean_pasted(value, "A robot's secret"))
     if not re.fullmatch("SEC[A-Za-z0-9]{8,128}", value):
         raise ValueError("This is not the secret of a signature, which starts with SEC (copy it from the robot).")
@@ -177,7 +177,7 @@ def clean_dingtalk_secret(value: str) -> str:
 
 
 def shown_robot(url: str | None) -> str:
-    """Return what may be seen of a robot's address: its host and the last 4 characters of its token."""
+    """Return the part of a robot's webhook URL that is no secret: its host and the last 4 characters of the token."""
     if url is None:
         return UNREADABLE_ROBOT
     parts = urlsplit(url)

@@ -8,8 +8,8 @@ from ..core.db import db
 from ..core.encryption import note_key
 from .models import Contact
 
-# Letters that are newer than Python's tables or the database's may have another normal form there.
-NAME_IS_NOT_CLEAN = Refusal("name", "This name has characters that cannot be kept. Write it in another way.")
+# Python and PostgreSQL may know different versions of Unicode, with another normal form for new letters.
+NAME_IS_NOT_CLEAN = Refusal("name", "This name has characters that cannot be stored. Write it in another way.")
 # By the name of the constraint. `{holder}` stands for the contact that has the number or the mailbox.
 REFUSALS: Mapping[str, Refusal] = {
     "contact_mobile_is_unique": Refusal(
@@ -32,14 +32,14 @@ REFUSALS: Mapping[str, Refusal] = {
 
 
 def create(account_id: int, values: Mapping[str, Any]) -> Contact:
-    """Add a contact to the account, with values by the names of its attributes. Raise Refused."""
+    """Add a contact to the account; `values` are by attribute name. Raise Refused if a constraint is violated."""
     contact = Contact(account_id=account_id, id=Contact.next_id())  # the id first: secrets are encrypted for it
     _write(contact, values)
     return contact
 
 
 def update(contact: Contact, version: int | None, values: Mapping[str, Any]) -> Contact:
-    """Give the contact other values, if it is still at `version`. Raise Conflict or Refused."""
+    """Change values of a contact that is still at `version`. Raise Conflict if it is not, or Refused."""
     if contact.version != version:
         raise Conflict
     _write(contact, values)
@@ -48,7 +48,7 @@ def update(contact: Contact, version: int | None, values: Mapping[str, Any]) -> 
 
 def _write(contact: Contact, values: Mapping[str, Any]) -> None:
     if values.get("dingtalk_url"):
-        note_key()  # or the workers, who may have other keys, would find out only when they send
+        note_key()  # else workers with other keys would notice only when they send
     for name, value in values.items():
         setattr(contact, name, value)
     with translate(REFUSALS):

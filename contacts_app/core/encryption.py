@@ -1,4 +1,4 @@
-"""Encrypt what the database may not show: AES-256-GCM, each text bound to the row and the column it stands in."""
+"""Encrypt secrets in the database with AES-256-GCM; the associated data binds each to its table, row and column."""
 
 import secrets
 from collections.abc import Iterable, Sequence
@@ -29,11 +29,11 @@ MISSING_KEY = (
 
 
 class Unreadable(Exception):
-    """Say that a text was encrypted with a key that is not there, or for another row."""
+    """A text cannot be decrypted: its key is missing, or it was encrypted for another row or column."""
 
 
 class EncryptionKey(Base):
-    """Remember which keys are in use, so that a start without one of them is refused; the keys stand elsewhere."""
+    """The ids of the keys in use, so that the console refuses to start without one; the keys are stored elsewhere."""
 
     __tablename__ = "encryption_keys"
 
@@ -57,7 +57,7 @@ def encrypt(text: str, *place: str | int) -> bytes:
 
 
 def decrypt(encrypted: bytes, *place: str | int) -> str:
-    """Return the text that was encrypted for `place`; raise Unreadable if it cannot be had."""
+    """Return the text that was encrypted for `place`; raise Unreadable if that is impossible."""
     identity, rest = encrypted[:ID_BYTES], encrypted[ID_BYTES:]
     for key in current_settings().encryption_keys:
         if key_id(key) == identity:
@@ -70,23 +70,23 @@ def decrypt(encrypted: bytes, *place: str | int) -> str:
 
 @lru_cache
 def key_id(key: bytes) -> bytes:
-    """Return what names `key` beside all that it has encrypted, and tells nothing of it."""
+    """Return the id of `key`, the prefix of everything it has encrypted, which reveals nothing about the key."""
     return sha256(b"id of " + key).digest()[:ID_BYTES]
 
 
 def check_keys(used: Iterable[bytes]) -> None:
-    """Raise StartError where a key with one of these ids is not there."""
+    """Raise StartError if a key with one of these ids is missing from the settings."""
     if set(used) - {key_id(key) for key in current_settings().encryption_keys}:
         raise StartError(MISSING_KEY)
 
 
 def digest(secret: str) -> bytes:
-    """Return the hash that is kept instead of a token, which is long enough not to be guessed."""
+    """Return the SHA-256 of a random token, which is stored instead of it; tokens are too long to be guessed."""
     return sha256(secret.encode()).digest()
 
 
 def note_key() -> None:
-    """Note which key is in use; raise StartError where one that the database needs is not there."""
+    """Record the id of the first key as in use; raise StartError if a key that the database needs is missing."""
     used = set(db.session.scalars(sa.select(EncryptionKey.id)))
     check_keys(used)
     first = key_id(current_settings().encryption_keys[0])
@@ -144,7 +144,7 @@ def _anew(encrypted: bytes | None, *place: str | int) -> bytes | None:
 
 
 def forget_other_keys() -> None:
-    """Note that everything is encrypted with the first key, so that the others may go."""
+    """Record that everything is encrypted with the first key, so that the others can be removed."""
     first = key_id(current_settings().encryption_keys[0])
     db.session.execute(sa.delete(EncryptionKey).where(EncryptionKey.id != first))
 

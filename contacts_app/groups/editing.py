@@ -14,14 +14,14 @@ REFUSALS: Mapping[str, Refusal] = {  # by the name of the constraint
 
 
 def create(account_id: int, name: str, members: Iterable[int]) -> Group:
-    """Add a group to the account, with those of the contacts that exist. Raise Refused."""
+    """Add a group with the contacts that exist as members. Raise Refused if a constraint is violated."""
     group = Group(account_id=account_id)
     _write(group, name, members)
     return group
 
 
 def update(group: Group, version: int | None, name: str, members: Iterable[int]) -> Group:
-    """Give the group another name and other members, if it is still at `version`. Raise Conflict or Refused."""
+    """Change name and members of a group that is still at `version`. Raise Conflict if it is not, or Refused."""
     if group.version != version:
         raise Conflict
     _write(group, name, members)

@@ -1,4 +1,4 @@
-"""Keep groups: the contacts that one alert is for."""
+"""Store contact groups and their members: the contacts that an alert notifies together."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -15,7 +15,7 @@ from ..core.db import Base, db, read_rows
 
 
 class Membership(Base):
-    """Say that a contact is in a group of its own account."""
+    """A contact is a member of a group of the same account."""
 
     __tablename__ = "memberships"
 
@@ -33,14 +33,14 @@ class Membership(Base):
 
 
 class Group(Base):
-    """Contacts that are told together."""
+    """A contact group: its members are notified together."""
 
     __tablename__ = "groups"
 
     account_id: Mapped[int] = mapped_column(sa.ForeignKey(Account.id), primary_key=True)
     id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(), primary_key=True)
     name: Mapped[str]
-    # Two names that differ only in case or width are one name.
+    # Names that differ only in case or in full and half width are equal.
     name_key: Mapped[str] = mapped_column(sa.Computed("lower(normalize(name, NFKC))", persisted=True))
     version: Mapped[int] = mapped_column(server_default=sa.text("1"))
     created_at: Mapped[datetime] = mapped_column(sa.DateTime(timezone=True), server_default=sa.func.now())
@@ -61,7 +61,7 @@ class Group(Base):
 
     @classmethod
     def locked(cls, account_id: int, identity: int) -> "Group | None":
-        """Return this account's group with the id, which nobody else changes until this transaction ends."""
+        """Return this account's group with the id, and lock its row (FOR NO KEY UPDATE) until the transaction ends."""
         return db.session.get(cls, (account_id, identity), with_for_update={"key_share": True})
 
     @classmethod
@@ -74,12 +74,12 @@ class Group(Base):
 
     @classmethod
     def delete(cls, account_id: int, ids: Iterable[int]) -> Sequence[str]:
-        """Delete those of the groups that exist, all of them or none, and return their names."""
-        # Locked in one order, so that two overlapping deletes cannot deadlock.
+        """Delete the groups that exist in one statement, and return their names."""
+        # Locked in a fixed order, so that two overlapping deletions cannot deadlock.
         chosen = sa.select(cls.id).where(cls.account_id == account_id, cls.id.in_(ids)).order_by(cls.id)
         locked = db.session.scalars(chosen.with_for_update()).all()
-        gone = sa.delete(cls).where(cls.account_id == account_id, cls.id.in_(locked)).returning(cls.name)
-        return db.session.scalars(gone).all()
+        deletion = sa.delete(cls).where(cls.account_id == account_id, cls.id.in_(locked)).returning(cls.name)
+        return db.session.scalars(deletion).all()
 
     def members(self) -> Sequence[tuple[int, str]]:
         """Return id and name of each member, in the order of the list of contacts."""
@@ -94,31 +94,33 @@ class Group(Base):
     @classmethod
     def member_ids(cls, account_id: int, identity: int) -> Sequence[int]:
         """Return the ids of the members of this account's group with the id."""
-        mine = (Membership.account_id == account_id, Membership.group_id == identity)
-        return db.session.scalars(sa.select(Membership.contact_id).where(*mine)).all()
+        of_group = (Membership.account_id == account_id, Membership.group_id == identity)
+        return db.session.scalars(sa.select(Membership.contact_id).where(*of_group)).all()
 
     def set_members(self, ids: Iterable[int]) -> None:
-        """Have exactly these contacts in the group; one that was deleted meanwhile is left out."""
+        """Replace the members by these contacts; skip any that was deleted in the meantime."""
         self._mark_changed()
         wanted = set(ids)
-        mine = (Membership.account_id == self.account_id, Membership.group_id == self.id)
-        # Contacts are locked before memberships, as a delete of contacts does, so that the two cannot deadlock.
+        of_group = (Membership.account_id == self.account_id, Membership.group_id == self.id)
+        # Contacts are locked before memberships, as in a deletion of contacts, so that the two cannot deadlock.
         db.session.execute(self._addition(wanted))
-        db.session.execute(sa.delete(Membership).where(*mine, Membership.contact_id != sa.all_(_array(wanted))))
+        db.session.execute(sa.delete(Membership).where(*of_group, Membership.contact_id != sa.all_(_array(wanted))))
 
     def add_members(self, ids: Iterable[int]) -> int:
-        """Put those of the contacts that exist into the group, which is locked; return how many were not in it."""
-        return self._changed(self._addition(ids))
+        """Add the contacts that exist; return how many were not members. The caller has locked the group."""
+        return self._count_changed(self._addition(ids))
 
     def remove_members(self, ids: Iterable[int]) -> int:
-        """Take the contacts out of the group, which is locked; return how many were in it."""
-        mine = (Membership.account_id == self.account_id, Membership.group_id == self.id)
-        gone = sa.delete(Membership).where(*mine, Membership.contact_id.in_(ids)).returning(Membership.contact_id)
-        return self._changed(gone)
+        """Remove the contacts; return how many were members. The caller has locked the group."""
+        of_group = (Membership.account_id == self.account_id, Membership.group_id == self.id)
+        removal = (
+            sa.delete(Membership).where(*of_group, Membership.contact_id.in_(ids)).returning(Membership.contact_id)
+        )
+        return self._count_changed(removal)
 
     def _addition(self, ids: Iterable[int]) -> sa.UpdateBase:
-        """Return the statement that puts those of the contacts that exist into the group."""
-        # A contact that somebody is deleting is locked by them, and gone when the lock is.
+        """Return the statement that inserts the contacts that exist as members."""
+        # A contact that is being deleted is locked by that transaction, and no longer exists when the lock is released.
         existing = (
             sa.select(Contact.account_id, sa.literal(self.id), Contact.id)
             .where(Contact.account_id == self.account_id, Contact.id == sa.any_(_array(ids)))
@@ -129,7 +131,7 @@ class Group(Base):
         added = postgresql.insert(Membership).from_select(columns, existing).on_conflict_do_nothing()
         return added.returning(Membership.contact_id)
 
-    def _changed(self, statement: sa.UpdateBase) -> int:
+    def _count_changed(self, statement: sa.UpdateBase) -> int:
         """Run a statement that changes members, and return how many it changed."""
         count = len(db.session.execute(statement).all())
         if count:
@@ -137,23 +139,23 @@ class Group(Base):
         return count
 
     def _mark_changed(self) -> None:
-        """Count a change of the members as a change of the group, which others may be editing."""
+        """Increment the version of the group when its members change, so that concurrent edits are detected."""
         self.updated_at = sa.func.now()
         db.session.flush()
 
 
 def _array(ids: Iterable[int]) -> sa.Cast[Any]:
-    """Return the ids as one parameter: there may be tens of thousands, and a statement takes 65,535 at most."""
+    """Return the ids as a single array parameter: a statement takes at most 65,535 parameters."""
     return sa.cast(sorted(ids), postgresql.ARRAY(sa.BigInteger))
 
 
 def is_member(contact: type[Contact]) -> sa.ColumnElement[bool]:
-    """Return the condition that a membership is of the contact."""
+    """Return the join condition of a membership and its contact."""
     return sa.and_(Membership.account_id == contact.account_id, Membership.contact_id == contact.id)
 
 
 def is_of_group() -> sa.ColumnElement[bool]:
-    """Return the condition that a membership is of the group."""
+    """Return the join condition of a membership and its group."""
     return sa.and_(Membership.account_id == Group.account_id, Membership.group_id == Group.id)
 
 
@@ -167,12 +169,12 @@ groups_of_contact = (
 
 
 def groups_of(account_id: int, contact_id: int) -> Sequence[sa.Row[Any]]:
-    """Return the groups that the contact is in: id and name."""
+    """Return id and name of the groups that the contact is a member of."""
     return read_rows(groups_of_contact, {"account_id": account_id, "contact_id": contact_id})
 
 
 def left_by(account_id: int, ids: Iterable[int]) -> Sequence[tuple[str, bool]]:
-    """Return the groups that the contacts leave when they are deleted: name, and whether nobody is left in it."""
+    """Return the groups that lose members if the contacts are deleted: name, and whether the group becomes empty."""
     ids = list(ids)
     is_leaving = Membership.contact_id.in_(ids)
     found = (
@@ -187,14 +189,14 @@ def left_by(account_id: int, ids: Iterable[int]) -> Sequence[tuple[str, bool]]:
 
 
 def is_in_no_group() -> sa.ColumnElement[bool]:
-    """Return the condition that a contact is in no group."""
+    """Return the condition that a contact is a member of no group."""
     return ~sa.exists(sa.select(1).select_from(Membership).where(is_member(Contact)).correlate(Contact))
 
 
 def groups_of_contacts(ids: sa.ColumnElement[Any]) -> sa.Select[int, str]:
-    """Return the statement of the groups of contacts of the parameter account_id: contact_id, and groups as JSON.
+    """Select contact_id and the groups of each contact as JSON; bind the parameter account_id.
 
-    The JSON is a list of id and name of each group, in the order of the list of groups.
+    The JSON is a list of [id, name] for each group, in the order of the list of groups.
     """
     named = postgresql.aggregate_order_by(sa.func.json_build_array(Group.id, Group.name), by_name)
     return (

@@ -17,4 +17,4 @@ class IntegrationForm(FlaskForm):
         if violated_constraint(error) != "integration_name_is_clean":
             raise error
         # Letters that are newer than Python's tables or the database's may have another normal form there.
-        self.name.errors = ["This name has characters that cannot be kept. Write it in another way."]
+        self.name.errors = ["This name has characters that cannot be stored. Write it in another way."]

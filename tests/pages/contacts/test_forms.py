@@ -175,7 +175,7 @@ def test_a_number_without_a_country_code_belongs_to_the_default_region(
     ids=lambda text: ascii(text)[:30],
 )
 def test_what_is_no_number_is_refused_with_the_reason_and_an_example(in_china: None, reason: str, typed: str) -> None:
-    with pytest.raises(ValueError, match=rf"{reason}.*\. One looks like \+86 1") as caught:
+    with pytest.raises(ValueError, match=rf"{reason}.*\. A correct number looks like \+86 1") as caught:
         clean_mobile(typed)
     assert not isinstance(caught.value, Doubtful)
 
@@ -219,7 +219,7 @@ def test_a_number_of_a_possible_length_that_is_not_known_is_asked_about(
 
 @pytest.mark.parametrize("typed", ["010 6552 9988", "+86 10 6552 9988", "+44 20 7946 0958", "400 810 8888"])
 def test_a_number_that_is_no_mobile_is_refused_as_such(in_china: None, typed: str) -> None:
-    with pytest.raises(ValueError, match="valid number, but not one of a mobile phone"):
+    with pytest.raises(ValueError, match="valid number, but not a mobile phone number"):
         clean_mobile(typed)
 
 

@@ -125,7 +125,7 @@ def test_a_name_may_have_any_letters(team: Team, name: str) -> None:
         ("\u200b", "Enter a name."),
         ("x" * 65, "A name has at most 64 characters; this one has 65."),
         ("a\x00b", "There are characters in this that cannot be shown. Type it instead of pasting it."),
-        ("x\U00016d63\U00016d67", "This name has characters that cannot be kept. Write it in another way."),
+        ("x\U00016d63\U00016d67", "This name has characters that cannot be stored. Write it in another way."),
     ],
 )
 def test_a_bad_name_is_explained_beside_its_field_and_nothing_is_created(team: Team, name: str, message: str) -> None:
