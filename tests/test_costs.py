@@ -40,7 +40,7 @@ LINE_BYTES = Config().limit_request_line - len(
     "OPTIONS http://localhost/notifications/9223372036854775807/result? HTTP/1.1"
 )
 ARGUMENT_BYTES = 32 * os.sysconf("SC_PAGESIZE") - 1  # of one argument, as Linux has it
-MANY = 64 * 1024  # bytes; of what may be longer, make test takes few shapes
+MANY = 32 * 1024  # bytes; of what may be longer, make test takes few shapes
 JOINED_BYTES = 800_000  # of a header, a hundred of which gunicorn takes and joins to one
 _numbers = count(1)
 
