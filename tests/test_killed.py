@@ -236,7 +236,7 @@ def test_a_lock_that_somebody_keeps_is_told_with_who_has_it(folder: Path) -> Non
             if name == "serve.lock":
                 told = refusal(data_dir)
             else:
-                user = use(data_dir, "from contacts_app.core import locks; locks.PATIENCE = 0.3")
+                user = use(data_dir, "from contacts_app.core import locks; locks.TIMEOUT = 0.3")
                 told = user.communicate(timeout=30)[0]
                 assert user.returncode != 0
         assert f"{data_dir / name} is locked by the process {os.getpid()} (" in told

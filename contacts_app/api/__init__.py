@@ -1,4 +1,4 @@
-"""The faces for machines: the way in for alerts, and the check of whoever balances the load."""
+"""The API for machines: the webhook for alerts, and the health check for load balancers."""
 
 from flask import Flask
 
@@ -6,6 +6,6 @@ from . import alerts, health
 
 
 def init_app(app: Flask) -> None:
-    """Take alerts in, and answer health checks."""
+    """Register the API's blueprints."""
     app.register_blueprint(alerts.blueprint)
     app.register_blueprint(health.blueprint)

@@ -1,4 +1,4 @@
-"""Read the body of what a program sends: of a length that is told or not, packed or not, never more than is allowed."""
+"""Read request bodies with a size limit: with Content-Length or chunked, compressed or not."""
 
 import zlib
 
@@ -10,13 +10,13 @@ from ..intake.refusals import MASKED_BYTES
 
 MOST_BYTES = 4 * 1024 * 1024  # an Alertmanager of a large site sends all alerts of a group at once
 _PIECE = 64 * 1024
-_GZIP, _ZLIB, _RAW = 31, 15, -15  # what zlib calls the formats
+_GZIP, _ZLIB, _RAW = 31, 15, -15  # zlib's wbits for each format
 
 
 def read_body() -> bytes:
-    """Return the body unpacked, at most MOST_BYTES long; raise 400, 411, 413 or 415 for what cannot be read.
+    """Return the decompressed body, at most MOST_BYTES long; raise 400, 411, 413 or 415 if that fails.
 
-    How it begins is left in `g.body`, for the record of a refusal.
+    Its beginning is left in `g.body`, for the record of a refusal.
     """
     body = g.body = _read_chunks() if request.headers.get("Transfer-Encoding") else _read()
     body = g.body = _unpack(body)
@@ -29,17 +29,17 @@ def _read() -> bytes:
     try:
         return request.get_data()
     except ClientDisconnected:
-        g.is_noted = True  # it was not refused: whoever sends it sees that, and sends it again
+        g.is_noted = True  # not refused: the sender notices the broken connection and retries
         raise
 
 
 def _read_chunks() -> bytes:
-    """Return a body whose length is not told, where the server knows its end."""
+    """Return a chunked body, if the server marks its end."""
     is_chunked = request.headers["Transfer-Encoding"].strip().lower() == "chunked"
     if not (is_chunked and request.environ.get("wsgi.input_terminated")):
         abort(411)
     body = bytearray()
-    # Not by Werkzeug, which would give what is too long as if it ended at the limit.
+    # Not through Werkzeug, which silently cuts a body at the size limit.
     while piece := _piece():
         body += piece
         if len(body) > MOST_BYTES:
@@ -52,7 +52,7 @@ def _piece() -> bytes:
     try:
         piece: bytes = request.environ["wsgi.input"].read(_PIECE)
     except (OSError, ParseException):
-        abort(400, "The body is not whole: its chunks end too early, or are not written as HTTP has it.")
+        abort(400, "The body is incomplete: its chunks end too early, or are malformed.")
     return piece
 
 
@@ -61,17 +61,19 @@ def _unpack(body: bytes) -> bytes:
     if coding in ("", "identity"):
         return body
     if coding not in ("gzip", "x-gzip", "deflate"):
-        abort(415, "Send the body as it is, or packed with gzip or deflate; the header Content-Encoding says which.")
+        abort(
+            415, "Send the body uncompressed, or compressed with gzip or deflate as the header Content-Encoding says."
+        )
     is_zlib = len(body) > 1 and body[0] & 15 == 8 and (body[0] << 8 | body[1]) % 31 == 0
     unpacking = zlib.decompressobj(_GZIP if "gzip" in coding else _ZLIB if is_zlib else _RAW)
     try:
-        # What a small body can be unpacked to has no bound: no more than this is ever made of it.
+        # Against decompression bombs: at most this much is ever decompressed.
         unpacked = unpacking.decompress(body, MOST_BYTES + 1)
     except zlib.error:
-        abort(400, f"The body is not what the header Content-Encoding says: it is not packed with {coding}.")
+        abort(400, f"The body is not compressed with {coding}, although the header Content-Encoding says so.")
     if len(unpacked) > MOST_BYTES:
         g.body = unpacked[:MASKED_BYTES]
         abort(413)
     if not unpacking.eof or unpacking.unused_data:
-        abort(400, f"The body is not whole: what is packed with {coding} does not end where the body ends.")
+        abort(400, f"The body is incomplete: its {coding} data does not end where the body ends.")
     return unpacked

@@ -165,7 +165,7 @@ def test_the_use_of_an_integration_is_noted(team: Team, token: str) -> None:
 def test_a_group_without_members_is_told_of_to_the_sender_and_on_the_list(team: Team) -> None:
     answer = post(team.app, add_integration(team, add_group(team, "Nobody <b>")))
     (written,) = alerts_of(team)
-    warning = "The contact group Nobody <b> has no members: nobody is told."
+    warning = "The contact group Nobody <b> has no members, so nobody is notified."
     assert (answer.status_code, answer.json) == (202, {"id": written["id"], "deliveries": 0, "warning": warning})
     assert "Nobody was told" in team.get("/notifications").text
     assert "Nobody was told" in team.get(f"/notifications/{written['id']}").text
@@ -239,7 +239,7 @@ def test_of_what_comes_in_eight_times_at_once_one_alert_is_made(
 
 # Refused
 
-TOO_MANY = "More than 2 alerts came in within a minute. What else comes in that minute is refused as well."
+TOO_MANY = "More than 2 alerts were sent within a minute. Further alerts in that minute are refused as well."
 
 
 @pytest.mark.parametrize("token_sent", [None, "", " ", "guess", "é", "x" * 5000])
@@ -247,7 +247,9 @@ def test_without_a_token_that_is_known_nothing_is_taken(team: Team, token: str, 
     answer = post(team.app, token_sent)
     sentence = error_of(answer, 401)
     assert answer.headers["WWW-Authenticate"] == "Bearer"
-    known = "There is no integration with this token. It may have been renewed, or its group deleted."
+    known = (
+        "There is no integration with this token. It may have been renewed, or its contact group may have been deleted."
+    )
     missing = "Send the token of an integration in the header Authorization, after the word Bearer."
     assert sentence == (known if (token_sent or "").strip() else missing)
     assert alerts_of(team) == []

@@ -235,7 +235,7 @@ def test_a_refusal_that_cannot_be_written_is_answered_all_the_same(
     team: Team, token: str, unwritable: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert "not JSON" in error_of(post(team.app, token, b'{"password": "seen"'), 400)
-    assert "could not be written down: DivisionByZero" in caplog.text
+    assert "could not be recorded: DivisionByZero" in caplog.text
     assert "seen" not in caplog.text
     assert (integration_of(team)["refused_count"], refusals_of(team)) == (0, [])
     with team.app.app_context(), all_accounts():
