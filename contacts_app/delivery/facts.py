@@ -1,6 +1,6 @@
-"""Read what a sender tells of each alert beside its words: values, errors, and links to where it is looked into.
+"""Parse what a sender adds to the text of each alert: values, errors, and links to dashboards and runbooks.
 
-None of it is required, so nothing of it is a reason to refuse an alert: what cannot be read is left out.
+All of it is optional, so it is never a reason to refuse an alert: what cannot be parsed is left out.
 """
 
 import json
@@ -14,13 +14,13 @@ import idna
 
 from ..core.cleaning import clean_line
 
-# Of one notification: alerts, what is told of each, and the size of all of it as JSON.
+# Per notification: alerts, texts and links of each, and the size of all of it as JSON.
 MOST_ALERTS, MOST_TEXTS, MOST_LINKS, MOST_BYTES = 20, 10, 10, 20_000
-MOST_READ = 50  # annotations or values of one alert that are looked at
+MOST_READ = 50  # annotations or values of one alert that are parsed
 MOST_NAME, MOST_TEXT, MOST_VALUE, MOST_URL = 120, 500, 200, 2000
 RUNBOOK, ERROR, VALUE = "Runbook", "Error", "Value"
-ORIGINS = ("Panel", "Dashboard", "Source")  # where an alert came from, the best first
-# Annotations that have a name of ours; those that stand in the alert's line are not told again.
+ORIGINS = ("Panel", "Dashboard", "Source")  # where an alert came from, best first
+# The labels of known annotations. IN_LINE are part of the line of the alert and not repeated.
 _NAMES = {
     **dict.fromkeys(("runbook_url", "runbook", "runbookurl", "runbook_link"), RUNBOOK),
     **dict.fromkeys(("dashboard_url", "dashboard", "dashboardurl"), "Dashboard"),
@@ -35,14 +35,14 @@ _NO_ADDRESS = re.compile(r"[\x00-\x20\x7f-\xa0\\<>\"\u2028\u2029\ud800-\udfff\u2
 
 
 class Link(NamedTuple):
-    """An address, http or https, and what it leads to."""
+    """A URL, http or https, and its label."""
 
     name: str
     url: str
 
 
 class Fact(NamedTuple):
-    """What is told of one alert: `alert` tells it from the others, and is empty where there are none."""
+    """Values and links of one alert; `alert` distinguishes it from the others, and is empty if it is the only one."""
 
     alert: str
     texts: tuple[tuple[str, str], ...]
@@ -50,22 +50,22 @@ class Fact(NamedTuple):
 
     @property
     def main_links(self) -> list[Link]:
-        """Return the links that a message carries: the runbook, and one to where the alert came from."""
+        """Return the links for a message: the runbook, and the best link to the origin of the alert."""
         first = {link.name: link for link in reversed(self.links)}
         origin = next((first[name] for name in ORIGINS if name in first), None)
         return [link for link in (first.get(RUNBOOK), origin) if link]
 
     def shortened(self) -> "Fact":
-        """Return what matters most of it."""
+        """Return the most important texts and links only."""
         return self._replace(texts=self.texts[:2], links=tuple(self.main_links))
 
     def texts_beside(self, words: str) -> list[tuple[str, str]]:
-        """Return what is told but does not stand in `words` already."""
+        """Return the texts whose value is not part of `words` already."""
         return [(name, value) for name, value in self.texts if value not in words]
 
 
 def read_facts(alerts: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[Fact, ...]:
-    """Return what is told of the first alerts, each given with what tells it from the others."""
+    """Return the facts of the first alerts; each is given with the labels that distinguish it from the others."""
     found: list[Fact] = []
     for name, item in alerts:
         fact = _fact(clean_line(name, MOST_NAME), item)
@@ -82,7 +82,7 @@ def read_facts(alerts: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[Fact, .
 
 
 def from_json(found: Sequence[Sequence[Any]] | None) -> tuple[Fact, ...]:
-    """Return the facts that were kept as JSON."""
+    """Return the facts that were stored as JSON."""
     return tuple(
         Fact(
             alert,
@@ -94,28 +94,28 @@ def from_json(found: Sequence[Sequence[Any]] | None) -> tuple[Fact, ...]:
 
 
 def value_of(item: Mapping[str, Any]) -> str:
-    """Return what was measured, as Grafana tells it: B=22, C=1."""
+    """Return the measured values that Grafana sends: B=22, C=1."""
     values = item.get("values")
     if isinstance(values, dict):
         known = [(name, _number(value)) for name, value in islice(values.items(), MOST_READ) if _is_number(value)]
         return clean_line(", ".join(f"{name}={value}" for name, value in sorted(known)), MOST_VALUE)
-    text, name, told = item.get("valueString"), "", []
+    text, name, values_found = item.get("valueString"), "", []
     for found in _VALUE_STRING.finditer(text[:2000] if isinstance(text, str) else ""):
         if found[1]:
             name = found[1]
         elif name:
-            told.append(f"{name}={found[2]}")
+            values_found.append(f"{name}={found[2]}")
             name = ""
-    return clean_line(", ".join(told), MOST_VALUE)
+    return clean_line(", ".join(values_found), MOST_VALUE)
 
 
 def error_of(item: Mapping[str, Any]) -> str:
-    """Return why the sender could not measure."""
+    """Return why the sender could not evaluate the rule; "" if it could."""
     return next((clean_line(text, MOST_TEXT) for name, text in _annotations(item) if _named(name) == ERROR), "")
 
 
 def safe_link(value: str) -> str | None:
-    """Return an address as it may be a link: http or https, with a host and without a user; None for all others."""
+    """Return a URL that is safe as a link: http or https, with a host, without user info; None for all others."""
     value = value.strip()
     if not re.match("https?://", value, re.IGNORECASE) or len(value) > MOST_URL or _NO_ADDRESS.search(value):
         return None
@@ -124,7 +124,7 @@ def safe_link(value: str) -> str | None:
         host, port = parts.hostname or "", parts.port
         if not host.isascii():
             host = idna.encode(host, uts46=True).decode()
-    except ValueError:  # which IDNAError is
+    except ValueError:  # IDNAError is a ValueError
         return None
     if parts.username is not None or not re.fullmatch(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9.])?|[0-9a-f]*:[0-9a-f:.]+", host):
         return None
@@ -139,19 +139,19 @@ def _fact(alert: str, item: Mapping[str, Any]) -> Fact:
     if value := value_of(item):
         texts[VALUE] = value
     fields = [(name, item.get(field)) for name, field in (*_FIELDS, *_MORE_FIELDS)]
-    told = [(name, text) for name, text in fields if _is_text(text)]
-    for name, text in (*_annotations(item), *told):
+    links_sent = [(name, text) for name, text in fields if _is_text(text)]
+    for name, text in (*_annotations(item), *links_sent):
         name = _named(name)
         if name.lower() in IN_LINE or name.startswith("__"):  # such as Grafana's __orgId__
             continue
         if url := safe_link(text):
             links.setdefault(name, url)
-        elif (name, text) not in told and (words := clean_line(text, MOST_TEXT)):
+        elif (name, text) not in links_sent and (words := clean_line(text, MOST_TEXT)):
             texts.setdefault(name, words)
     order = (RUNBOOK, *(name for name, _ in (*_FIELDS, *_MORE_FIELDS)))
     ordered = sorted(links.items(), key=lambda link: order.index(link[0]) if link[0] in order else len(order))
     shown = tuple(Link(name, url) for name, url in ordered[:MOST_LINKS])
-    # What is told first stays when there is too much.
+    # Value and error first: the last texts are cut if there are too many.
     first = sorted(texts.items(), key=lambda text: text[0] not in (VALUE, ERROR))
     return Fact(alert, tuple(first[:MOST_TEXTS]), shown)
 
@@ -168,7 +168,7 @@ def _annotations(item: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _named(name: str) -> str:
-    """Return the name that an annotation is shown by."""
+    """Return the label of an annotation."""
     name = clean_line(name, MOST_NAME)
     return _NAMES.get(name.lower(), name)
 

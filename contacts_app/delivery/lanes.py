@@ -1,39 +1,43 @@
-"""Share the threads of a channel among the accounts, so that what hangs for one delays no other."""
+"""Share the threads of a channel fairly among the accounts, so that a provider that hangs for one delays no other."""
 
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
 
-SLOW_SECONDS = 0.5  # at work on one claim, after which another thread is started in its place
-KNOWN_SECONDS = 0.5  # for which it need not be asked again whether anything is due
-MOST_THREADS = 48  # of a channel: so many accounts but one may hang at once
+SLOW_SECONDS = 0.5  # for one claim, after which a replacement thread is started
+KNOWN_SECONDS = 0.5  # for which an empty queue is not queried again
+MOST_THREADS = 48  # per channel: one account fewer than this may hang at once
 
 
 class Lane:
-    """The threads of one channel, what each works on, and whose turn it is.
+    """The thread pool of one channel: what each thread works on, and whose turn it is.
 
-    An account may hold `share` threads, and one more than that are kept that are not slow: while some wait for a
-    counterpart that hangs, which takes a socket and no connection to the database, others are started, and end when
-    they idle. Who holds none comes before those that do; and the last free thread is for none of those that have a
-    slow one, so that there is one for whoever comes next.
+    An account may use `share` threads, and `share` + 1 threads that are not slow are kept running: while some wait for
+    a provider that hangs, which occupies a socket but no database connection, others are started; they end when idle.
+    Accounts without a thread come first. The last free thread is given to no account that has a slow one, so that the
+    next account finds a thread.
     """
 
     def __init__(self, share: int, work: Callable[[float], None]) -> None:
         self.share = share
         self.work = work
         self.wake = threading.Event()
-        self.claiming = threading.Lock()  # what an account holds is known before the next claim
+        self.claiming = threading.Lock()  # so that the threads of each account are known before the next claim
         self.turn = 0  # the account that was served last
-        self.announced = 0  # how often something was
-        self.seen = 0.0  # when one of the threads last came round
+        self.announced = 0  # the number of announcements
+        self.seen = 0.0  # when one of the threads last finished a round
         self.threads: list[threading.Thread] = []
         self._held: dict[int, tuple[int, float]] = {}  # by thread: the account and since when
-        self._quiet = (-1, frozenset[int](), 0.0)  # what was announced, but for which accounts, until when
+        self._quiet = (
+            -1,
+            frozenset[int](),
+            0.0,
+        )  # the queue is empty: at which announcement, except which accounts, valid until
         self._changing = threading.Lock()
 
     def busy(self) -> list[int]:
-        """Return the accounts that other threads work for."""
+        """Return the accounts that other threads work for, in order."""
         with self._changing:
             return sorted({account_id for account_id, _ in self._others()})
 
@@ -49,32 +53,32 @@ class Lane:
         return sorted(full | slow if is_last else full)
 
     def announce(self) -> None:
-        """Have the threads look for what was queued."""
+        """Wake the threads, because something was queued."""
         self.announced += 1
         self.wake.set()
 
     def is_quiet(self, passed_over: Collection[int]) -> bool:
-        """Tell whether it is known that nothing is due but for these accounts: each claim of a flood wakes all."""
+        """Return whether nothing is known to be due except for these accounts; a flood of claims wakes all threads."""
         announced, accounts, until = self._quiet
         return announced == self.announced and accounts.issubset(passed_over) and time.monotonic() < until
 
     def note_quiet(self, passed_over: Collection[int], announced: int) -> None:
-        """Note that nothing but for these accounts was due, asked when so much had been announced."""
+        """Record that nothing was due except for these accounts, as of this number of announcements."""
         self._quiet = (announced, frozenset(passed_over), time.monotonic() + KNOWN_SECONDS)
 
     def hold(self, account_id: int) -> None:
-        """Note that this thread works for the account from now on."""
+        """Record that this thread works for the account from now on."""
         with self._changing:
             self._held[threading.get_ident()] = (account_id, time.monotonic())
 
     def let_go(self) -> None:
-        """Note that this thread came round."""
+        """Record that this thread has finished its work."""
         with self._changing:
             self._held.pop(threading.get_ident(), None)
             self.seen = time.monotonic()
 
     def tend(self) -> None:
-        """Start the threads that are missing; each looks for work again after another number of seconds."""
+        """Start the missing threads; each polls the queue at an interval of its own."""
         with self._changing:
             for index in range(len(self.threads), self._wanted()):
                 thread = threading.Thread(target=self.work, args=(min(index, self.share - 1) + 1,))
@@ -82,7 +86,7 @@ class Lane:
                 thread.start()
 
     def may_end(self) -> bool:
-        """Tell whether this thread, which has nothing to do, is one too many; then it is counted no more."""
+        """Return whether this idle thread is surplus and should end; it is then removed from the pool."""
         with self._changing:
             is_spare = len(self.threads) > self._wanted()
             if is_spare:

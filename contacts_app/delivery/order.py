@@ -1,6 +1,7 @@
-"""Send nothing older after something newer: for one key, contact and channel.
+"""Keep the order of alerts with the same key for each contact and channel: never send an older one after a newer one.
 
-What was overtaken goes into the message that overtakes it, as a line of it ("Was firing from 12:00 to 12:04.").
+An older alert that is still queued is overtaken: it is not sent, and the newer message has a line about it
+("Was firing from 12:00 to 12:04.").
 """
 
 from collections import defaultdict
@@ -16,13 +17,13 @@ from ..core.times import shown
 from .attempts import CHOSEN, columns
 from .channels import Told
 
-MOST_NEWS = 200  # of one key that are looked at, newest first
-MOST_LINES = 5  # of what was overtaken that a message names
+MOST_NEWS = 200  # alerts of one key that are read, newest first
+MOST_LINES = 5  # overtaken alerts that a message lists
 LATE = timedelta(hours=1)
-WAIT_SECONDS = 1  # until it is looked again whether the older one has been sent
-ENDS_SOME_WAY = ("queued", "sending", "sent")  # what is on its way, or has arrived
-# All news of the keys of what is about to be sent, but for that itself: an integration's alerts come in one after the
-# other, so that the greater id is the newer.
+WAIT_SECONDS = 1  # until it is checked again whether the older one has been sent
+PENDING_OR_SENT = ("queued", "sending", "sent")
+# All other alerts with the keys of the deliveries that are due. The alerts of an integration are inserted one after the
+# other, so the greater id is the newer one.
 _news = sa.text(f"""
     SELECT asked.alert_id AS of_id, asked.contact_id, news.id AS alert_id, news.status, news.received_at, state,
         overtaken_by, asked_at, state = 'sending' AND next_attempt_at > now() AS is_under_way
@@ -45,12 +46,12 @@ _news = sa.text(f"""
         WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, deliveries.channel)
             = (:account_id, news.id, asked.contact_id, :channel)
         LIMIT 1
-    ) AS told
+    ) AS delivery
     WHERE news.id <> asked.alert_id
     ORDER BY news.id
 """)  # nosec B608
-# What is locked at this moment is being recorded, stopped or claimed: whoever claims it finds what is newer. That it
-# has not ended is asked for in words that fit no partial index, as recording does.
+# Locked rows are being recorded, stopped or claimed at this moment; whoever claims one finds the newer alert. As in
+# recording, the condition that it has not ended is written so that it matches no partial index.
 _overtake = sa.text("""
     UPDATE deliveries SET state = 'overtaken', overtaken_by = overtaken.by_id, next_attempt_at = NULL, is_held = false,
         ended_at = now()
@@ -69,7 +70,7 @@ _overtake = sa.text("""
     WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, deliveries.channel)
         = (overtaken.account_id, overtaken.alert_id, overtaken.contact_id, overtaken.channel)
 """)
-_wait = sa.text(f"""
+_postpone = sa.text(f"""
     WITH waits AS MATERIALIZED (
         {CHOSEN} unnest(CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[])) AS chosen (alert_id, contact_id)
     )
@@ -81,11 +82,11 @@ _wait = sa.text(f"""
 
 
 def settle(account_id: int, channel: str, rows: Sequence[Any]) -> tuple[list[Any], dict[tuple[int, int], str]]:
-    """Return those of the due rows that may be sent now, and what to say in each of what it overtakes.
+    """Return the due rows that may be sent now, and the line that each message needs about other alerts of its key.
 
-    The rows are locked and not claimed yet. What is overtaken ends here; what has to wait for something older that is
-    being sent at this moment is due again in a second. The words, which also say when
-    something came in that is told late, are by the ids of alert and contact.
+    The rows are locked, but not claimed yet. Overtaken deliveries end here; one that must wait for an older message
+    that is being sent is due again in a second. The lines are by the ids of alert and contact, and also say if a
+    message is late.
     """
     newest: dict[tuple[int, int | None, str], Any] = {}
     kept = []
@@ -96,7 +97,7 @@ def settle(account_id: int, channel: str, rows: Sequence[Any]) -> tuple[list[Any
         elif matter not in newest:
             newest[matter] = row
         elif row.asked_at is not None and row.asked_at >= newest[matter].received_at:
-            kept.append(row)  # a person asked for it after the newer one had come in
+            kept.append(row)  # a user asked for it after the newer one had arrived
     asked = [*newest.values(), *filter(_has_key, kept)]
     words = {(row.alert_id, row.contact_id): _late(row) for row in rows}
     if not asked:
@@ -118,7 +119,7 @@ def settle(account_id: int, channel: str, rows: Sequence[Any]) -> tuple[list[Any
         ahead = [
             other.alert_id
             for other in newer
-            if other.state in ENDS_SOME_WAY and not (row.asked_at and row.asked_at >= other.received_at)
+            if other.state in PENDING_OR_SENT and not (row.asked_at and row.asked_at >= other.received_at)
         ]
         if ahead:
             by_id = max(ahead)
@@ -135,17 +136,17 @@ def settle(account_id: int, channel: str, rows: Sequence[Any]) -> tuple[list[Any
         lists = dict(zip(("alert_ids", "contact_ids", "by_ids"), map(list, zip(*pairs, strict=True)), strict=True))
         db.session.execute(_overtake, mine | lists)
     if waits:
-        db.session.execute(_wait, mine | columns(waits, "alert_id", "contact_id") | {"seconds": WAIT_SECONDS})
+        db.session.execute(_postpone, mine | columns(waits, "alert_id", "contact_id") | {"seconds": WAIT_SECONDS})
     return sorted(sent, key=lambda row: row.alert_id), words
 
 
 def with_words(told: Told, words: str | None) -> Told:
-    """Return what is told with the words before its text."""
+    """Return the message with the line before its text."""
     return told._replace(text=f"{words}\n{told.text}".rstrip()) if words else told
 
 
 def _has_key(row: Any) -> bool:
-    """Tell whether there may be newer news of the same: from the same integration, or from the console itself."""
+    """Return whether other alerts may have the same key: of the same integration, or system notifications."""
     return row.key is not None and (row.integration_id is not None or row.kind == "system")
 
 
@@ -154,14 +155,15 @@ def _is_to_be_overtaken(other: Any) -> bool:
 
 
 def _late(row: Any) -> str:
-    """Say when it came in, where it is told much later: after an outage, or from a backup that was restored."""
+    """Return a line with the arrival time of an alert that is late, after an outage or from a restored backup."""
     if row.now - row.received_at < LATE:
         return ""
-    return f"Late: this came in at {shown(row.received_at.astimezone(current_settings().timezone), '%Y-%m-%d %H:%M')}."
+    arrived_at = row.received_at.astimezone(current_settings().timezone)
+    return f"Late: this alert arrived at {shown(arrived_at, '%Y-%m-%d %H:%M')}."
 
 
 def _words(row: Any, older: Sequence[Any], newer: Sequence[Any]) -> str:
-    """Say what the message overtakes, or what has come since, where a person had an old one sent again."""
+    """Return the line about overtaken alerts, or about later ones if a user asked to send an old one again."""
     if row.asked_at and newer:
         last = newer[-1]
         return f"Sent again because somebody asked. Since then: {last.status} {_time(last.received_at, row)}."
@@ -181,7 +183,7 @@ def _words(row: Any, older: Sequence[Any], newer: Sequence[Any]) -> str:
 
 
 def _time(at: datetime, row: Any) -> str:
-    """Return a time as short as it is clear beside the message's own."""
+    """Format a time, without the date if that is the date of the message."""
     zone = current_settings().timezone
     at, beside = at.astimezone(zone), row.received_at.astimezone(zone)
     return shown(at, "%H:%M" if at.date() == beside.date() else "%Y-%m-%d %H:%M")

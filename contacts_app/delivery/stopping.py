@@ -1,4 +1,4 @@
-"""Stop what waits to be sent: of one notification, or of all that came in through an integration."""
+"""Cancel queued messages: of one notification, or of all alerts of an integration."""
 
 import time
 from collections.abc import Iterable
@@ -9,42 +9,42 @@ import sqlalchemy as sa
 from ..core.db import db
 from .models import IS_WAITING
 
-ALERTS_AT_ONCE = 10  # so that no transaction keeps a worker waiting for long
+ALERTS_AT_ONCE = 10  # so that no transaction blocks a worker for long
 PATIENCE_SECONDS = 10  # for rows that a worker has locked, which takes milliseconds
 
 
 class Waiting(NamedTuple):
-    """Say how many messages wait, and of how many notifications."""
+    """How many messages are queued, and of how many notifications."""
 
     messages: int = 0
     notifications: int = 0
 
     def __str__(self) -> str:
-        """Return both in words."""
+        """Return both numbers in words."""
         messages = f"{self.messages:,} message" + ("" if self.messages == 1 else "s")
         return f"{messages} of {self.notifications:,} notification" + ("" if self.notifications == 1 else "s")
 
 
 def waiting_of(account_id: int, integration_ids: Iterable[int]) -> Waiting:
-    """Return what waits of all that came in through the integrations, whether they still exist or not."""
+    """Return what is queued of all alerts of the integrations, whether these still exist or not."""
     values = {"account_id": account_id, "integration_ids": list(integration_ids)}
     counts = [row.messages for row in db.session.execute(_alerts_of_integrations, values)]
     return Waiting(sum(counts), len(counts))
 
 
 def stop_integrations(account_id: int, integration_ids: Iterable[int], who: str) -> Waiting:
-    """Stop what waits of all that has come in through the integrations, in several transactions.
+    """Cancel the queued messages of all alerts of the integrations; return what was cancelled.
 
-    Returns what was stopped. What comes in from now on is sent as usual.
+    This takes several transactions. Alerts that arrive from now on are sent as usual.
     """
     values = {"account_id": account_id, "integration_ids": list(integration_ids)}
     return stop_alerts(account_id, [row.alert_id for row in db.session.execute(_alerts_of_integrations, values)], who)
 
 
 def stop_alerts(account_id: int, alert_ids: Iterable[int], who: str) -> Waiting:
-    """Stop what waits of the alerts, in several transactions; return what was stopped.
+    """Cancel the queued messages of the alerts, in several transactions; return what was cancelled.
 
-    A message that is being sent is not tried again, and recorded as what becomes of it.
+    A message that is being sent is not retried, and its result is recorded.
     """
     ids = list(alert_ids)
     messages = notifications = 0
@@ -53,7 +53,7 @@ def stop_alerts(account_id: int, alert_ids: Iterable[int], who: str) -> Waiting:
         stopped: set[int] = set()
         until = time.monotonic() + PATIENCE_SECONDS
         while True:
-            # What a worker has locked at this moment is skipped and looked at again: to wait for it could deadlock.
+            # Rows that a worker has locked are skipped and tried again, because waiting for them could deadlock.
             rows = db.session.execute(_stop, values).all()
             db.session.commit()
             messages += sum(row.messages for row in rows)
@@ -67,13 +67,13 @@ def stop_alerts(account_id: int, alert_ids: Iterable[int], who: str) -> Waiting:
 
 
 def stopped_words(stopped: Waiting) -> str:
-    """Return what to say after something was stopped."""
+    """Return the message for the user after a cancellation."""
     if not stopped.messages:
-        return "Nothing here waits any more."
+        return "No message was waiting any more."
     return f"{stopped} {'has' if stopped.messages == 1 else 'have'} been stopped."
 
 
-# The notifications with messages that wait and are not stopped yet, oldest first.
+# The notifications with queued messages that are not cancelled yet, oldest first.
 _alerts_of_integrations = sa.text(f"""
     SELECT alert_id, count(*) AS messages FROM deliveries
     JOIN alerts ON (alerts.account_id, alerts.id) = (deliveries.account_id, alert_id)

@@ -193,7 +193,7 @@ def test_what_is_told_long_after_it_came_in_says_so(
     (at,) = team.sql.execute("SELECT received_at FROM alerts WHERE id = %s", [alert]).fetchone() or [None]
     courier.deliver()
     assert states(team, alert, keyed) == {"sent": 6}
-    line = f"Late: this came in at {at:%Y-%m-%d %H:%M} UTC."
+    line = f"Late: this alert arrived at {at:%Y-%m-%d %H:%M} UTC."
     assert [text.text.splitlines()[1] for text in texts.messages] == [line] * 2
     told = [mail.message.get_body(("plain",)).get_content() for mail in post.messages]
     assert all(line in text for text in [*told, *(message.text for message in chat.messages)])
