@@ -28,7 +28,7 @@ from ..config import Settings, StartError, current_settings
 from ..core.db import all_accounts, db
 from . import messages, robots
 from .attempts import Claimed, Result, limit_lock_waits
-from .channels.dingtalk import DingTalk
+from .channels.dingtalk import DINGTALK, DingTalk
 from .channels.kinds import ByContact, Kind, Senders
 from .channels.registry import KINDS
 from .housekeeping import Chores, keep_house
@@ -230,7 +230,7 @@ class Worker:
 
     def _send_to_robot(self, senders: Senders) -> bool:
         """Send one message to a robot that may be sent one: one alert, or all that wait where its limit is near."""
-        lane = self.lanes["dingtalk"]
+        lane = self.lanes[DINGTALK.name]
         with lane.claiming:
             bundle = robots.claim(self.settings, lane.busy(), lane.full())
             if not isinstance(bundle, bool):
