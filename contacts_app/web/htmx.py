@@ -20,10 +20,13 @@ def render(page: str, fragment: str, status: int = 200, /, **context: Any) -> Re
 
 
 def show_address(response: Response, address: str) -> None:
-    """Have the browser show `address`: a link adds to its history, typing in a form replaces what is there."""
-    if wants_fragment():
-        is_link = request.headers.get("HX-Source", "").partition("#")[0] == "a"
-        response.headers["HX-Push-Url" if is_link else "HX-Replace-Url"] = address
+    """Have the browser show `address`, this page's own, where it asked for the page in another way.
+
+    Links push the address they lead to and search forms replace the one that is shown (`hx-push-url`,
+    `hx-replace-url`). This header overrides both, so it is sent only for what a form adds: fields that are empty.
+    """
+    if wants_fragment() and dict(parse_qsl(urlsplit(address).query)) != request.args.to_dict():
+        response.headers["HX-Replace-Url"] = address
 
 
 def saved(
@@ -39,7 +42,7 @@ def saved(
     response = make_response(render_template(fragment, message=message, in_dialog=stays, **context), status)
     if not stays:
         response.headers["HX-Trigger"] = "dialog:close"
-    show_address(response, address)
+    response.headers["HX-Replace-Url"] = address
     return response
 
 
@@ -52,6 +55,7 @@ def failed(status: int, title: str, sentence: str) -> Response:
     # Only dialogs post: there the message has to stand inside, because all behind a dialog is out of reach.
     response.headers["HX-Retarget"] = "#dialog-messages" if request.method == "POST" else "#messages"
     response.headers["HX-Reswap"] = "innerHTML"
+    response.headers["HX-Push-Url"] = "false"  # whatever the link says that was followed
     return response
 
 
@@ -66,11 +70,19 @@ def leave_for(address: str) -> Response:
 
 def address_shown() -> str:
     """Return path and query of the page that the person looks at, which is also where to return to."""
-    if not wants_fragment() and request.method != "POST":
-        # Not full_path, which fails for bytes that no browser sends.
-        return f"{request.path}?{request.query_string.decode(errors='replace')}".rstrip("?")
+    if wants_fragment():
+        return _path_of(request.headers.get("HX-Current-URL", ""))
+    if request.method == "POST":
+        # Where a form goes need not be where it stands: what asks before a deletion has the ids in its body. Else each
+        # form would have to name its page in a hidden field; the console's own policy has browsers send this header.
+        return _path_of(request.headers.get("Referer", ""))
+    # Not full_path, which fails for bytes that no browser sends.
+    return f"{request.path}?{request.query_string.decode(errors='replace')}".rstrip("?")
+
+
+def _path_of(address: str) -> str:
+    """Return path and query of an address that a browser names."""
     try:
-        address = request.headers.get("HX-Current-URL" if wants_fragment() else "Referer", "")
         parts = urlsplit(address if len(address) <= LONGEST_ADDRESS else "/")
     except ValueError:
         return "/"

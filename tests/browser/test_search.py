@@ -210,6 +210,19 @@ def test_a_search_keeps_the_sort_and_starts_at_the_first_page(page: Page, team: 
     expect(names(page)).to_have_count(10)
 
 
+def test_a_link_that_leads_nowhere_any_more_leaves_address_and_history(page: Page, team: Team) -> None:
+    team.sql.execute("UPDATE accounts SET contact_quota = 300 WHERE id = %s", [team.account_id])
+    for number in range(110):
+        team.add(f"Many {number:03}")
+    page.goto("/contacts?sort=-name")
+    before = page.evaluate("history.length")
+    team.sql.execute("DELETE FROM contacts WHERE account_id = %s AND name LIKE 'Many%%'", [team.account_id])
+    page.get_by_role("link", name="Next").click()
+    expect(message(page)).to_contain_text("The list has no page 2.")
+    expect(page).to_have_url(re.compile("sort=-name$"))
+    assert page.evaluate("history.length") == before
+
+
 def test_what_is_selected_stays_selected_only_while_it_can_be_seen(page: Page, team: Team) -> None:
     for name in ("Ann", "Bob"):
         control(page, name, "Select").check()

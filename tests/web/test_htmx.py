@@ -51,6 +51,41 @@ def test_a_form_saved_over_another_page_leads_to_the_list(team: Team) -> None:
     assert (answer.status_code, answer.text, answer.headers["HX-Redirect"]) == (204, "", "/contacts")
 
 
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [
+        ("/contacts?sort=name&field=name&q=&show=all", "/contacts"),
+        ("/contacts?sort=-name&field=name&q=O'Brien+%26+co&show=all", "/contacts?q=O%27Brien+%26+co&sort=-name"),
+        ("/contacts?q=O%27Brien+%26+co&sort=-name", None),
+        ("/contacts?q=O'Brien+%26+co&sort=-name", None),
+        ("/contacts", None),
+        ("/groups?q=", "/groups"),
+        ("/groups?q=a", None),
+        ("/notifications?q=&show=all", "/notifications"),
+        ("/notifications?q=a%27", None),
+    ],
+)
+def test_only_what_a_form_adds_to_the_address_is_taken_out_of_it(team: Team, asked: str, shown: str | None) -> None:
+    answer = team.get(asked, htmx=True)
+    assert answer.status_code == 200
+    assert answer.headers.get("HX-Replace-Url") == shown
+    assert "HX-Push-Url" not in answer.headers
+    page = team.get(asked).text
+    assert re.search(r'<form id="search"[^>]* hx-replace-url="true"', page)
+
+
+def test_every_link_to_a_list_says_that_it_pushes_its_address(team: Team) -> None:
+    team.sql.execute("UPDATE accounts SET contact_quota = 300 WHERE id = %s", [team.account_id])
+    for number in range(110):
+        team.add(f"Many {number:03}")
+    page = team.get("/contacts?q=many&sort=-name").text
+    links = re.findall(r'<a [^>]*href="(/contacts[^"]*)" hx-get="([^"]*)"([^>]*hx-swap="none"[^>]*)>', page)
+    assert len(links) == 4, "three to sort by, and the next page"
+    for href, get, rest in links:
+        assert get.removesuffix("#main") == href
+        assert re.search('hx-push-url="([^"]*)"', rest)[1] == (href if "#" in get else "true")
+
+
 NASTY = [
     *(
         "",
@@ -108,6 +143,7 @@ def test_an_error_for_htmx_is_a_message_and_leaves_the_page_as_it_is(
     answer = team.client.open(path, method=method, headers=HTMX, data={"csrf_token": team.csrf_token})
     assert answer.status_code == status
     assert (answer.headers["HX-Retarget"], answer.headers["HX-Reswap"]) == (place, "innerHTML")
+    assert answer.headers["HX-Push-Url"] == "false"
     assert 'class="message message-error"' in answer.text
     assert "<html" not in answer.text
 

@@ -43,7 +43,8 @@ def index() -> ResponseReturnValue:
     context: dict[str, Any] = {"text": text, "show": show, "shows": SHOWS, "rows": rows, "no_worker": no_worker()}
     context |= {"is_first": not before, "address": address, "older": older if has_more else ""}
     response = htmx.render("notifications/index.html", "notifications/_found.html", **context)
-    htmx.show_address(response, request.full_path.rstrip("?") if before else address)
+    if not before:  # else a link was followed, which pushes its address itself
+        htmx.show_address(response, address)
     return response
 
 
