@@ -26,7 +26,7 @@ from ..core.db import all_accounts, db, violated_constraint
 from ..delivery import worker
 from ..delivery.housekeeping import Chores
 from ..intake import refusals
-from ..ops import embedded, serve
+from ..ops import dumps, embedded, serve
 from ..reach import notices
 from ..web.fields import clean_email
 from .demo import fill
@@ -225,7 +225,7 @@ def backup(path: Path) -> None:
         # In place when complete: the backup that was there before is better than half a new one.
         with open(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "w+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # while it lasts, nobody removes it
-            embedded.dump(data_dir, file)
+            dumps.dump(data_dir, file)
             file.write(_seal(file, file.seek(0, os.SEEK_END)))
             file.flush()
             os.fsync(file.fileno())
@@ -274,7 +274,7 @@ def restore(path: Path, stop_waiting: bool) -> None:
             if size < 0 or _seal(file, size) != file.read():
                 raise StartError(f"{path} is damaged, or no backup that this console has made.")
             file.seek(0)
-            embedded.restore(data_dir, file, prepare)
+            dumps.restore(data_dir, file, prepare)
     except OSError as error:
         raise StartError(f"{path} cannot be read: {error.strerror}.") from None
     serve.prepare()

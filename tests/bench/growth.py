@@ -27,7 +27,7 @@ from contacts_app import create_app, migrations
 from contacts_app.config import PROJECT
 from contacts_app.core.db import all_accounts, db
 from contacts_app.delivery.housekeeping import check_all
-from contacts_app.ops import embedded
+from contacts_app.ops import embedded, programs
 from tests.conftest import watched_statements
 from tests.growth import CHANNELS_SET_UP, CONTACTS, PEOPLE, WORKERS, Act, Explainer, Team, administrator, faults, fill
 from tests.ops.test_embedded import kill, processes
@@ -63,7 +63,7 @@ def server(data_dir: Path, **settings: str) -> Iterator[None]:
     finally:
         embedded.SERVER_SETTINGS.clear()
         embedded.SERVER_SETTINGS.update(usual)
-        embedded.run("pg_ctl", "-D", data_dir / "postgres", "-m", "fast", "-w", "-t", "300", "stop")
+        programs.run("pg_ctl", "-D", data_dir / "postgres", "-m", "fast", "-w", "-t", "300", "stop")
 
 
 def grow(url: str, first: int, last: int) -> None:

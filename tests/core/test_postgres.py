@@ -22,7 +22,7 @@ from contacts_app.accounts.models import Account
 from contacts_app.config import PROJECT, StartError
 from contacts_app.core import postgres
 from contacts_app.core.db import all_accounts, db
-from contacts_app.ops import embedded
+from contacts_app.ops import system_user
 from tests.conftest import PASSWORD, answers, free_port, wait_for
 from tests.ops.test_embedded import new_folder
 
@@ -221,7 +221,7 @@ def binary() -> tuple[str, dict[str, str]]:
 def pooler(folder: Path, url: str, **options: str) -> Iterator[str]:
     """Run PgBouncer before the server of this database; yield the database's address there."""
     parts, port = conninfo_to_dict(url), free_port()
-    user = embedded.server_user()  # PgBouncer refuses to be root, and the server's socket is for its user alone
+    user = system_user.server_user()  # PgBouncer refuses to be root, and the server's socket is for its user alone
     target = " ".join(f"{name}={value}" for name, value in parts.items() if value)
     given = {"listen_addr": "127.0.0.1", "listen_port": str(port), "auth_type": "any", "unix_socket_dir": "''"}
     given |= {"ignore_startup_parameters": "options,extra_float_digits", "query_wait_timeout": "5"} | options

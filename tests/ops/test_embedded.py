@@ -18,7 +18,7 @@ import psycopg
 import pytest
 
 from contacts_app.config import PROJECT
-from contacts_app.ops import embedded
+from contacts_app.ops import embedded, system_user
 from tests.conftest import check_logs, wait_for
 
 FLASK = [sys.executable, "-m", "flask", "--app", "wsgi"]
@@ -29,7 +29,7 @@ import os, sys, time, types
 from pathlib import Path
 sys.modules["contacts_app"] = types.ModuleType("contacts_app")
 sys.modules["contacts_app"].__path__ = ["contacts_app"]
-from contacts_app.ops import embedded
+from contacts_app.ops import embedded, system_user
 """
 # A process that uses the server until its input ends.
 USER = """
@@ -156,7 +156,7 @@ from contacts_app.config import StartError
 
 def forget():
     for path in map(Path, ("/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow")):
-        path.write_text(re.sub(f"(?m)^{embedded.SYSTEM_USER}:.*\\n", "", path.read_text()))
+        path.write_text(re.sub(f"(?m)^{system_user.SYSTEM_USER}:.*\\n", "", path.read_text()))
 
 subprocess.run(["mount", "--bind", sys.argv[1], "/etc"], check=True)
 forget()
@@ -206,7 +206,7 @@ def test_the_server_listens_at_a_socket_in_the_data_folder_and_nowhere_else(in_u
 
 def test_the_server_never_runs_as_root(in_use: Path) -> None:
     (server,) = postmasters(in_use)
-    assert server.username() == (embedded.SYSTEM_USER if os.geteuid() == 0 else psutil.Process().username())
+    assert server.username() == (system_user.SYSTEM_USER if os.geteuid() == 0 else psutil.Process().username())
 
 
 def test_all_that_start_at_once_on_a_new_machine_get_the_same_system_user(folder: Path) -> None:
@@ -216,7 +216,7 @@ def test_all_that_start_at_once_on_a_new_machine_get_the_same_system_user(folder
 def start(barrier, found):
     barrier.wait()
     try:
-        found.put(embedded.server_user().pw_uid)
+        found.put(system_user.server_user().pw_uid)
     except StartError as error:
         found.put(str(error))
 
@@ -226,7 +226,7 @@ for _ in range(5):
     barrier, found = fork.Barrier(4), fork.SimpleQueue()
     for _ in range(4):
         fork.Process(target=start, args=(barrier, found)).start()
-    print(*[found.get() for _ in range(4)], pwd.getpwnam(embedded.SYSTEM_USER).pw_uid, sep=",")
+    print(*[found.get() for _ in range(4)], pwd.getpwnam(system_user.SYSTEM_USER).pw_uid, sep=",")
 """,
     )
     assert [len(set(line.split(","))) for line in told] == [1] * 5, told
@@ -246,7 +246,7 @@ def run_and_let_go(*arguments, **options):
     return ended
 
 subprocess.run = run_and_let_go
-assert embedded.server_user() == pwd.getpwnam(embedded.SYSTEM_USER)
+assert system_user.server_user() == pwd.getpwnam(system_user.SYSTEM_USER)
 """,
     )
     assert told == ["1", "0"]
@@ -270,7 +270,7 @@ def stop(*_):
 
 signal.signal(signal.SIGALRM, stop)
 signal.alarm(20)
-print(embedded.server_user() == pwd.getpwnam(embedded.SYSTEM_USER))
+print(system_user.server_user() == pwd.getpwnam(system_user.SYSTEM_USER))
 """,
     )
     assert told == ["True", "True"]
@@ -282,16 +282,16 @@ def test_a_system_user_that_cannot_be_made_is_told(folder: Path) -> None:
         """
 def tell():
     try:
-        print(embedded.server_user())
+        print(system_user.server_user())
     except StartError as error:
         print(error)
 
-lock, embedded.USER_PATIENCE = Path("/etc/passwd.lock"), 0.2
+lock, system_user.USER_PATIENCE = Path("/etc/passwd.lock"), 0.2
 lock.write_text(str(os.getpid()))
 tell()
 lock.unlink()
 with open("/etc/group", "a") as groups:
-    print(f"{embedded.SYSTEM_USER}:x:12345:", file=groups)
+    print(f"{system_user.SYSTEM_USER}:x:12345:", file=groups)
 tell()
 """,
     )
@@ -355,7 +355,7 @@ def bystander(request: pytest.FixtureRequest, in_use: Path) -> Iterator[psutil.P
     if request.param == "server":
         yield postmasters(in_use)[0]
         return
-    user = embedded.server_user()
+    user = system_user.server_user()
     identity: dict[str, Any] = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
     program = subprocess.Popen(["sleep", "600"], cwd="/", **identity)
     yield psutil.Process(program.pid)

@@ -23,6 +23,7 @@ from contacts_app.api.bodies import MOST_BYTES
 from contacts_app.config import PROJECT
 from contacts_app.ops import front
 from contacts_app.ops.places import ALERT_PATIENCE
+from contacts_app.ops.visits import Visit, one_visitors
 from contacts_app.web.machines import API
 from tests.api.test_alerts import add_integration
 from tests.conftest import CSRF_SECRET, PASSWORD, Team, answers, cookie_signer, free_port, wait_for
@@ -234,10 +235,10 @@ def test_a_sender_that_asks_first_is_told_to_go_on(port: int, team: Team) -> Non
 
 
 def test_whoever_has_a_network_of_ipv6_addresses_counts_as_one() -> None:
-    mine = {front.Visit(None, (f"2001:db8:0:1:{number:x}::1", 9, 0, 0), None).host for number in range(1, 99)}
+    mine = {Visit(None, (f"2001:db8:0:1:{number:x}::1", 9, 0, 0), None).host for number in range(1, 99)}
     assert mine == {"2001:db8:0:1::/64"}
     kept = ["192.0.2.1", "192.0.2.2", "::ffff:192.0.2.1", "::ffff:192.0.2.2", "unknown", ""]
-    assert [front.one_visitors(address) for address in kept] == kept
+    assert [one_visitors(address) for address in kept] == kept
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,91 @@
+"""Save the embedded PostgreSQL's database to a file, and put it back from there."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import psycopg
+
+from ..config import StartError
+from ..core import locks
+from .embedded import connect_to, socket_dir, starting
+from .programs import run
+
+DRAFT, OLD = "contacts_draft", "contacts_old"  # databases that only `restore` makes and removes
+
+
+def dump(data_dir: Path, sink: IO[bytes]) -> None:
+    """Write the console's database as it is at this moment to `sink`, in the server's own format."""
+    run("pg_dump", *_as_administrator(data_dir), "--format=custom", "contacts", sink=sink)
+
+
+def restore(data_dir: Path, source: IO[bytes], check: Callable[[psycopg.Connection], None]) -> None:
+    """Put what `dump` wrote in place of the console's database; raise StartError if there are accounts in that.
+
+    It is made beside its place and moved there whole, in one transaction: whenever this is killed, there is a database
+    to go on with. `check` sees it before, and may raise StartError as well.
+    """
+    with locks.open_private(data_dir / "restore.lock") as lock, connect_to(data_dir, "postgres") as server:
+        locks.hold(lock, timeout=0)
+        try:
+            _check_old(server, data_dir)
+            server.execute(f"DROP DATABASE IF EXISTS {DRAFT} WITH (FORCE)")
+            server.execute(f"CREATE DATABASE {DRAFT} OWNER console TEMPLATE template0")
+            try:
+                options = ("--exit-on-error", "--single-transaction", "--dbname", DRAFT)
+                run("pg_restore", *_as_administrator(data_dir), *options, source=source)
+                with connect_to(data_dir, DRAFT) as connection:
+                    check(connection)
+                _check_empty(data_dir, "contacts")
+                _swap(server, data_dir)
+            finally:
+                server.execute(f"DROP DATABASE IF EXISTS {DRAFT} WITH (FORCE)")
+            server.execute(f"DROP DATABASE {OLD} WITH (FORCE)")
+        except psycopg.Error as error:
+            raise StartError(f"the backup cannot be restored: {str(error).splitlines()[0]}.") from None
+
+
+def _swap(server: psycopg.Connection, data_dir: Path) -> None:
+    """Put the draft in place of the console's database."""
+    # Nobody connects meanwhile: whoever wants to makes sure first that the server runs, and waits there.
+    with starting(data_dir):
+        server.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = 'contacts'")
+        with server.transaction():
+            server.execute(f"ALTER DATABASE contacts RENAME TO {OLD}")
+            server.execute(f"ALTER DATABASE {DRAFT} RENAME TO contacts")
+        try:
+            _check_empty(data_dir, OLD)  # an account that was made at the last moment
+        except StartError:
+            _swap_back(server)
+            raise
+
+
+def _swap_back(server: psycopg.Connection) -> None:
+    with server.transaction():
+        server.execute(f"ALTER DATABASE contacts RENAME TO {DRAFT}")
+        server.execute(f"ALTER DATABASE {OLD} RENAME TO contacts")
+
+
+def _check_old(server: psycopg.Connection, data_dir: Path) -> None:
+    """Remove the database that a `restore` has put aside which was killed then, or put it back if it is in use."""
+    if not server.execute("SELECT FROM pg_database WHERE datname = %s", [OLD]).rowcount:
+        return
+    try:
+        _check_empty(data_dir, OLD)
+    except StartError:
+        with starting(data_dir):
+            server.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = 'contacts'")
+            server.execute(f"DROP DATABASE IF EXISTS {DRAFT} WITH (FORCE)")
+            _swap_back(server)
+        raise
+    server.execute(f"DROP DATABASE {OLD} WITH (FORCE)")
+
+
+def _check_empty(data_dir: Path, database: str) -> None:
+    with connect_to(data_dir, database) as connection:
+        if connection.execute("SELECT FROM accounts LIMIT 1").rowcount:
+            raise StartError(f"DATA_DIR {data_dir} has accounts already; restore into an empty one.")
+
+
+def _as_administrator(data_dir: Path) -> tuple[str, ...]:
+    return "--host", str(socket_dir(data_dir)), "--username", "postgres"

