@@ -254,11 +254,11 @@ class FrontWorker(Worker):  # type: ignore[misc] # gunicorn has no types
         self.places.add(visit)
 
     def _take_head(self, visit: Visit) -> Body | None:
-        end = visit.came.find(b"\r\n\r\n", max(0, visit.searched - 3)) + 4
+        end = visit.came.find(b"\r\n\r\n", max(0, visit.searched - 3), HEAD_BYTES) + 4
         visit.searched = len(visit.came)
-        if end < 4 and len(visit.came) <= HEAD_BYTES:
+        if end < 4 and len(visit.came) < HEAD_BYTES:
             return None
-        visit.pieces.append(bytes(visit.came[: end if end >= 4 else None]))
+        visit.pieces.append(bytes(visit.came[: end if end >= 4 else HEAD_BYTES]))
         # Without an end the parser finds what is too long.
         visit.request = request = next(RequestParser(self.cfg, visit.source(), visit.address))
         del visit.came[:end]

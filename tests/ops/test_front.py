@@ -224,6 +224,28 @@ def test_requests_are_answered_in_turn_however_they_come(port: int, sent: bytes,
         assert [int(status) for status in re.findall(r"HTTP/1.[01] (\d+)", answer)] == statuses
 
 
+@pytest.mark.parametrize(("beyond", "status"), [(-1, 200), (0, 200), (1, 431), (50_000, 431)])
+@pytest.mark.parametrize("pieces", [1, 2, 5])
+def test_how_long_a_head_may_be_does_not_depend_on_how_it_comes(
+    port: int, beyond: int, status: int, pieces: int
+) -> None:
+    head = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    while (left := front.HEAD_BYTES + beyond - len(head) - 2) > 0:
+        size = min(left, 8000)
+        head += b"X: " + b"a" * (size - 5) + b"\r\n"
+    head += b"\r\n"
+    assert len(head) == front.HEAD_BYTES + beyond
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        size = len(head) // pieces + 1
+        try:
+            for begin in range(0, len(head), size):
+                sock.sendall(head[begin : begin + size])
+        except OSError:
+            assert status == 431  # it was answered before its end
+        assert read_all(sock).startswith(b"HTTP/1.1 %d " % status)
+
+
 def test_a_sender_that_asks_first_is_told_to_go_on(port: int, team: Team) -> None:
     token = add_integration(team, add_group(team, "Night"))
     body = json.dumps({"title": "Disk is full"}).encode()
