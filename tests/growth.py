@@ -17,8 +17,8 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from werkzeug.test import TestResponse
 
-from contacts_app.cli import CHORES
-from contacts_app.cli.demo import SAMPLE_NAMES
+from contacts_app.cli.processes import CHORES
+from contacts_app.cli.samples import SAMPLE_NAMES
 from contacts_app.core.db import all_accounts, db
 from contacts_app.delivery import housekeeping
 from contacts_app.delivery.channels import Outcome

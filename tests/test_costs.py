@@ -23,7 +23,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.routing import Rule
 from werkzeug.test import TestResponse
 
-from contacts_app import cli, create_app
+from contacts_app import create_app
 from contacts_app.api.bodies import MOST_BYTES as ALERT_BYTES
 from contacts_app.ops.front import HEAD_BYTES
 from contacts_app.pages.groups.views import MOST_BYTES as GROUP_BYTES
@@ -435,7 +435,7 @@ def test_no_argument_of_a_command_is_dear(app: Flask, share: Share[str], command
     def send(text: str) -> Act:
         def act() -> None:
             with pytest.raises(click.BadParameter):
-                parameter.callback(click.Context(cli.demo), parameter, text)
+                parameter.callback(click.Context(app.cli), parameter, text)
 
         return act
 

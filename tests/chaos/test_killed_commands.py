@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from contacts_app.cli import SEAL_BYTES
+from contacts_app.cli.database import SEAL_BYTES
 from contacts_app.config import PROJECT
 from tests.chaos.site import told
 from tests.conftest import PASSWORD

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from flask import Flask
 
 from contacts_app import create_app, migrations
-from contacts_app.cli import CHORES
+from contacts_app.cli.processes import CHORES
 from contacts_app.core.db import Base, all_accounts, db
 from contacts_app.core.encryption import digest
 from contacts_app.delivery.channels.kinds import Senders

@@ -14,7 +14,7 @@ import pytest
 from flask import Flask
 
 from contacts_app import config
-from contacts_app.cli import CHORES
+from contacts_app.cli.processes import CHORES
 from contacts_app.config import Settings
 from contacts_app.contacts.models import Contact
 from contacts_app.core.db import all_accounts

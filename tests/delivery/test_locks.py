@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
-from contacts_app.cli import CHORES
+from contacts_app.cli.processes import CHORES
 from contacts_app.core.db import Base, all_accounts, db
 from contacts_app.delivery import housekeeping, messages, worker
 from contacts_app.delivery.channels.registry import KINDS

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from contacts_app.cli import CHORES
+from contacts_app.cli.processes import CHORES
 from contacts_app.core.db import all_accounts
 from contacts_app.delivery import housekeeping, recording, robots, worker
 from tests.api.test_alerts import add_integration, integration_of

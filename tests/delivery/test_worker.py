@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from flask import Flask
 
 from contacts_app import config, create_app, migrations
-from contacts_app.cli import CHORES
+from contacts_app.cli.processes import CHORES
 from contacts_app.contacts.models import Contact
 from contacts_app.core.db import all_accounts, db
 from contacts_app.delivery import attempts, housekeeping, messages, robots, worker

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from werkzeug.test import TestResponse
 
 from contacts_app.api.bodies import MOST_BYTES
-from contacts_app.cli import CHORES
+from contacts_app.cli.processes import CHORES
 from contacts_app.core.db import all_accounts, db
 from contacts_app.delivery.housekeeping import tidy
 from contacts_app.intake import refusals

@@ -5,20 +5,25 @@ notifications, which the workers would send for what fails here.
 """
 
 import random
+import secrets
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+import click
 import phonenumbers
 import sqlalchemy as sa
 
-from ..config import DINGTALK_HOSTS
+from ..accounts.models import Account
+from ..config import DINGTALK_HOSTS, current_settings
 from ..contacts.models import Contact
 from ..core.db import db
 from ..delivery.channels.registry import KINDS
 from ..delivery.models import Alert, ChannelState, Delivery
 from ..groups.models import Group
 from ..intake.models import Integration
+from ..ops import serve
+from .errors import plainly
 
 SAMPLE_NAMES = (
     *("Ada Okafor", "张伟", "Jürgen Müller", "Night shift", "Sofía Álvarez", "李娜", "Database on-call"),
@@ -72,6 +77,22 @@ NEWS = (
         *("warning", "firing", "latency-payments"),
     ),
 )
+
+
+@click.command()
+@click.option("--contacts", default=37, show_default=True, type=click.IntRange(1, 20_000), help="How many.")
+@plainly
+def demo(contacts: int) -> None:
+    """Create an account full of samples, with a user to log on by, for trying the console out."""
+    serve.prepare()
+    number = (db.session.scalar(sa.select(sa.func.max(Account.id))) or 0) + 1
+    email, password = f"demo{number}@example.com", "-".join(secrets.token_hex(3) for _ in range(3))
+    account = Account.create(f"Demo {number}", max(contacts, current_settings().contact_quota))
+    account.add_user(email, password)
+    fill(account.id, contacts)
+    db.session.commit()
+    click.echo(f"Created the account {account.name} with {contacts} contacts.")
+    click.echo(f"Log on as {email} with the password {password}")
 
 
 def fill(account_id: int, count: int) -> None:

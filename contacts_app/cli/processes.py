@@ -1,0 +1,33 @@
+"""Run the console and its workers in the foreground."""
+
+import click
+
+from ..core import encryption
+from ..core.db import db
+from ..delivery import worker
+from ..delivery.housekeeping import Chores
+from ..intake import refusals
+from ..ops import serve
+from ..reach import notices
+from .errors import plainly
+
+# What the rooms above delivery have its worker do.
+CHORES = Chores(check_next=notices.check_next, forget_old=refusals.delete_old)
+
+
+@click.command("serve")
+@plainly
+def serve_command() -> None:
+    """Run the console in the foreground; `make run` calls this."""
+    serve.run()
+
+
+@click.command()
+@plainly
+def deliver() -> None:
+    """Deliver alerts in the foreground; beside gunicorn, any number of these run, on any number of machines."""
+    serve.prepare()
+    serve.tell_of_role()
+    encryption.note_key()
+    db.session.commit()
+    worker.run(CHORES)
