@@ -12,7 +12,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ..core.db import Base, db, set_account_to, set_lock_timeout, show_account
+from ..core.db import Base, db, read_rows, set_account_to, set_lock_timeout, show_account
 from ..core.encryption import digest
 
 IDLE_LIMIT = timedelta(hours=12)
@@ -209,7 +209,7 @@ class Session(Base):
         """
         token_hash = digest(token)
         try:
-            found = db.session.connection().execute(visitor_of_session, {"digest": token_hash}).one_or_none()
+            found = next(iter(read_rows(visitor_of_session, {"digest": token_hash})), None)
         except sa.exc.SQLAlchemyError:
             db.session.rollback()  # the error page runs queries of its own
             raise

@@ -121,7 +121,7 @@ class Contact(Base):
     def shown(cls, account_id: int, identity: int) -> "Contact | None":
         """Return a copy of this account's contact: what is not changed need not be watched, which costs more."""
         rows = read_rows(contact_to_show, {"account_id": account_id, "contact_id": identity})
-        return cls(**rows[0]._mapping) if rows else None
+        return cls(**rows[0]._asdict()) if rows else None
 
     @classmethod
     def system_receivers(cls, account_id: int) -> Sequence[int]:

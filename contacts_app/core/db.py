@@ -3,8 +3,9 @@
 import os
 import select
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import psycopg
@@ -12,7 +13,9 @@ import sqlalchemy as sa
 from flask import Flask, Response, current_app, g, has_app_context, request
 from flask_sqlalchemy import SQLAlchemy
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import namedtuple_row
 from sqlalchemy import SQLColumnExpression
+from sqlalchemy.engine.interfaces import Compiled
 from sqlalchemy.orm import DeclarativeBase, Session, SessionTransaction
 
 from ..config import current_settings
@@ -204,12 +207,30 @@ def set_lock_timeout(seconds: int) -> None:
     db.session.execute(sa.select(sa.func.set_config("lock_timeout", f"{seconds}s", True)))
 
 
-def read_rows(statement: sa.Executable, parameters: Mapping[str, Any]) -> Sequence[sa.Row[Any]]:
-    """Return the rows of a statement that selects columns only.
+def read_rows(statement: sa.Select[*tuple[Any, ...]], parameters: Mapping[str, Any]) -> list[Any]:
+    """Return the rows of a statement that selects columns and runs again and again, as named tuples.
 
-    This bypasses the ORM, whose result processing takes as long as the database takes for the whole list.
+    The driver runs it. To find what was compiled and to describe the rows, SQLAlchemy takes 0.16 ms of the 1.43 ms of
+    processor time of the dialog Edit contacts, three statements: more than a tenth.
     """
-    return db.session.connection().execute(statement, parameters).all()
+    compiled = _compiled(statement)
+    connection = db.session.connection()
+    driver: Any = connection.connection.driver_connection
+    try:
+        cursor = driver.cursor(binary=True, row_factory=namedtuple_row)
+        found: list[Any] = cursor.execute(str(compiled), compiled.construct_params(dict(parameters))).fetchall()
+    except psycopg.Error as error:
+        if driver.closed:
+            connection.invalidate(error)
+        raise sa.exc.DBAPIError.instance(
+            str(compiled), None, error, psycopg.Error, hide_parameters=True, dialect=connection.dialect
+        ) from error
+    return found
+
+
+@lru_cache(200)
+def _compiled(statement: sa.Select[*tuple[Any, ...]]) -> Compiled:
+    return statement.compile(dialect=db.engine.dialect)
 
 
 def violated_constraint(error: sa.exc.IntegrityError) -> str | None:

@@ -168,7 +168,7 @@ groups_of_contact = (
 )
 
 
-def groups_of(account_id: int, contact_id: int) -> Sequence[sa.Row[Any]]:
+def groups_of(account_id: int, contact_id: int) -> Sequence[Any]:
     """Return id and name of the groups that the contact is a member of."""
     return read_rows(groups_of_contact, {"account_id": account_id, "contact_id": contact_id})
 

@@ -186,7 +186,7 @@ def _fails(contact: Any) -> sa.ColumnElement[bool]:
     return sa.and_(of_contact, ChannelState.failing_since.is_not(None))
 
 
-def _gather(rows: Iterable[sa.Row[Any]]) -> dict[int, Unreachable]:
+def _gather(rows: Iterable[Any]) -> dict[int, Unreachable]:
     """Return the contacts in rows with id, name, and the columns of `_has` and `_KNOWN`, by id."""
     off = channels_off()
     names: dict[int, str] = {}
