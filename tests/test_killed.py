@@ -230,7 +230,7 @@ def test_what_is_made_in_the_data_folder_is_for_its_owner_alone(folder: Path) ->
     } <= modes.keys()
 
 
-def test_a_lock_that_somebody_keeps_is_told_with_who_has_it(folder: Path) -> None:
+def test_a_lock_that_is_held_too_long_is_reported_with_its_holder(folder: Path) -> None:
     data_dir = migrated(folder)
     for name in ("postgres.start.lock", "postgres.users.lock", "serve.lock"):
         with (data_dir / name).open("ab") as lock:

@@ -1,4 +1,4 @@
-"""Keep the contacts of an account: who can be told, and over which channels."""
+"""Store the contacts of an account: who is notified, and over which channels."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -19,19 +19,19 @@ CLEAN_NAME = (
 
 
 class Contact(Base):
-    """A person or a robot that is told when something breaks."""
+    """A person or a robot that is notified of alerts."""
 
     __tablename__ = "contacts"
 
     account_id: Mapped[int] = mapped_column(sa.ForeignKey(Account.id), primary_key=True)
     id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(), primary_key=True)
     name: Mapped[str]
-    # Names are found and sorted by this form: full-width as half-width, capital as small.
+    # The sort and search key: lower case, with full-width characters as half-width (NFKC).
     name_key: Mapped[str] = mapped_column(sa.Computed("lower(normalize(name, NFKC))", persisted=True))
     mobile: Mapped[str | None]
     email: Mapped[str | None] = mapped_column()
-    # The address of a robot and its signature secret open a group chat to whoever reads them. The hash tells which
-    # contacts share a robot; a token is long enough for it to tell nothing else.
+    # With the webhook URL and the signature secret of a robot anybody can post to a group chat. The hash shows which
+    # contacts share a robot; the token in the URL is too long to be guessed from it.
     dingtalk_url_encrypted: Mapped[bytes | None] = mapped_column(info=encryption.ENCRYPTED)
     dingtalk_url_hash: Mapped[bytes | None]
     dingtalk_secret_encrypted: Mapped[bytes | None] = mapped_column(info=encryption.ENCRYPTED)
@@ -43,10 +43,10 @@ class Contact(Base):
         sa.DateTime(timezone=True), server_default=sa.func.now(), onupdate=sa.func.now()
     )
 
-    # An update of a row that somebody else has changed meanwhile touches nothing and raises StaleDataError.
+    # Optimistic locking: updating a row that somebody else has changed in the meantime raises StaleDataError.
     __mapper_args__ = {"version_id_col": version}  # noqa: RUF012
     __table_args__ = (
-        # These two also serve the list: their first column is where every query starts.
+        # These two indexes also serve the list, because every query filters by their first column.
         sa.UniqueConstraint("account_id", "mobile", name="contact_mobile_is_unique"),
         sa.Index("contact_email_is_unique", "account_id", sa.func.lower(email), unique=True),
         sa.Index(
@@ -58,7 +58,7 @@ class Contact(Base):
         sa.CheckConstraint(CLEAN_NAME, name="contact_name_is_clean"),
         sa.CheckConstraint(r"mobile ~ '^\+[1-9][0-9]{5,14}$'", name="contact_mobile_is_e164"),
         sa.CheckConstraint(
-            # What smtplib writes as it stands, within the limits of RFC 5321.
+            # Addresses that smtplib needs not quote, within the limits of RFC 5321.
             r"""email ~ '^[^][<>()\\,;:@"[:space:]]+@[^][<>()\\,;:@"[:space:]]+$' AND strpos(email, '=?') = 0"""
             " AND octet_length(email) <= 254 AND octet_length(split_part(email, '@', 1)) <= 64",
             name="contact_email_is_an_address",
@@ -78,7 +78,7 @@ class Contact(Base):
 
     @property
     def dingtalk_url(self) -> str | None:
-        """Return the address of the robot; None without one, or where its key is not there."""
+        """Return the webhook URL of the robot; None without one, or if it cannot be decrypted."""
         return self._decrypted("dingtalk_url")
 
     @dingtalk_url.setter
@@ -91,7 +91,7 @@ class Contact(Base):
 
     @property
     def dingtalk_secret(self) -> str | None:
-        """Return the secret that signs what is sent to the robot; None without one, or where its key is not there."""
+        """Return the signature secret of the robot; None without one, or if it cannot be decrypted."""
         return self._decrypted("dingtalk_secret")
 
     @dingtalk_secret.setter
@@ -102,14 +102,14 @@ class Contact(Base):
         return decrypted(getattr(self, f"{name}_encrypted"), self.account_id, self.id, name)
 
     def _encrypt(self, name: str, value: str | None) -> None:
-        """Keep `value` encrypted for this row, whose key must be known; what is the same stays as it is."""
+        """Store `value` encrypted for this row, whose primary key must be known; leave an equal value unchanged."""
         if value != self._decrypted(name):
             encrypted = encryption.encrypt(value, self.__tablename__, self.account_id, self.id, name) if value else None
             setattr(self, f"{name}_encrypted", encrypted)
 
     @classmethod
     def next_id(cls) -> int:
-        """Return the id for a new contact, which its secrets are encrypted for."""
+        """Return the id for a new contact, which must be known before its secrets are encrypted."""
         return int(db.session.execute(_next_id).scalar_one())
 
     @classmethod
@@ -119,7 +119,7 @@ class Contact(Base):
 
     @classmethod
     def shown(cls, account_id: int, identity: int) -> "Contact | None":
-        """Return a copy of this account's contact: what is not changed need not be watched, which costs more."""
+        """Return this account's contact for display only, outside the session: tracking changes would cost more."""
         rows = read_rows(contact_to_show, {"account_id": account_id, "contact_id": identity})
         return cls(**rows[0]._asdict()) if rows else None
 
@@ -137,16 +137,16 @@ class Contact(Base):
 
     @classmethod
     def holders(cls, account_id: int, mobile: str | None, email: str | None) -> Sequence["Contact"]:
-        """Return the contacts that have this number or this address already."""
-        # As a literal, because "== None" would become IS NULL and find everybody who has no number.
+        """Return the contacts that already have this mobile number or this e-mail address."""
+        # A literal, because "== None" would become IS NULL and match every contact without a number.
         same_mobile = cls.mobile == sa.literal(mobile, sa.Text())
         same = sa.or_(same_mobile, sa.func.lower(cls.email) == sa.func.lower(email))
         return db.session.scalars(sa.select(cls).where(cls.account_id == account_id, same)).all()
 
     @classmethod
     def delete(cls, account_id: int, ids: Iterable[int]) -> Sequence[str]:
-        """Delete those of the contacts that exist, all of them or none, and return their names."""
-        # The trigger would lock the account at the end; locked first, two overlapping deletes cannot deadlock.
+        """Delete the contacts that exist in one statement, and return their names."""
+        # The trigger locks the account at the end of the statement; locked first, two deletions cannot deadlock.
         db.session.execute(sa.select(Account.id).where(Account.id == account_id).with_for_update(key_share=True))
         gone = sa.delete(cls).where(cls.account_id == account_id, cls.id.in_(ids)).returning(cls.name)
         return db.session.scalars(gone).all()
@@ -156,7 +156,7 @@ _next_id = sa.text("SELECT nextval(pg_get_serial_sequence('contacts', 'id'))")
 
 
 def decrypted(encrypted: bytes | None, account_id: int, identity: int, name: str) -> str | None:
-    """Return the text of a contact's column; None where there is none, or where its key is not there."""
+    """Return the decrypted text of a contact's column; None if it is empty or cannot be decrypted."""
     if encrypted is None:
         return None
     try:
@@ -168,5 +168,5 @@ def decrypted(encrypted: bytes | None, account_id: int, identity: int, name: str
 contact_to_show: sa.Select[*tuple[Any, ...]] = sa.select(
     *(column for column in Contact.__table__.c if column.key not in ("name_key", "created_at", "updated_at"))
 ).where(Contact.account_id == sa.bindparam("account_id"), Contact.id == sa.bindparam("contact_id"))
-# Bytes, not a language's order: the same on every server, and no index breaks when a C library is upgraded.
+# The collation C compares bytes: the same order on every server, and an upgrade of the C library breaks no index.
 by_name = sa.collate(Contact.name_key, "C")
