@@ -102,7 +102,7 @@ def listed(answer: TestResponse) -> list[tuple[int, Person, list[str]]]:
     found = []
     for identity, row in re.findall(r'<tr id="contact-(\d+)">(.*?)</tr>', answer.text, re.DOTALL):
         name, *groups = re.findall(r"<bdi>([^<]*)</bdi>", row.partition("</th>")[0])
-        mobile, email, _, notified = re.findall(r"<td>(.*?)</td>", row, re.DOTALL)
+        mobile, email, _, notified = re.findall(r"<td [^>]*data-label=[^>]*>(.*?)</td>", row, re.DOTALL)
         number = re.sub(r"[^+\d]", "", plain(mobile)) or None
         shown = (html.unescape(name), number, plain(email) or None, plain(notified) == "Yes")
         found.append((int(identity), Person(*shown), [html.unescape(group) for group in groups]))

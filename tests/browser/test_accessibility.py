@@ -826,6 +826,21 @@ def test_an_address_takes_one_line_on_a_narrow_screen(new_page: NewPage, team: T
 
 
 @pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_a_narrow_screen_shows_the_headings_beside_the_values(new_page: NewPage, team: Team, width: int) -> None:
+    page = new_page(team, width=width)
+    add_group_of(team, "Ops", team.add("Ann", mobile="+8613800138000", email="ann@example.com"))
+    shown = """cells => cells.map(cell => getComputedStyle(cell, "::before").content.split('"')[1] ?? "")"""
+    labels = {"/contacts": ["Cell phone number", "Email", "", "System notifications"], "/groups": ["", "Integrations"]}
+    for address, expected in labels.items():
+        page.goto(address)
+        cells = page.locator("tbody td:not(.select, .operation)")
+        assert cells.evaluate_all(shown) == (expected if width == NARROW else [""] * len(expected))
+        assert page.evaluate("() => getComputedStyle(document.querySelector('thead .check'), '::after').content") == (
+            '"Select all"' if width == NARROW else "none"
+        )
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
 def test_opening_a_group_moves_nothing_above_its_members(new_page: NewPage, contacts: Team, width: int) -> None:
     page = new_page(contacts, width=width)
     add_groups(contacts)

@@ -117,7 +117,13 @@ def main() -> None:
         has_all(held, "this pager has reached its limit")
     has_all(team.get(f"/notifications/{alert}").text, "Pager <bdi>Pager 4711", "The pager is switched off.")
     listed = team.get("/contacts").text
-    has_all(listed, '<th scope="col">Pager number</th>', "Pager 4713", "The pager is switched off.")
+    has_all(
+        listed,
+        '<th scope="col" class="pager">Pager number</th>',
+        'data-label="Pager number"',
+        "Pager 4713",
+        "The pager is switched off.",
+    )
     has_all(listed, "cannot be reached right now", "Pager fails: <bdi>The pager is switched off.")
     assert "Cid" not in team.get("/contacts?show=unreachable").text.split("<tbody")[1]
     has_all(team.get("/groups/new").text, "Pager 4711", "+86 138 0000 0001")

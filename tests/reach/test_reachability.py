@@ -97,7 +97,7 @@ def test_a_row_is_made_again_when_something_in_it_changes_and_only_then(full_tea
     change("UPDATE contacts SET name = 'Anne' WHERE id = %s")
     assert is_made_again("<bdi>Anne</bdi>")
     change("UPDATE contacts SET receives_system_notifications = true WHERE id = %s")
-    assert is_made_again("<td>Yes</td>")
+    assert is_made_again(">Yes</td>")
     change("UPDATE groups SET name = 'Night' FROM memberships WHERE group_id = groups.id AND contact_id = %s")
     assert is_made_again("<bdi>Night</bdi>")
     note(full_team, ann, "sms")

@@ -85,5 +85,10 @@ def test_a_strange_condition_is_no_error_of_the_console(app: Flask, headers: dic
     assert app.test_client().get("/static/app.css", headers=headers).status_code in (200, 206, 400, 416)
 
 
+def test_words_stand_in_the_pages_and_not_in_the_styles() -> None:
+    styles = (PROJECT / "static" / "app.css").read_text()
+    assert re.findall(r'content: *"[^"]*\w[^"]*"', styles) == []
+
+
 def test_the_script_of_our_own_stays_small() -> None:
     assert len((PROJECT / "static" / "app.js").read_text().splitlines()) < 130

@@ -12,6 +12,7 @@ from ...contacts.models import Contact, by_name
 from ...core.db import read_rows
 from ...delivery.channels.mail import EMAIL
 from ...delivery.channels.registry import KINDS
+from ...delivery.channels.sms import SMS
 from ...groups.models import groups_of_contacts, is_in_no_group
 from ...reach.reachability import Unreachable, health_of, is_failing, is_reachable, is_untried, states_of_contacts
 from ...web.arguments import PAGE_SIZE
@@ -22,7 +23,9 @@ _ORDERS: dict[str, sa.ColumnElement[Any]] = {
     "changed": Contact.updated_at.expression,
 }
 SORTS = tuple(sign + name for name in _ORDERS for sign in ("", "-"))
-FIELDS = ("name", "mobile", "email")
+# What can be searched, and the columns beside the name, with the words for people.
+FIELDS = {"name": "Name", "mobile": SMS.heading, "email": EMAIL.heading}
+COLUMNS = {kind.name: kind.heading for kind in KINDS.values()} | {"notified": "System notifications"}
 # What the list can be narrowed to: a name for the address, words for the person, and a condition.
 FILTERS: dict[str, tuple[str, sa.ColumnElement[bool]]] = {
     "all": ("All contacts", sa.true()),

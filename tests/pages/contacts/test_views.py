@@ -272,6 +272,7 @@ def test_the_list_shows_a_contact(team: Team) -> None:
         assert text in page
     headings = re.findall(r"<th scope=\"col\"[^>]*>([^<]+)</th>", page)
     assert headings == ["Name", "Cell phone number", "Email", "DingTalk robot", "System notifications", "Operation"]
+    assert re.findall(r'<td [^>]*data-label="([^"]+)"', page) == headings[1:-1], "for a screen without columns"
 
 
 def test_the_home_page_leads_to_the_list(team: Team) -> None:
@@ -281,9 +282,9 @@ def test_the_home_page_leads_to_the_list(team: Team) -> None:
 
 def test_the_list_tells_who_receives_system_notifications(team: Team) -> None:
     team.add("Ann", receives_system_notifications=True)
-    assert re.search(r"<td>Yes</td>", team.get("/contacts").text)
+    assert re.search(r">Yes</td>", team.get("/contacts").text)
     team.sql.execute("UPDATE contacts SET receives_system_notifications = false")
-    assert re.search(r"<td>No</td>", team.get("/contacts").text)
+    assert re.search(r">No</td>", team.get("/contacts").text)
 
 
 @as_page_and_htmx
