@@ -14,7 +14,7 @@ from werkzeug.exceptions import TooManyRequests, Unauthorized
 from ..accounts.permissions import public
 from ..config import current_settings
 from ..core.db import db
-from ..delivery.models import Alert
+from ..delivery.models import Notification
 from ..delivery.queueing import notify
 from ..groups.models import Group
 from ..intake import refusals
@@ -58,7 +58,7 @@ def alerts() -> ResponseReturnValue:
     if duplicate is not None:
         db.session.commit()
         return jsonify(id=duplicate), 200
-    alert = Alert(
+    alert = Notification(
         account_id=admission.account_id,
         kind="alert",
         source=incoming.source,

@@ -19,7 +19,7 @@ from ..config import DINGTALK_HOSTS, current_settings
 from ..contacts.models import Contact
 from ..core.db import db
 from ..delivery.channels.registry import KINDS
-from ..delivery.models import Alert, ChannelState, Delivery
+from ..delivery.models import ChannelState, Delivery, Notification
 from ..groups.models import Group
 from ..intake.models import Integration
 from ..ops import serve
@@ -121,7 +121,7 @@ def fill(account_id: int, count: int) -> None:
             db.session.add(integration)
         integration.used_at = at
         db.session.flush()
-        alert = Alert(
+        alert = Notification(
             account_id=account_id,
             kind="alert",
             source=news.source,
@@ -136,7 +136,7 @@ def fill(account_id: int, count: int) -> None:
             received_at=at,
         )
         _tell(alert, members[news.group], failing, states)
-    test = Alert(account_id=account_id, kind="test", source="console", addressee=contacts[0].name, severity="")
+    test = Notification(account_id=account_id, kind="test", source="console", addressee=contacts[0].name, severity="")
     test.title, test.text, test.status = "This is a test", "Nothing is wrong: this was a sample of a test.", "firing"
     test.received_at = now - timedelta(minutes=5)
     _tell(test, contacts[:1], failing, states)
@@ -144,7 +144,7 @@ def fill(account_id: int, count: int) -> None:
 
 
 def _tell(
-    alert: Alert,
+    alert: Notification,
     contacts: Sequence[Contact],
     failing: dict[int, tuple[str, str]],
     states: dict[tuple[int, str], dict[str, Any]],

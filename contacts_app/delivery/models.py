@@ -25,9 +25,11 @@ def _one_of(column: str, values: Iterable[str]) -> str:
     return f"{column} IN ({', '.join(repr(value) for value in values)})"
 
 
-class Alert(Base):
-    """Something that contacts are told: what a sender posted, a test, or the console's own message."""
+class Notification(Base):
+    """An alert that a sender posted, a test, or a message of the console itself; its deliveries are in Delivery."""
 
+    # The table and `alert_id` have the name from before there were other kinds: a console of an earlier version may
+    # still run beside this one, on the same schema.
     __tablename__ = "alerts"
 
     account_id: Mapped[int] = mapped_column(sa.ForeignKey(Account.id), primary_key=True)
@@ -74,7 +76,7 @@ class Alert(Base):
     )
 
     @classmethod
-    def of(cls, account_id: int, identity: int) -> "Alert | None":
+    def of(cls, account_id: int, identity: int) -> "Notification | None":
         """Return this account's alert with the id."""
         return db.session.get(cls, (account_id, identity))
 

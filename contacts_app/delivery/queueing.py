@@ -1,4 +1,4 @@
-"""Queue messages: of an alert, of a test, and again of what failed or was cancelled."""
+"""Queue messages: of a notification, of a test, and again of what failed or was cancelled."""
 
 from collections.abc import Collection
 
@@ -9,7 +9,7 @@ from ..core.db import db
 from . import sample
 from .channels.registry import KINDS, kind_of
 from .limits import LIMIT_OF_TESTS, admit_tests
-from .models import Alert, Delivery, has_failed, is_cancelled
+from .models import Delivery, Notification, has_failed, is_cancelled
 
 SENT_AGAIN = {"failed": has_failed, "cancelled": is_cancelled}
 # The kinds of the channels that a contact has.
@@ -36,25 +36,25 @@ _schedule_robots = sa.text("""
 """)
 
 
-def notify(alert: Alert, contact_ids: Collection[int]) -> int:
-    """Write the alert, and a delivery for each channel of those of the account's contacts; return how many."""
-    db.session.add(alert)
+def notify(notification: Notification, contact_ids: Collection[int]) -> int:
+    """Write the notification, and a delivery for each channel of those of the account's contacts; return how many."""
+    db.session.add(notification)
     db.session.flush()
-    values = {"account_id": alert.account_id, "alert_id": alert.id, "contact_ids": list(contact_ids)}
+    values = {"account_id": notification.account_id, "alert_id": notification.id, "contact_ids": list(contact_ids)}
     count: int = db.session.execute(_queue, values).scalar_one()
-    schedule_robots(alert.account_id, contact_ids)
+    schedule_robots(notification.account_id, contact_ids)
     wake_workers()
     return count
 
 
-def send_test(account_id: int, name: str, contact_ids: Collection[int]) -> Alert:
+def send_test(account_id: int, name: str, contact_ids: Collection[int]) -> Notification:
     """Send a test to those of the account's contacts, by the way of every alert and as hard as one can be.
 
     Who has had too many within a minute is left out, which the test says; if that is everybody, TooManyRequests is
     raised.
     """
     left_out = set(contact_ids) - admit_tests(account_id, contact_ids)
-    alert = Alert(
+    notification = Notification(
         account_id=account_id,
         kind="test",
         source="console",
@@ -64,23 +64,23 @@ def send_test(account_id: int, name: str, contact_ids: Collection[int]) -> Alert
         severity="",
         status="firing",
     )
-    notify(alert, contact_ids)
+    notify(notification, contact_ids)
     if left_out:
-        mine = (Delivery.account_id == account_id, Delivery.alert_id == alert.id)
+        mine = (Delivery.account_id == account_id, Delivery.alert_id == notification.id)
         ended = {"state": "cancelled", "cancelled_by": LIMIT_OF_TESTS, "next_attempt_at": None}
         is_left_out = Delivery.contact_id.in_(left_out)
         db.session.execute(sa.update(Delivery).where(*mine, is_left_out).values(**ended, ended_at=sa.func.now()))
-    return alert
+    return notification
 
 
 def send_again(
-    alert: Alert, contact_id: int | None = None, channel: str | None = None, state: str = "failed"
+    notification: Notification, contact_id: int | None = None, channel: str | None = None, state: str = "failed"
 ) -> list[tuple[str, str]]:
     """Queue the deliveries that failed, or were cancelled, as if they were new; return name and channel of each.
 
     `contact_id` and `channel` name one of them, whichever of both it is.
     """
-    chosen = [Delivery.account_id == alert.account_id, Delivery.alert_id == alert.id]
+    chosen = [Delivery.account_id == notification.account_id, Delivery.alert_id == notification.id]
     if contact_id is None:
         chosen.append(SENT_AGAIN[state])
     else:
@@ -100,7 +100,7 @@ def send_again(
     }
     again = sa.update(Delivery).where(*chosen).values(fresh)
     rows = db.session.execute(again.returning(Delivery.contact_id, Delivery.contact_name, Delivery.channel)).all()
-    schedule_robots(alert.account_id, [row.contact_id for row in rows])
+    schedule_robots(notification.account_id, [row.contact_id for row in rows])
     wake_workers()
     return [(row.contact_name, row.channel) for row in rows]
 

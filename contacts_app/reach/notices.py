@@ -19,7 +19,7 @@ from ..core.db import db
 from ..core.times import shown
 from ..delivery.attempts import limit_lock_waits
 from ..delivery.channels.registry import kind_of
-from ..delivery.models import Alert, ChannelState
+from ..delivery.models import ChannelState, Notification
 from ..delivery.queueing import notify
 from ..groups.models import Group, Membership
 from .models import ReportedFact, SystemNotice
@@ -172,7 +172,7 @@ def _lines(facts: Sequence[Fact]) -> list[str]:
 
 
 def _send(account_id: int, kind: Kind, facts: Sequence[Fact], rest: Sequence[str] = ()) -> None:
-    alert = Alert(
+    alert = Notification(
         account_id=account_id,
         kind="system",
         source="console",

@@ -12,7 +12,7 @@ from contacts_app.core.db import Base, all_accounts, db
 from contacts_app.core.encryption import digest
 from contacts_app.delivery.channels.kinds import Senders
 from contacts_app.delivery.channels.registry import kind_of
-from contacts_app.delivery.models import Alert, Delivery
+from contacts_app.delivery.models import Delivery, Notification
 from contacts_app.delivery.queueing import notify
 from contacts_app.delivery.worker import Worker
 from tests.conftest import PASSWORD_HASH
@@ -77,7 +77,9 @@ def deliver(app: Flask) -> None:
 
 def tell(team: Team, *contacts: int) -> int:
     """Tell an alert to the contacts, deliver it by pager, and return its id."""
-    alert = Alert(account_id=team.account_id, kind="alert", source="script", addressee="On call", title="Disk full")
+    alert = Notification(
+        account_id=team.account_id, kind="alert", source="script", addressee="On call", title="Disk full"
+    )
     alert.text, alert.severity, alert.status = "On db1.", "critical", "firing"
     notify(alert, contacts)
     db.session.commit()

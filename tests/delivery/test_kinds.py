@@ -21,7 +21,7 @@ from contacts_app.core.db import all_accounts
 from contacts_app.delivery import messages
 from contacts_app.delivery.channels.kinds import Kind, Senders
 from contacts_app.delivery.channels.registry import KINDS, UnknownKind, kind_by_contact, kind_of
-from contacts_app.delivery.models import Alert, Delivery
+from contacts_app.delivery.models import Delivery, Notification
 from contacts_app.delivery.queueing import send_again
 from contacts_app.delivery.senders import attempt
 from contacts_app.delivery.worker import Worker
@@ -71,7 +71,7 @@ def test_an_unknown_kind_is_an_error_and_never_another_one(
     app: Flask, settings: dict[str, str], name: str, team: Team
 ) -> None:
     known: Settings = config.load(settings)
-    alert = Alert(account_id=team.account_id, id=1)
+    alert = Notification(account_id=team.account_id, id=1)
     asked: list[Callable[[], object]] = [
         lambda: kind_of(name),
         lambda: kind_by_contact(name),
@@ -104,9 +104,9 @@ def test_a_page_shows_no_message_of_an_unknown_kind_as_another(app: Flask) -> No
     row = Delivery(contact_id=1, contact_name="Ann", channel="pigeon", state="queued", attempts=0)
     with app.test_request_context():
         macro = app.jinja_env.get_template("notifications/_delivery.html").module.delivery_row  # type: ignore[attr-defined]
-        assert "Mailbox" in macro(_of(row, "email"), kind_of, Alert(kind="alert"))
+        assert "Mailbox" in macro(_of(row, "email"), kind_of, Notification(kind="alert"))
         with pytest.raises(UnknownKind):
-            macro(row, kind_of, Alert(kind="alert"))
+            macro(row, kind_of, Notification(kind="alert"))
 
 
 def _of(row: Delivery, channel: str) -> Delivery:

@@ -26,7 +26,7 @@ from contacts_app.delivery.channels import Outcome, sms
 from contacts_app.delivery.channels.kinds import Senders
 from contacts_app.delivery.channels.registry import KINDS
 from contacts_app.delivery.channels.sms import SMS
-from contacts_app.delivery.models import Alert
+from contacts_app.delivery.models import Notification
 from contacts_app.delivery.queueing import notify, send_again
 from contacts_app.delivery.robots import ROBOT_LIMIT
 from contacts_app.delivery.worker import Worker
@@ -225,7 +225,7 @@ def tell(team: Team, *contacts: int, title: str = "Disk full", **columns: Any) -
     values = {"kind": "alert", "source": "script", "addressee": "On call", "text": "Only 1 % is left.\nOn db1."}
     values |= {"severity": "critical", "status": "firing"} | columns
     with team.app.app_context(), all_accounts():
-        alert = Alert(account_id=team.account_id, title=title, **values)
+        alert = Notification(account_id=team.account_id, title=title, **values)
         everybody = sa.select(Contact.id).where(Contact.account_id == team.account_id)
         notify(alert, contacts or db.session.scalars(everybody).all())
         db.session.commit()
@@ -481,7 +481,7 @@ def test_who_got_only_the_headline_is_known_and_a_refused_text_is_no_fault_of_th
     for server in (chat, post, texts):
         server.words = set()
     with team.app.app_context(), all_accounts():
-        assert len(send_again(db.session.get_one(Alert, (team.account_id, none)))) == 3
+        assert len(send_again(db.session.get_one(Notification, (team.account_id, none)))) == 3
         db.session.commit()
     make_due(team)
     courier.deliver()
@@ -676,7 +676,7 @@ def test_a_failed_delivery_can_be_sent_again(team: Team, courier: Courier, post:
     courier.deliver()
     post.unknown.clear()
     with team.app.app_context(), all_accounts():
-        send_again(db.session.get_one(Alert, (team.account_id, alert)))
+        send_again(db.session.get_one(Notification, (team.account_id, alert)))
         db.session.commit()
     courier.deliver()
     assert (only(team)["state"], only(team)["attempts"]) == ("sent", 1)

@@ -17,7 +17,7 @@ from ...accounts.permissions import Permission, requires, visitor
 from ...contacts.models import Contact
 from ...core.db import db
 from ...delivery.channels.registry import KINDS
-from ...delivery.models import Alert
+from ...delivery.models import Notification
 from ...delivery.queueing import send_test
 from ...groups.models import groups_of, left_by
 from ...reach.reachability import Health, health_of, reach_of
@@ -96,7 +96,7 @@ def _dialog(form: ContactForm, contact_id: int | None, status: int = 200) -> Res
     return htmx.render("contacts/edit.html", "contacts/_edit.html", status, **context)
 
 
-def _test(contact: Contact) -> tuple[Alert | None, str]:
+def _test(contact: Contact) -> tuple[Notification | None, str]:
     """Send a test to a contact; or return, in words that follow others, why not: it is saved all the same."""
     try:
         return send_test(contact.account_id, contact.name, [contact.id]), ""
@@ -127,7 +127,7 @@ def delete() -> ResponseReturnValue:
     return changed(told_deleted(names, len(ids), "contacts"), 200 if names else 404)
 
 
-def changed(message: str, status: int = 200, test: Alert | None = None) -> Response:
+def changed(message: str, status: int = 200, test: Notification | None = None) -> Response:
     """Answer a change with the list that the person was looking at, as it is now, and with the test that was sent."""
     shown = htmx.query_shown(url_for("contacts.index"))
     if shown is None:

@@ -9,30 +9,30 @@ from sqlalchemy.orm import with_expression
 
 from ...contacts.models import Contact
 from ...core.db import db
-from ...delivery.models import STATES, Alert, Delivery, has_failed, is_cancelled, is_overtaken, is_waiting
+from ...delivery.models import STATES, Delivery, Notification, has_failed, is_cancelled, is_overtaken, is_waiting
 from ...intake.models import Integration
 
 PAGE_SIZE, DELIVERIES_SHOWN = 50, 300
-_mine = (Delivery.account_id == Alert.account_id, Delivery.alert_id == Alert.id)
+_mine = (Delivery.account_id == Notification.account_id, Delivery.alert_id == Notification.id)
 _in_account = Delivery.account_id == sa.bindparam("account_id")
 # By way of the indexes of what failed and of what waits: there is little of either, whatever is kept.
 SHOWS: dict[str, tuple[str, sa.ColumnElement[bool]]] = {
     "all": ("All notifications", sa.true()),
     "failed": (
         "With a failed message",
-        Alert.id.in_(sa.select(Delivery.alert_id).where(_in_account, has_failed)),
+        Notification.id.in_(sa.select(Delivery.alert_id).where(_in_account, has_failed)),
     ),
     "waiting": (
         "With a waiting message",
-        Alert.id.in_(sa.select(Delivery.alert_id).where(_in_account, is_waiting)),
+        Notification.id.in_(sa.select(Delivery.alert_id).where(_in_account, is_waiting)),
     ),
     "cancelled": (
         "With a cancelled message",
-        Alert.id.in_(sa.select(Delivery.alert_id).where(_in_account, is_cancelled)),
+        Notification.id.in_(sa.select(Delivery.alert_id).where(_in_account, is_cancelled)),
     ),
-    "alerts": ("Alerts", Alert.kind == "alert"),
-    "tests": ("Tests", Alert.kind == "test"),
-    "system": ("System notifications", Alert.kind == "system"),
+    "alerts": ("Alerts", Notification.kind == "alert"),
+    "tests": ("Tests", Notification.kind == "test"),
+    "system": ("System notifications", Notification.kind == "system"),
 }
 DELIVERY_STATES: dict[str, tuple[str, sa.ColumnElement[bool]]] = {
     "all": ("All messages", sa.true()),
@@ -52,27 +52,35 @@ _counts = (
         sa.func.count().filter(is_overtaken).label("overtaken"),
     )
     .where(*_mine)
-    .correlate(Alert)
+    .correlate(Notification)
     .lateral("counts")
 )
 _group_id = (
     sa.select(Integration.group_id)
-    .where(Integration.account_id == Alert.account_id, Integration.id == Alert.integration_id)
-    .correlate(Alert)
+    .where(Integration.account_id == Notification.account_id, Integration.id == Notification.integration_id)
+    .correlate(Notification)
     .scalar_subquery()
 )
 _page_statement = (
     sa.select(
-        *(Alert.id, Alert.kind, Alert.title, Alert.severity, Alert.status, Alert.addressee, Alert.source),
-        *(Alert.received_at, _group_id, _counts.c.sent, _counts.c.failed, _counts.c.waiting),
+        *(
+            Notification.id,
+            Notification.kind,
+            Notification.title,
+            Notification.severity,
+            Notification.status,
+            Notification.addressee,
+            Notification.source,
+        ),
+        *(Notification.received_at, _group_id, _counts.c.sent, _counts.c.failed, _counts.c.waiting),
         *(_counts.c.cancelled, _counts.c.overtaken),
     )
     .join(_counts, sa.true())
-    .where(Alert.account_id == sa.bindparam("account_id"), Alert.id < sa.bindparam("before"))
-    .order_by(Alert.id.desc())
+    .where(Notification.account_id == sa.bindparam("account_id"), Notification.id < sa.bindparam("before"))
+    .order_by(Notification.id.desc())
     .limit(PAGE_SIZE + 1)
 )
-_words = sa.func.concat_ws("\n", Alert.title, Alert.text, Alert.addressee, Alert.source)
+_words = sa.func.concat_ws("\n", Notification.title, Notification.text, Notification.addressee, Notification.source)
 # What strpos takes grows with both lengths where they nearly agree, and an account may have many long texts.
 MOST_SOUGHT = 48
 _needle = sa.func.left(sa.func.lower(sa.bindparam("text")), MOST_SOUGHT)
@@ -108,7 +116,7 @@ def search(account_id: int, text: str, show: str, before: int | None) -> tuple[S
     return rows[:PAGE_SIZE], len(rows) > PAGE_SIZE
 
 
-def deliveries_of(alert: Alert, state: str, page: int) -> Sequence[Delivery]:
+def deliveries_of(alert: Notification, state: str, page: int) -> Sequence[Delivery]:
     """Return a page of the alert's deliveries that are in a state: what failed first, then by contact."""
     mine = (Delivery.account_id == alert.account_id, Delivery.alert_id == alert.id, DELIVERY_STATES[state][1])
     # What needs somebody, what may yet change, and what is as it should be.

@@ -6,12 +6,12 @@ import sqlalchemy as sa
 
 from ...core.db import db
 from ...delivery.channels.registry import kind_of
-from ...delivery.models import Alert, WorkerHeartbeat
+from ...delivery.models import Notification, WorkerHeartbeat
 from ...reach.reachability import NO_WORKER
 from .listing import deliveries_of, pages_of
 
 
-def result_of(alert: Alert, state: str = "all", page: int = 1) -> dict[str, Any]:
+def result_of(alert: Notification, state: str = "all", page: int = 1) -> dict[str, Any]:
     """Return what the templates of a test's result and of an alert's deliveries need."""
     counts = alert.counts()  # before the messages: when none waits any more, all of them are at their end
     pages = pages_of(counts, state)

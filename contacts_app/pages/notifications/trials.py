@@ -10,7 +10,7 @@ from werkzeug.datastructures import CombinedMultiDict
 from ...contacts.models import Contact
 from ...core.db import db
 from ...delivery.channels.registry import KINDS
-from ...delivery.models import Alert
+from ...delivery.models import Notification
 from ...delivery.queueing import send_test
 from ...groups.models import Group
 from ...reach.reachability import channels_off
@@ -71,6 +71,6 @@ class Trial(NamedTuple):
         ]
         return found["contacts"], costs
 
-    def send(self) -> Alert:
+    def send(self) -> Notification:
         """Send it, in the transaction that is open."""
         return send_test(self.account_id, self.addressee, self.contact_ids)

@@ -11,7 +11,7 @@ from ...accounts.permissions import Permission, requires, visitor
 from ...core.db import db
 from ...delivery.channels.registry import KINDS, kind_of
 from ...delivery.facts import from_json
-from ...delivery.models import Alert
+from ...delivery.models import Notification
 from ...delivery.queueing import SENT_AGAIN, send_again
 from ...delivery.stopping import stop_alerts, stop_integrations, stopped_words, waiting_of
 from ...intake.models import Integration
@@ -140,7 +140,7 @@ def _address(id: int, state: str, page: int) -> str:
     return url_for(".show", id=id, state=state if state != "all" else None, page=page if page > 1 else None)
 
 
-def _show(alert: Alert, said: str = "") -> Response:
+def _show(alert: Notification, said: str = "") -> Response:
     state, page = _read_part()
     context = result_of(alert, state, page) | {"message": said, "facts": from_json(alert.facts)}
     if alert.integration_id and not htmx.wants_fragment():
@@ -156,5 +156,5 @@ def _refreshing(response: Response, context: dict[str, Any]) -> Response:
     return response
 
 
-def _find(id: int) -> Alert:
-    return Alert.of(visitor().account_id, id) or abort(404, GONE)
+def _find(id: int) -> Notification:
+    return Notification.of(visitor().account_id, id) or abort(404, GONE)
