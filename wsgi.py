@@ -9,5 +9,5 @@ try:
     app = create_app()
 except StartError as error:
     print(f"alert-contacts: {error}", file=sys.stderr)
-    # Flask's command ends with 1; to gunicorn 4 says that the app cannot be loaded, so that it does not try for ever.
+    # The Flask command exits with 1. For gunicorn 4 means that the app failed to load, so it does not restart workers.
     sys.exit(4 if "gunicorn.arbiter" in sys.modules else 1)

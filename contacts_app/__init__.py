@@ -18,7 +18,7 @@ __version__ = "0.2.0"
 
 
 def create_app(environ: Mapping[str, str] | None = None) -> Flask:
-    """Return the console set up from `environ`, by default the process's environment."""
+    """Return the Flask app configured from `environ`, by default the environment of the process."""
     settings = config.load(os.environ if environ is None else environ)
     app = Flask(
         __name__,
@@ -37,7 +37,7 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
         PERMANENT_SESSION_LIFETIME=timedelta(days=30),
         SESSION_REFRESH_EACH_REQUEST=False,
         TRUSTED_HOSTS=list(settings.trusted_hosts) or None,
-        # A console that is left open over night still takes the form that was open.
+        # A form that stays open overnight must still be accepted.
         WTF_CSRF_TIME_LIMIT=None,
     )
     templating.init_app(app)
@@ -51,10 +51,10 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
         db.init_app(app, embedded.url(settings.data_dir), start)
     else:
         db.init_app(app, settings.database_url)
-    compression.init_app(app)  # first here, so that it comes after all else that changes an answer
+    compression.init_app(app)  # registered first, so that it runs after every other hook that changes a response
     errors.init_app(app)
-    # First the log-on, so that no large form is read of a stranger; then what is read of it; last its token, so that
-    # whose session has ended is led to log on, not told of a forged request.
+    # The order matters: authorize before a body is read, so that no large form is parsed for an unknown client; check
+    # the CSRF token last, so that a user whose session has expired is sent to the log-on page and gets no CSRF error.
     app.before_request(permissions.authorize)
     security.init_app(app)
     pages.init_app(app)

@@ -1,4 +1,4 @@
-"""The pages: the only floor that knows HTML."""
+"""The HTML pages: the only layer that renders HTML."""
 
 from flask import Flask
 
@@ -10,7 +10,7 @@ from .notifications import views as notifications
 
 
 def init_app(app: Flask) -> None:
-    """Serve all pages."""
+    """Register the blueprints of all pages."""
     accounts.init_app(app)
     contacts.remember_rows(app)
     for room in (accounts, contacts, groups, integrations, notifications):

@@ -1,4 +1,4 @@
-"""Edit a row in a form, so that two people who edit it at once each keep what only they changed."""
+"""Edit a row in a form, and merge the changes of two users who edit it at the same time."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
@@ -19,25 +19,25 @@ Row = TypeVar("Row", Contact, Group)
 
 
 class EditForm(FlaskForm, Generic[Row]):
-    """A form of a new or a known row. Each field that has a normal form has the name of an attribute of the row."""
+    """A form for a new or an existing row. Each NormalField and SwitchField is named after an attribute of the row."""
 
     version = IntegerField(widget=HiddenInput(), validators=[Optional()])
     opened = HiddenField()
     form_errors: Sequence[str] = ()
-    is_merged = False  # with what somebody else has saved meanwhile
-    kept: Sequence[str] = ()  # the labels of what they changed, and the person had not touched
-    theirs: Mapping[str, Any] = {}  # what both have changed: as the form shows what they saved
+    is_merged = False  # with changes that another user saved meanwhile
+    kept: Sequence[str] = ()  # labels of the fields that only the other user changed
+    theirs: Mapping[str, Any] = {}  # conflicts, by field name: the other user's value as the form shows it
 
     def find(self, account_id: int, identity: int) -> Row:
-        """Return the account's row with the id; one that was deleted is a 404."""
+        """Return the account's row with the id; respond with 404 if it was deleted."""
         raise NotImplementedError
 
     def write(self, account_id: int, row: Row | None) -> Row:
-        """Create the row, or change it if it is at the version of the form. Raise Conflict or Refused."""
+        """Create the row, or update it if its version is that of the form; raise Conflict or Refused."""
         raise NotImplementedError
 
     def validate(self, extra_validators: Mapping[str, Sequence[Any]] | None = None) -> bool:
-        """Check each field, and say where it can be seen that a hidden one is damaged."""
+        """Validate each field, and report an invalid hidden field above the form."""
         is_valid = bool(super().validate(extra_validators))
         if self.version.errors:
             self.form_errors = [*self.form_errors, "This form is damaged. Reload the page and try again."]
@@ -50,37 +50,37 @@ class EditForm(FlaskForm, Generic[Row]):
 
     @property
     def focus(self) -> str | None:
-        """Return the name of the first field that has to be looked at again."""
+        """Return the name of the first field with an error or a conflict."""
         return next((field.name for field in self.attributes if field.errors or field.name in self.theirs), None)
 
     def _units(self) -> Iterable[Sequence[NormalField | SwitchField]]:
-        """Return the fields that are attributes of the row, those that make sense only together as one."""
+        """Return the fields that are attributes of the row, grouped by the unit in which they are merged."""
         units: dict[str, list[NormalField | SwitchField]] = {}
         for field in self.attributes:
             units.setdefault(field.unit or field.name, []).append(field)
         return units.values()
 
     def values(self) -> dict[str, Any]:
-        """Return the normal forms of what was typed, by the name of the attribute."""
+        """Return the normalized input, by attribute name."""
         return {field.name: field.normal for field in self.attributes}
 
     def saved_values(self, row: Row) -> dict[str, Any]:
-        """Return what is saved of the row, by the name of the attribute."""
+        """Return the saved values of the row, by attribute name."""
         return {field.name: getattr(row, field.name) for field in self.attributes}
 
     def open(self, row: Row) -> None:
-        """Fill in what is saved of the row."""
+        """Fill the form from the row."""
         for field in self.attributes:
             field.fill(getattr(row, field.name))
         self.note(row)
 
     def note(self, row: Row) -> None:
-        """Note what the form is opened with, or anew with what somebody else has saved."""
+        """Store the version and the marks of the saved values in the hidden fields, for a later merge."""
         self.version.data, self.version.raw_data = row.version, None
         self.opened.data = marks(self.saved_values(row), *_place(row))
 
     def save(self, account_id: int, row: Row | None) -> Row | None:
-        """Write what was typed, with what only somebody else has changed; None where the form says why it cannot be."""
+        """Save the input, merged with concurrent changes; return None if the form shows an error or a conflict."""
         identity = row.id if row else None
         while True:
             try:
@@ -99,7 +99,7 @@ class EditForm(FlaskForm, Generic[Row]):
                 return None
 
     def merge(self, row: Row) -> None:
-        """Take over what somebody else has saved and the person has not touched; note in `theirs` what both changed."""
+        """Take over the values that only the other user changed; put those that both changed into `theirs`."""
         typed, saved = self.values(), self.saved_values(row)
         not_typed, not_saved = (unchanged(self.opened.data, values, *_place(row)) for values in (typed, saved))
         for unit in self._units():
@@ -117,7 +117,7 @@ class EditForm(FlaskForm, Generic[Row]):
         self.note(row)
 
     def explain(self, refused: Refused, account_id: int, identity: int | None) -> None:
-        """Put what was refused beside its field, or above all fields."""
+        """Add the error to its field, or to the form."""
         if refused.field is None:
             self.form_errors = [*self.form_errors, refused.message]
         else:
@@ -125,7 +125,7 @@ class EditForm(FlaskForm, Generic[Row]):
 
 
 def add_error(field: Field, message: str) -> None:
-    """Put a message beside a field."""
+    """Add an error message to a field."""
     field.errors = [*field.errors, message]
 
 

@@ -1,14 +1,14 @@
-"""Say in words what several pages say alike."""
+"""Texts that several pages share."""
 
 from collections.abc import Sequence
 
-NAMES_SHOWN = 10  # in a question about several rows
+NAMES_SHOWN = 10  # in a confirmation for several rows
 CONTACT_GONE = "This contact does not exist, or somebody has deleted it meanwhile."
 GROUP_GONE = "This group does not exist, or somebody has deleted it meanwhile."
 
 
 def told_deleted(names: Sequence[str], asked: int, things: str) -> str:
-    """Say in words how many of the `asked` were deleted and how many somebody else had deleted before."""
+    """Return the message how many of the `asked` rows were deleted and how many had been deleted by others."""
     told = f"{names[0]} has been deleted." if len(names) == 1 else f"{len(names)} {things} have been deleted."
     gone = asked - len(names)
     if not gone:

@@ -1,6 +1,6 @@
-"""Know browsers again that a user has logged on with, so that strangers who guess do not keep that user out.
+"""Recognise the browsers of a user, so that password guessing by others does not lock that user out.
 
-The cookie opens nothing: it only has the attempts of this browser counted apart from those of everybody else.
+The cookie grants no access: attempts from a known browser are only counted separately from all others.
 """
 
 import hashlib
@@ -18,12 +18,12 @@ from ...config import current_settings
 from ...core.db import db
 
 COOKIE = "known_browser"
-LIFE = timedelta(days=400)  # the longest that browsers keep a cookie
-MOST_USERS = 5  # who share one browser, such as the one at the desk of a shift
+LIFE = timedelta(days=400)  # the longest lifetime that browsers accept for a cookie
+MOST_USERS = 5  # of one browser, such as a shared one at the desk of a shift
 
 
 class _Known(NamedTuple):
-    """One user who has logged on with this browser: `name` is random, `mark` is of the password at that time."""
+    """A user who has logged on with this browser: `name` is random, `mark` is an HMAC of the password hash then."""
 
     account_id: int
     user_id: int
@@ -32,7 +32,7 @@ class _Known(NamedTuple):
 
 
 def remember(user: User) -> None:
-    """Have the answer to this request note that `user` has logged on with this browser."""
+    """Add `user` to the cookie of this browser's users in the response to this request."""
     key = user.account_id, user.id
     former = {known[:2]: known for known in _noted()}
     name = former.pop(key).name if key in former else secrets.token_urlsafe(16)
@@ -40,12 +40,12 @@ def remember(user: User) -> None:
 
     @after_this_request
     def note(response: Response) -> Response:
-        if response.status_code < 400:  # what could not be saved did not happen
+        if response.status_code < 400:  # an error means that the log-on was not saved
             response.set_cookie(
                 COOKIE,
                 str(_serializer().dumps(noted)),
                 max_age=LIFE,
-                path=url_for("accounts.logon"),  # nothing else is sent it
+                path=url_for("accounts.logon"),  # no other path needs it
                 secure=current_settings().https,
                 httponly=True,
                 samesite="Strict",
@@ -54,10 +54,10 @@ def remember(user: User) -> None:
 
 
 def name_for(email: str) -> str | None:
-    """Return what this browser's attempts on the user with this address are counted by; None if it is a stranger's.
+    """Return the key that counts this browser's attempts for the user with this email; None for an unknown browser.
 
-    A change of the password makes strangers of all browsers. Only users whom the browser names are looked up, so that
-    it finds out about nobody else.
+    A password change invalidates all browsers of the user. Only users in the cookie are looked up, so that
+    the cookie cannot be used to probe for others.
     """
     names = {(known.account_id, known.user_id): known for known in _noted()}
     if not names:

@@ -1,4 +1,4 @@
-"""Ask who comes in, and say what a password may be."""
+"""Forms for set-up, log-on and passwords."""
 
 from flask_wtf import FlaskForm
 from wtforms import PasswordField
@@ -9,10 +9,10 @@ from ...web.fields import EmailField, NormalField
 
 
 class NewPasswordField(PasswordField):
-    """A password that somebody chooses."""
+    """A new password."""
 
     def pre_validate(self, form: object) -> None:
-        """Require what a password needs."""
+        """Validate the password policy."""
         try:
             check_password(self.data or "")
         except ValueError as error:
@@ -27,20 +27,20 @@ class LogonForm(FlaskForm):
 
 
 class SetupForm(FlaskForm):
-    """The page that the one-time set-up link opens."""
+    """The set-up page behind the one-time link."""
 
     account = NormalField("Account", clean_account, validators=[InputRequired("Enter a name for the account.")])
     email = EmailField("E-mail", validators=[InputRequired("Enter your e-mail address.")])
     password = NewPasswordField("Password")
 
     def validate_account(self, field: NormalField) -> None:
-        """Require a character beside spaces."""
+        """Require a character other than spaces."""
         if not field.normal:
             raise ValidationError("The name of an account has 1 to 64 characters.")
 
 
 class PasswordForm(FlaskForm):
-    """The page that changes one's password."""
+    """The page that changes the user's own password."""
 
     current = PasswordField("Current password", validators=[InputRequired("Enter your current password.")])
     new = NewPasswordField("New password")

@@ -1,4 +1,4 @@
-"""Warn in the log where a log-on shows that the settings for a reverse proxy are wrong, which shows nowhere else."""
+"""Log a warning when a log-on shows wrong reverse proxy settings, which have no other visible effect."""
 
 import logging
 from functools import lru_cache
@@ -16,7 +16,7 @@ logger = logging.getLogger("contacts_app")
 
 
 def warn_of_settings() -> None:
-    """Warn, once for each process and reason, where addresses are not the visitors' or cookies are not Secure."""
+    """Log a warning, once for each process and reason, if client addresses are wrong or cookies are not Secure."""
     settings = current_settings()
     given = [name for name in FORWARDED if name in request.headers]
     if settings.proxy_count == 0 and given:
@@ -28,7 +28,7 @@ def warn_of_settings() -> None:
         warn_once("A log-on came over HTTPS while HTTPS is 0, so cookies are sent without Secure. Set HTTPS to 1.")
 
 
-@lru_cache  # what is logged already; there are no more lines than there are reasons
+@lru_cache  # remembers the logged lines, which are few
 def warn_once(line: str) -> None:
-    """Log a line unless this process has."""
+    """Log a line unless this process has already logged it."""
     logger.warning(line)

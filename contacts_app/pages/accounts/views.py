@@ -22,19 +22,19 @@ from . import browsers, proxies
 from .forms import LogonForm, PasswordForm, SetupForm
 
 blueprint = Blueprint("accounts", __name__)
-LONGEST_COOKIES = 16_000  # in two headers: gunicorn takes a hundred, and joins them to one
+LONGEST_COOKIES = 16_000  # characters, two headers' worth: gunicorn accepts a hundred Cookie headers and joins them
 WRONG = "There is no user with this e-mail and this password."
 
 
 class SessionCookie(SecureCookieSessionInterface):
-    """Read the cookie whatever the clock says: when a session ends is for the database to say, by its clock.
+    """Read the session cookie without checking its timestamp; the database decides when a session expires.
 
-    Flask's own refuses a cookie of the future: one that another machine has signed, whose clock is a little ahead.
+    The default of Flask rejects a cookie from the future, such as one signed on a machine whose clock is ahead.
     """
 
     def open_session(self, app: Flask, request: Request) -> SecureCookieSession:
-        """Return what the cookie holds, nothing if the console has not signed it or a program asks."""
-        if is_api_path(request.path):  # which view it leads to is not known yet
+        """Return the data of the cookie; empty if its signature is invalid or for API requests."""
+        if is_api_path(request.path):  # by path, because the request is not routed yet
             return self.session_class()
         if len(request.headers.get("Cookie", "")) > LONGEST_COOKIES:
             request.environ["HTTP_COOKIE"] = ""
@@ -46,10 +46,10 @@ class SessionCookie(SecureCookieSessionInterface):
 
 
 def init_app(app: Flask) -> None:
-    """Know who sends a request, and require the token of a session in every form."""
+    """Identify the user of each request, and require the CSRF token in every form."""
     app.session_interface = SessionCookie()
     csrf = CSRFProtect(app)
-    app.config["WTF_CSRF_CHECK_DEFAULT"] = False  # checked here instead, because not everyone has a session
+    app.config["WTF_CSRF_CHECK_DEFAULT"] = False  # checked here, because not every request has a session
 
     @app.before_request
     def check_token() -> None:
@@ -62,7 +62,7 @@ def init_app(app: Flask) -> None:
 @blueprint.route("/setup", methods=["GET", "POST"])
 @public
 def setup() -> ResponseReturnValue:
-    """Create the first account and its first user, for whoever holds the one-time link."""
+    """Create the first account and its first user, with the one-time link."""
     if not hmac.compare_digest(request.args.get("token", "").encode(), setup_token().encode()):
         abort(404)
     if Account.any_exists():
@@ -72,7 +72,7 @@ def setup() -> ResponseReturnValue:
         status = 422 if request.method == "POST" else 200
         return htmx.render("accounts/setup.html", "accounts/setup.html", status, form=form)
     Account.lock_creation()
-    if Account.any_exists():  # somebody else held the link, too
+    if Account.any_exists():  # somebody else used the link at the same time
         db.session.rollback()
         return htmx.leave_for(url_for(".logon"))
     user = Account.create(str(form.account.normal), current_settings().contact_quota).add_user(
@@ -86,7 +86,7 @@ def setup() -> ResponseReturnValue:
 @blueprint.route("/logon", methods=["GET", "POST"])
 @public
 def logon() -> ResponseReturnValue:
-    """Log a user on and lead to where they wanted to go."""
+    """Log a user on and redirect to the requested page."""
     address = own_address(request.args.get("next"))
     if request.method != "POST" and visitor_or_none():
         return htmx.leave_for(address)
@@ -113,7 +113,7 @@ def logon() -> ResponseReturnValue:
 @blueprint.post("/logoff")
 @public
 def logoff() -> ResponseReturnValue:
-    """End the session everywhere its cookie was copied to."""
+    """End the session in the database, which invalidates every copy of its cookie."""
     if isinstance(token := session.get(TOKEN), str):
         Session.end(token)
         db.session.commit()
@@ -128,7 +128,7 @@ def password() -> ResponseReturnValue:
     form = PasswordForm()
     if form.validate_on_submit():
         who = visitor()
-        # By its session: who guesses at the log-on page does not keep its user from a new password.
+        # Counted by session, so that guessing at the log-on page does not block a password change.
         attempt = _let_try(LogonAttempt.begin_known(f"session {session[TOKEN]}", request.remote_addr or ""))
         user = db.session.get_one(User, (who.account_id, who.user_id))
         if user.has_password(form.current.data or ""):
@@ -145,14 +145,14 @@ def password() -> ResponseReturnValue:
 
 
 def own_address(address: str | None) -> str:
-    """Return `address` if it is a path of this console, else the contacts."""
+    """Return `address` if it is a path of this console, otherwise the URL of the contacts."""
     if address and re.fullmatch(r"/(?![/\\])[\x21-\x7e]{,2000}", address):
         return address
     return url_for("contacts.index")
 
 
 def _let_try(attempt: int | None) -> int:
-    """Return the attempt that was counted, or refuse the password where there were too many."""
+    """Return the counted attempt, or raise TooManyRequests if the limit is reached."""
     if attempt is None:
         minutes = int(LOGON_WINDOW.total_seconds() // 60)
         raise TooManyRequests(
@@ -164,7 +164,7 @@ def _let_try(attempt: int | None) -> int:
 
 
 def _log_on(user: User) -> None:
-    """Open a session under a new cookie, so that one planted before means nothing."""
+    """Start a session with a new token, to prevent session fixation."""
     if isinstance(former := session.get(TOKEN), str):
         Session.end(former)
     token = Session.begin(user)

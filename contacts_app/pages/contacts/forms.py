@@ -1,4 +1,4 @@
-"""Read what people type of a contact and ask of the list, and say beside the field what cannot be."""
+"""Parse and validate the contact form and the query of the list, with errors beside the fields."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -32,20 +32,20 @@ HOLDER = Markup('<a href="{0}" hx-get="{0}" hx-target="#dialog">{1}</a>')
 class ContactForm(EditForm[Contact]):
     """The dialogs New contact and Edit contacts.
 
-    This is the list of a contact's fields: what is read, shown, saved and merged follows from it.
+    This is the single list of a contact's fields: parsing, rendering, saving and merging use it.
     """
 
     name = NameField("Name")
     mobile = TelField(SMS.label, SMS.clean, shown_mobile, is_doubtful_mobile)
     email = EmailField(EMAIL.label, EMAIL.clean, is_doubtful=is_doubtful_mailbox)
-    # A unit, because a secret is no good with another robot's address.
+    # One unit for merging, because a secret is valid only for its own robot.
     dingtalk_url = NormalField(DINGTALK.label, DINGTALK.clean, unit="robot")
     dingtalk_secret = NormalField("Signature secret", clean_dingtalk_secret, unit="robot")
     dingtalk_keyword = NormalField("Keyword", partial(clean_text, most=64, what="A keyword"), unit="robot")
     receives_system_notifications = SwitchField("Receive system notifications")
 
     def validate(self, extra_validators: Mapping[str, Sequence[Any]] | None = None) -> bool:
-        """Require one of the three channels, and a robot for its secret, beside what each field requires."""
+        """Validate each field, and require at least one of the three channels, and a robot if there is a secret."""
         is_valid = super().validate(extra_validators)
         refusal = None
         if not any(field.normal or field.errors for field in (self.mobile, self.email, self.dingtalk_url)):
@@ -59,19 +59,19 @@ class ContactForm(EditForm[Contact]):
         return is_valid and not refusal
 
     def find(self, account_id: int, identity: int) -> Contact:
-        """Return the account's contact with the id; one that was deleted is a 404."""
+        """Return the account's contact with the id; respond with 404 if it was deleted."""
         return Contact.of(account_id, identity) or abort(404, CONTACT_GONE)
 
     def write(self, account_id: int, row: Contact | None) -> Contact:
-        """Create the contact, or change it if it is at the version of the form. Raise Conflict or Refused."""
+        """Create the contact, or update it if its version is that of the form; raise Conflict or Refused."""
         return update(row, self.version.data, self.values()) if row else create(account_id, self.values())
 
     def explain(self, refused: Refused, account_id: int, identity: int | None) -> None:
-        """Put what was refused beside its field, with a link to who has the number or the mailbox already."""
+        """Add the error to its field, with a link to the contact that already has the number or the email."""
         if refused.code not in ("contact_mobile_is_unique", "contact_email_is_unique"):
             super().explain(refused, account_id, identity)
             return
-        # The database names the first constraint; the number and the mailbox may both be taken.
+        # The database reports only the first violated constraint, but both number and email may be taken.
         for holder in Contact.holders(account_id, self.mobile.normal, self.email.normal):
             if holder.id == identity:
                 continue
@@ -79,10 +79,10 @@ class ContactForm(EditForm[Contact]):
             same_mobile = holder.mobile is not None and holder.mobile == self.mobile.normal
             if same_mobile:
                 add_error(self.mobile, _taken("contact_mobile_is_unique", link))
-            # A holder without the number was found by the mailbox, over the database's lower().
+            # A holder with another number was found by its email, with lower() of the database.
             if not same_mobile or (holder.email or "").lower() == (self.email.normal or "-").lower():
                 add_error(self.email, _taken("contact_email_is_unique", link))
-        if not self.errors:  # the holder is gone again
+        if not self.errors:  # the other contact was deleted in the meantime
             add_error(self[refused.field], refused.message.format(holder="Another contact"))
 
 
@@ -92,7 +92,7 @@ def _taken(constraint: str, holder: Markup) -> Markup:
 
 
 def read_query(arguments: Mapping[str, str]) -> Query:
-    """Return which contacts the address asks for; a value that no link of the console has is a 400."""
+    """Return the query of the list from the URL; respond with 400 to a value that no link of the console uses."""
     text = read_text(arguments.get("q", ""))
     field, sort = arguments.get("field", "name"), arguments.get("sort", "name")
     show, page = arguments.get("show", "all"), arguments.get("page", "1")

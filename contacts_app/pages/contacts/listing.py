@@ -1,4 +1,4 @@
-"""List the contacts of an account: a page of them with their groups and what is known of their channels."""
+"""List the contacts of an account by page, with their groups and the health of their channels."""
 
 import re
 import unicodedata
@@ -23,10 +23,10 @@ _ORDERS: dict[str, sa.ColumnElement[Any]] = {
     "changed": Contact.updated_at.expression,
 }
 SORTS = tuple(sign + name for name in _ORDERS for sign in ("", "-"))
-# What can be searched, and the columns beside the name, with the words for people.
+# The columns that can be searched, and those beside the name, with their headings.
 FIELDS = {"name": "Name", "mobile": SMS.heading, "email": EMAIL.heading}
 COLUMNS = {kind.name: kind.heading for kind in KINDS.values()} | {"notified": "System notifications"}
-# What the list can be narrowed to: a name for the address, words for the person, and a condition.
+# The filters of the list: the value in the URL, the label, and the condition.
 FILTERS: dict[str, tuple[str, sa.ColumnElement[bool]]] = {
     "all": ("All contacts", sa.true()),
     "ungrouped": ("In no group", is_in_no_group()),
@@ -37,36 +37,36 @@ FILTERS: dict[str, tuple[str, sa.ColumnElement[bool]]] = {
 
 
 class Query(NamedTuple):
-    """Say which contacts to list: `text` within `field`, those of `show`, in the order of `sort`, page 1 and on."""
+    """The query of the list: search `text` in `field`, filter `show`, order `sort`, and the page, from 1."""
 
     text: str = ""
     field: str = "name"
     sort: str = "name"
     page: int = 1
     show: str = "all"
-    number: str | None = None  # E.164, where the text is a whole mobile number in any spelling
+    number: str | None = None  # E.164, if the text is a complete mobile number in any format
 
 
 class ListedContact(NamedTuple):
-    """Hold what the list shows of a contact; `groups` and `states` are JSON, so that the row can be hashed."""
+    """One row of the list of contacts; `groups` and `states` are JSON strings, so that the row is hashable."""
 
     id: int
     name: str
-    addresses: tuple[Any, ...]  # for each kind of channel, as it stands in the column
+    addresses: tuple[Any, ...]  # one for each kind of channel, as stored
     receives_system_notifications: bool
     groups: str | None
     states: str | None
 
 
 class Page(NamedTuple):
-    """Hold a page of the list and how many contacts the whole list has."""
+    """A page of the list, and the number of contacts on all pages."""
 
     rows: list[ListedContact]
     total: int
 
 
 def search(account_id: int, query: Query) -> Page:
-    """Return one page of the account's contacts, as columns: an object for each row costs more than the page."""
+    """Return one page of the account's contacts as plain rows; ORM objects would take longer than the page."""
     statement = page_statement(query.sort, query.show, query.field if query.text else None)
     parameters = {"account_id": account_id, "offset": (query.page - 1) * PAGE_SIZE} | _parameters(query)
     found = read_rows(statement, parameters)
@@ -85,14 +85,14 @@ def search(account_id: int, query: Query) -> Page:
 
 
 def address_of(contact: ListedContact, account_id: int) -> str:
-    """Return what tells a contact from others of its name: its mailbox, or another address, as it may be shown."""
+    """Return an address that distinguishes contacts with the same name: the email, or another one, masked if secret."""
     known = dict(zip(KINDS.values(), contact.addresses, strict=True))
     kind = next(kind for kind in (EMAIL, *KINDS.values()) if known[kind] is not None)
     return kind.shown(known[kind], account_id, contact.id)
 
 
 def unreachable_among(contacts: Iterable[ListedContact]) -> dict[int, Unreachable]:
-    """Return those of the listed contacts that cannot be reached, by their ids."""
+    """Return the listed contacts that cannot be reached, by id."""
     found = {}
     for contact in contacts:
         known = zip(KINDS.values(), contact.addresses, health_of(contact.states), strict=True)
@@ -105,9 +105,9 @@ def unreachable_among(contacts: Iterable[ListedContact]) -> dict[int, Unreachabl
 
 @lru_cache
 def page_statement(sort: str, show: str, field: str | None) -> sa.Select[*tuple[Any, ...]]:
-    """Return the statement of a page of the list, narrowed by a search in `field` if there is one.
+    """Return the statement for a page of the list, with a search in `field` if there is one.
 
-    It is built once: to build it takes as long as to run it. strpos and not LIKE, so that no character is special.
+    Cached, because building it takes as long as running it. It uses strpos, because LIKE has special characters.
     """
     key, is_descending = _ORDERS[sort.removeprefix("-")].label("key"), sort.startswith("-")
     columns = (Contact.id, Contact.name, *(getattr(Contact, kind.column) for kind in KINDS.values()))
@@ -131,8 +131,8 @@ def page_statement(sort: str, show: str, field: str | None) -> sa.Select[*tuple[
         begins = sa.func.starts_with(Contact.mobile, sa.bindparam("start"))
         statement = statement.where(sa.bindparam("digits") != "", sa.or_(within, begins))
     page = statement.cte("page")
-    # What is known of all contacts of the page is read at once: one after the other takes twice as long. Materialized,
-    # because a server that does not know yet how many there are may look at it again for each row.
+    # Read the channel states of the whole page at once: one lookup for each contact takes twice as long. Materialized,
+    # because without table statistics the planner may evaluate the CTE again for each row.
     ids = sa.func.array(sa.select(page.c.id).scalar_subquery())
     groups = groups_of_contacts(ids).cte("groups").prefix_with("MATERIALIZED")
     states = states_of_contacts(ids).cte("states").prefix_with("MATERIALIZED")
@@ -147,10 +147,10 @@ def page_statement(sort: str, show: str, field: str | None) -> sa.Select[*tuple[
 
 
 def _parameters(query: Query) -> dict[str, Any]:
-    """Return what the page's statement looks for."""
+    """Return the bind parameters of the page statement."""
     if not query.text or query.field != "mobile":
         return {"text": query.text} if query.text else {}
     digits = "".join(str(unicodedata.digit(c)) for c in query.text if unicodedata.digit(c, None) is not None)
-    # "0086 138" is a country code as people dial it, but "0013" may as well stand inside a number.
+    # "0086 138" begins with the international prefix 00, but "0013" may also occur inside a number.
     start = query.number or ("+" + digits[2:] if re.match("00[1-9]", digits) else "+" + digits)
     return {"digits": digits, "start": start}

@@ -35,14 +35,14 @@ ROW, ROWS_KEPT = "contacts.row", 500  # of 5 KB each
 @blueprint.get("/")
 @requires(Permission.USE_CONSOLE)
 def home() -> ResponseReturnValue:
-    """Lead to the contacts."""
+    """Redirect to the list of contacts."""
     return redirect(url_for(".index"))
 
 
 @blueprint.get("/contacts")
 @requires(Permission.USE_CONSOLE)
 def index() -> ResponseReturnValue:
-    """Show the contacts: all, or those that a search finds."""
+    """Show the contacts: all, or those that match a search."""
     query = read_query(request.args)
     page = search(visitor().account_id, query)
     if not page.rows and query.page > 1:
@@ -73,7 +73,7 @@ def edit(id: int) -> ResponseReturnValue:
 
 
 def _edit(contact: Contact | None = None) -> ResponseReturnValue:
-    """Show the form of a new or a known contact, or save what it holds."""
+    """Show the form of a new or an existing contact, or save it."""
     account_id, contact_id = visitor().account_id, contact.id if contact else None
     form = ContactForm()
     if request.method != "POST":
@@ -97,7 +97,7 @@ def _dialog(form: ContactForm, contact_id: int | None, status: int = 200) -> Res
 
 
 def _test(contact: Contact) -> tuple[Notification | None, str]:
-    """Send a test to a contact; or return, in words that follow others, why not: it is saved all the same."""
+    """Send a test to a saved contact; if that is impossible, return no test and the reason, to append to a sentence."""
     try:
         return send_test(contact.account_id, contact.name, [contact.id]), ""
     except TooManyRequests as error:
@@ -107,7 +107,7 @@ def _test(contact: Contact) -> tuple[Notification | None, str]:
 @blueprint.route("/contacts/delete", methods=["GET", "POST"])
 @requires(Permission.USE_CONSOLE)
 def delete() -> ResponseReturnValue:
-    """Ask whether to delete the selected contacts, or delete them."""
+    """Show the confirmation for deleting the selected contacts, or delete them."""
     account_id = visitor().account_id
     ids = read_ids(request.values.getlist("id"))
     if request.method != "POST":
@@ -128,7 +128,7 @@ def delete() -> ResponseReturnValue:
 
 
 def changed(message: str, status: int = 200, test: Notification | None = None) -> Response:
-    """Answer a change with the list that the person was looking at, as it is now, and with the test that was sent."""
+    """Respond to a change with the updated list that the browser shows, and with the test that was sent."""
     shown = htmx.query_shown(url_for("contacts.index"))
     if shown is None:
         return htmx.saved(message, url_for("notifications.show", id=test.id) if test else url_for("contacts.index"))
@@ -139,20 +139,20 @@ def changed(message: str, status: int = 200, test: Notification | None = None) -
     account_id = visitor().account_id
     page = search(account_id, query)
     for number in (query.page - 1, 1):
-        if not page.rows and number > 0:  # the last page has just lost its last row
+        if not page.rows and number > 0:  # the last page became empty
             query = query._replace(page=number)
             page = search(account_id, query)
     context = _listing(query, page, *Account.usage(account_id))
     if test:
-        context = result_of(test) | context  # both have pages: the list's are meant
+        context = result_of(test) | context  # both have the key "pages"; the list's wins
     address = context["address"]()
     response = htmx.saved(message, address, "contacts/_changed.html", status, stays=bool(test), **context)
-    db.session.commit()  # only what was read; a rollback would forget what is prepared
+    db.session.commit()  # nothing was written; a rollback would discard the prepared statements
     return response
 
 
 def _listing(query: Query, page: Page, count: int, quota: int) -> dict[str, Any]:
-    """Return what the templates of the list need."""
+    """Return the template context of the list."""
     account_id = visitor().account_id
     return {
         "query": query,
@@ -178,20 +178,20 @@ def _rows(account_id: int, contacts: Iterable[ListedContact]) -> Markup:
 
 
 def remember_rows(app: Flask) -> None:
-    """Have `app` render a row once for as long as nothing in it changes: the rows are most of what a page costs."""
+    """Cache rendered rows by their content in `app`, because the rows are most of the rendering time of a page."""
 
     @cache
     def template() -> Any:
         return app.jinja_env.get_template("contacts/_row.html").module
 
-    # To make these again for every row would take a tenth of its time.
+    # Cached, because building these for each row takes a tenth of its rendering time.
     @cache
     def cells() -> dict[str, Markup]:
         return {name: template().cell(name, words) for name, words in COLUMNS.items()}
 
     @cache
     def nothing_known() -> list[Health | None]:
-        return health_of(None)  # which depends on the settings of the app only
+        return health_of(None)  # depends only on the settings of the app
 
     @lru_cache(ROWS_KEPT)
     def row(places: tuple[str, ...], account_id: int, contact: ListedContact) -> str:
@@ -214,7 +214,7 @@ def remember_rows(app: Flask) -> None:
 
 
 def _address(here: str, query: Query, **changes: Any) -> str:
-    """Return the address of the list that `query` describes, without what is the default."""
+    """Return the URL of the list for `query`, without default values."""
     wanted = query._replace(page=1)._replace(**changes) if changes else query
     values: dict[str, Any] = {
         "q": wanted.text,
@@ -224,6 +224,6 @@ def _address(here: str, query: Query, **changes: Any) -> str:
         "show": wanted.show,
     }
     default = {"q": "", "field": "name", "sort": "name", "page": 1, "show": "all"}
-    # Not by url_for, which takes several times as long: a page has six of these.
+    # Not url_for, which takes several times as long: a page has six of these links.
     text = urlencode({name: value for name, value in values.items() if value != default[name]})
     return f"{here}?{text}" if text else here

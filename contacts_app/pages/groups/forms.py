@@ -1,4 +1,4 @@
-"""Read what people type of a group, and which contacts they pick."""
+"""Parse the group form and the contacts picked in it."""
 
 import re
 from collections.abc import Iterable
@@ -17,10 +17,10 @@ from ..wording import GROUP_GONE
 
 
 class MembersField(Field):
-    """The ids of the picked contacts, each a value of its own."""
+    """The ids of the picked contacts, one value each."""
 
     def process_formdata(self, valuelist: list[Any]) -> None:
-        """Read the ids; one that is no number is a 400."""
+        """Parse the ids; raise BadRequest if one is not a number."""
         self.data = read_members(valuelist)
 
 
@@ -32,16 +32,16 @@ class GroupForm(EditForm[Group]):
     opened_members = HiddenField()
 
     def find(self, account_id: int, identity: int) -> Group:
-        """Return the account's group with the id; one that was deleted is a 404."""
+        """Return the account's group with the id; respond with 404 if it was deleted."""
         return Group.of(account_id, identity) or abort(404, GROUP_GONE)
 
     def write(self, account_id: int, row: Group | None) -> Group:
-        """Create the group, or change it if it is at the version of the form. Raise Conflict or Refused."""
+        """Create the group, or update it if its version is that of the form; raise Conflict or Refused."""
         name, members = str(self.name.normal), self.member.data
         return update(row, self.version.data, name, members) if row else create(account_id, name, members)
 
     def open(self, row: Group) -> None:
-        """Fill in what is saved of the group, and its members."""
+        """Fill the form from the group and its members."""
         super().open(row)
         self.member.data = [id for id, _ in row.members()]
         self.opened_members.data = steps(self.member.data)
@@ -49,8 +49,7 @@ class GroupForm(EditForm[Group]):
     def merge(self, row: Group) -> None:
         """Merge the members as well as the name.
 
-        A member that one has added or taken out is no matter of dispute, unless it is not known whom the form was
-        opened with.
+        Added and removed members never conflict, unless the members when the form was opened are unknown.
         """
         super().merge(row)
         names = dict(row.members())
@@ -63,7 +62,7 @@ class GroupForm(EditForm[Group]):
 
 
 def read_members(values: Iterable[str]) -> list[int]:
-    """Return the ids of the picked contacts; one that is no number is a 400."""
+    """Return the ids of the picked contacts; raise BadRequest if one is not a number."""
     ids = list(dict.fromkeys(values))
     if not all(re.fullmatch("[1-9][0-9]{0,17}", value) for value in ids):
         raise BadRequest("A picked contact cannot be recognised. Reload the page and pick again.")

@@ -1,4 +1,4 @@
-"""List the contact groups of an account: a page of them with their number of members."""
+"""List the contact groups of an account by page, with their number of members."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from ...web.arguments import PAGE_SIZE
 
 
 class ListedGroup(NamedTuple):
-    """Hold what the list shows of a group."""
+    """One row of the list of groups."""
 
     id: int
     name: str
@@ -19,7 +19,7 @@ class ListedGroup(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Hold a page of the list and how many groups the whole list has."""
+    """A page of the list, and the number of groups on all pages."""
 
     rows: list[ListedGroup]
     total: int

@@ -1,4 +1,4 @@
-"""List, create, edit and delete groups, and put contacts into them."""
+"""List, create, edit and delete groups, and add or remove their members."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -25,19 +25,19 @@ from . import listing
 from .forms import GroupForm, read_members
 
 blueprint = Blueprint("groups", __name__)
-MOST_BYTES = 1024 * 1024  # a form names each member, and there may be tens of thousands
+MOST_BYTES = 1024 * 1024  # a form has the id of each member, and there may be tens of thousands
 
 
 @blueprint.url_value_preprocessor
 def take_large_forms(endpoint: str | None, values: dict[str, Any] | None) -> None:
-    """Let a group have many members; this runs before anything reads the form."""
+    """Raise the size limits for forms with many members, before anything parses the form."""
     request.max_content_length = request.max_form_memory_size = MOST_BYTES
 
 
 @blueprint.get("/groups")
 @requires(Permission.USE_CONSOLE)
 def index() -> ResponseReturnValue:
-    """Show the groups: all, or those whose name or a member's contains what is searched for."""
+    """Show the groups: all, or those where the name of the group or a member matches a search."""
     text, page = _read_query(request.args)
     context = _listing(text, page)
     if not context["rows"] and page > 1:
@@ -50,11 +50,11 @@ def index() -> ResponseReturnValue:
 @blueprint.get("/groups/<int(max=9223372036854775807):id>")
 @requires(Permission.USE_CONSOLE)
 def show(id: int) -> ResponseReturnValue:
-    """Show who is in a group."""
+    """Show a group and its members."""
     account_id = visitor().account_id
     group = Group.of(account_id, id) or abort(404, GROUP_GONE)
     unreachable, members = unreachable_members(account_id, id), group.members()
-    members = sorted(members, key=lambda member: member[0] not in unreachable)  # first who is not reached
+    members = sorted(members, key=lambda member: member[0] not in unreachable)  # unreachable members first
     context = {"group": group, "members": members, "unreachable": unreachable}
     return htmx.render("groups/show.html", "groups/_show.html", **context)
 
@@ -74,7 +74,7 @@ def edit(id: int) -> ResponseReturnValue:
 
 
 def _edit(group: Group | None = None) -> ResponseReturnValue:
-    """Show the form of a new or a known group, or save what it holds."""
+    """Show the form of a new or an existing group, or save it."""
     group_id = group.id if group else None
     form = GroupForm()
     if request.method != "POST" and group:
@@ -96,7 +96,7 @@ def _dialog(form: GroupForm, group_id: int | None, status: int = 200) -> Respons
 @blueprint.post("/groups/members")
 @requires(Permission.USE_CONSOLE)
 def members() -> ResponseReturnValue:
-    """Show the contacts that a filter finds, for picking; what is picked stays picked."""
+    """Show the contacts that match the filter of the picker; picked contacts stay picked."""
     picked = read_members(request.form.getlist("member"))
     return htmx.render("groups/picker.html", "groups/_members.html", **_picker(picked, request.form.get("pick", "")))
 
@@ -104,7 +104,7 @@ def members() -> ResponseReturnValue:
 @blueprint.route("/groups/delete", methods=["GET", "POST"])
 @requires(Permission.USE_CONSOLE)
 def delete() -> ResponseReturnValue:
-    """Ask whether to delete the selected groups, or delete them."""
+    """Show the confirmation for deleting the selected groups, or delete them."""
     account_id = visitor().account_id
     ids = read_ids(request.values.getlist("id"))
     if request.method != "POST":
@@ -122,7 +122,7 @@ def delete() -> ResponseReturnValue:
         abort(404, GROUP_GONE)
     message = told_deleted(names, len(ids), "groups")
     if names and "stop" in request.form:
-        stopped = stop_integrations(account_id, integrations, visitor().email)  # after the deletion: nothing comes in
+        stopped = stop_integrations(account_id, integrations, visitor().email)  # after the deletion: no new alerts
         message += f" {stopped_words(stopped)}"
     return _changed(message, 200 if names else 404)
 
@@ -130,7 +130,7 @@ def delete() -> ResponseReturnValue:
 @blueprint.route("/groups/assign", methods=["GET", "POST"])
 @requires(Permission.USE_CONSOLE)
 def assign() -> ResponseReturnValue:
-    """Ask which group to add the selected contacts to, or to take them from, and do it."""
+    """Show the choice of a group, or add the selected contacts to it or remove them from it."""
     account_id = visitor().account_id
     ids = read_ids(request.values.getlist("id"))
     if request.method != "POST":
@@ -153,7 +153,7 @@ def assign() -> ResponseReturnValue:
 
 
 def _picker(picked: Sequence[int], text: str) -> dict[str, Any]:
-    """Return what the picker needs: the contacts that `text` finds, and who is picked but not among them."""
+    """Return the template context of the picker: the contacts that match `text`, and the picked ids not among them."""
     query = contacts.Query(read_text(text))
     page = contacts.search(visitor().account_id, query)
     shown = {row.id for row in page.rows}
@@ -164,7 +164,7 @@ def _picker(picked: Sequence[int], text: str) -> dict[str, Any]:
 
 
 def _changed(message: str, status: int = 200) -> Response:
-    """Answer a change with the list that the person was looking at, as it is now."""
+    """Respond to a change with the updated list that the browser shows."""
     shown = htmx.query_shown(url_for(".index"))
     if shown is None:
         return htmx.saved(message, url_for(".index"))
@@ -176,7 +176,7 @@ def _changed(message: str, status: int = 200) -> Response:
     if not context["rows"] and page > 1:
         page = 1
         context = _listing(text, page)
-    db.session.commit()  # only what was read; a rollback would forget what is prepared
+    db.session.commit()  # nothing was written; a rollback would discard the prepared statements
     return htmx.saved(message, _address(text, page), "groups/_changed.html", status, **context)
 
 

@@ -1,4 +1,4 @@
-"""Say what an integration may be named."""
+"""Validate the name of an integration."""
 
 import sqlalchemy as sa
 from flask_wtf import FlaskForm
@@ -13,8 +13,8 @@ class IntegrationForm(FlaskForm):
     name = NameField("Name")
 
     def explain(self, error: sa.exc.IntegrityError) -> None:
-        """Put what the database refused beside its field; raise `error` again if it is not known."""
+        """Add the violated constraint as an error to its field; raise `error` again if it is unknown."""
         if violated_constraint(error) != "integration_name_is_clean":
             raise error
-        # Letters that are newer than Python's tables or the database's may have another normal form there.
+        # The Unicode versions of Python and the database may differ, and with them the normal form of new characters.
         self.name.errors = ["This name has characters that cannot be stored. Write it in another way."]

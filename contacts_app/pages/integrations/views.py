@@ -1,4 +1,4 @@
-"""Create, show, renew and delete integrations: the ways in for alerts."""
+"""Create, show and delete integrations, renew their tokens, and stop their deliveries."""
 
 from typing import NoReturn
 
@@ -28,7 +28,7 @@ PLACEHOLDER = "YOUR-TOKEN"
 def index(id: int) -> ResponseReturnValue:
     """Show the integrations of a group, or create one."""
     account_id = visitor().account_id
-    # Locked for creating one: a group that somebody deletes at the same moment is gone or stays.
+    # Lock the group while an integration is created, so that a concurrent deletion waits or comes first.
     find = Group.locked if request.method == "POST" else Group.of
     group = find(account_id, id) or abort(404, GROUP_GONE)
     form = IntegrationForm()
@@ -49,7 +49,7 @@ def index(id: int) -> ResponseReturnValue:
 @blueprint.get("/integrations/<int(max=9223372036854775807):id>")
 @requires(Permission.USE_CONSOLE)
 def show(id: int) -> ResponseReturnValue:
-    """Show what an integration's sender needs."""
+    """Show an integration with the settings for its sender."""
     integration, group = _find(id)
     return _page(integration, group)
 
@@ -57,25 +57,25 @@ def show(id: int) -> ResponseReturnValue:
 @blueprint.route("/integrations/<int(max=9223372036854775807):id>/renew", methods=["GET", "POST"])
 @requires(Permission.USE_CONSOLE)
 def renew(id: int) -> ResponseReturnValue:
-    """Ask whether to give an integration another token, or do it."""
+    """Show the confirmation for a new token of an integration, or renew the token."""
     integration, group = _find(id)
     if request.method != "POST":
         return render_template("integrations/renew.html", integration=integration, group=group)
     if request.form.get("made") != integration.token_made_at.isoformat():
-        # Sent again, by a page that is loaded anew: the token that it showed stays in use.
+        # The POST was repeated by reloading the page: the token that was shown stays valid.
         flash("The token has been renewed already. It is shown once; renew it again if it is lost.")
         return redirect(url_for(".show", id=id), 303)
     token = integration.renew_token()
     try:
         return _saved(integration, group, token)
-    except StaleDataError:  # somebody has deleted it since it was read
+    except StaleDataError:  # deleted since it was read
         _gone()
 
 
 @blueprint.route("/integrations/<int(max=9223372036854775807):id>/delete", methods=["GET", "POST"])
 @requires(Permission.USE_CONSOLE)
 def delete(id: int) -> ResponseReturnValue:
-    """Ask whether to delete an integration, or delete it."""
+    """Show the confirmation for deleting an integration, or delete it."""
     integration, group = _find(id)
     if request.method != "POST":
         waiting = waiting_of(integration.account_id, [id])
@@ -83,7 +83,7 @@ def delete(id: int) -> ResponseReturnValue:
     message = f"{integration.name} has been deleted."
     db.session.delete(integration)
     db.session.commit()
-    if "stop" in request.form:  # after the deletion: nothing comes in any more
+    if "stop" in request.form:  # after the deletion, so that no alert can arrive in between
         message += f" {stopped_words(stop_integrations(visitor().account_id, [id], visitor().email))}"
     flash(message)
     return redirect(url_for(".index", id=group.id), 303)
@@ -92,7 +92,7 @@ def delete(id: int) -> ResponseReturnValue:
 @blueprint.route("/integrations/<int(max=9223372036854775807):id>/stop", methods=["GET", "POST"])
 @requires(Permission.USE_CONSOLE)
 def stop(id: int) -> ResponseReturnValue:
-    """Ask whether to stop what waits of all that came in through an integration, or stop it."""
+    """Show the confirmation for cancelling the pending deliveries of an integration, or cancel them."""
     integration, _ = _find(id)
     address = url_for(".show", id=id)
     if request.method != "POST":
@@ -105,7 +105,7 @@ def stop(id: int) -> ResponseReturnValue:
 @blueprint.post("/integrations/<int(max=9223372036854775807):id>/forget")
 @requires(Permission.USE_CONSOLE)
 def forget(id: int) -> ResponseReturnValue:
-    """Remove what was refused of an integration's sender from all pages."""
+    """Dismiss the rejected requests of an integration's sender on all pages."""
     integration, _ = _find(id)
     refusals.dismiss(integration.account_id, id)
     db.session.commit()
@@ -124,7 +124,7 @@ def _gone() -> NoReturn:
 
 
 def _saved(integration: Integration, group: Group, token: str) -> str:
-    """Save an integration and return its page, made while nobody else can delete it."""
+    """Save an integration and return its page, rendered before the commit, while the lock prevents a deletion."""
     db.session.flush()
     page = _page(integration, group, token)
     db.session.commit()
@@ -132,7 +132,7 @@ def _saved(integration: Integration, group: Group, token: str) -> str:
 
 
 def _page(integration: Integration, group: Group, token: str | None = None) -> str:
-    """Return the page of an integration; the token stands in it only when it has just been made."""
+    """Return the page of an integration; it includes the token only when it has just been created."""
     base = current_settings().public_url or request.host_url.rstrip("/")
     url = base + url_for("api.alerts")
     shown = token or PLACEHOLDER

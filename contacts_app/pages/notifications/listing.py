@@ -1,4 +1,4 @@
-"""List the notifications of an account, and the messages of one of them."""
+"""List the notifications of an account, and the deliveries of one notification."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -15,7 +15,7 @@ from ...intake.models import Integration
 PAGE_SIZE, DELIVERIES_SHOWN = 50, 300
 _mine = (Delivery.account_id == Notification.account_id, Delivery.alert_id == Notification.id)
 _in_account = Delivery.account_id == sa.bindparam("account_id")
-# By way of the indexes of what failed and of what waits: there is little of either, whatever is kept.
+# Subqueries, because the partial indexes on failed and pending deliveries stay small at any retention.
 SHOWS: dict[str, tuple[str, sa.ColumnElement[bool]]] = {
     "all": ("All notifications", sa.true()),
     "failed": (
@@ -81,14 +81,14 @@ _page_statement = (
     .limit(PAGE_SIZE + 1)
 )
 _words = sa.func.concat_ws("\n", Notification.title, Notification.text, Notification.addressee, Notification.source)
-# What strpos takes grows with both lengths where they nearly agree, and an account may have many long texts.
+# The worst case of strpos is the product of both lengths, and an account may have many long texts.
 MOST_SOUGHT = 48
 _needle = sa.func.left(sa.func.lower(sa.bindparam("text")), MOST_SOUGHT)
 _is_found = sa.func.strpos(sa.func.lower(_words), _needle) > 0
 
 
 class ListedAlert(NamedTuple):
-    """Hold what the list shows of an alert."""
+    """One row of the list of notifications."""
 
     id: int
     kind: str
@@ -98,7 +98,7 @@ class ListedAlert(NamedTuple):
     addressee: str
     source: str
     received_at: datetime
-    group_id: int | None  # of what came in through an integration that is still there
+    group_id: int | None  # None unless it came in through an integration that still exists
     sent: int
     failed: int
     waiting: int
@@ -107,7 +107,7 @@ class ListedAlert(NamedTuple):
 
 
 def search(account_id: int, text: str, show: str, before: int | None) -> tuple[Sequence[ListedAlert], bool]:
-    """Return a page of the account's alerts, newest first, from before an id; and whether there are more."""
+    """Return a page of the account's notifications with ids below `before`, newest first, and whether more follow."""
     parameters = {"account_id": account_id, "text": text, "before": before or 2**63 - 1}
     statement = _page_statement.where(SHOWS[show][1])
     if text:
@@ -117,9 +117,9 @@ def search(account_id: int, text: str, show: str, before: int | None) -> tuple[S
 
 
 def deliveries_of(alert: Notification, state: str, page: int) -> Sequence[Delivery]:
-    """Return a page of the alert's deliveries that are in a state: what failed first, then by contact."""
+    """Return a page of the notification's deliveries in a state, the most urgent first, then by contact."""
     mine = (Delivery.account_id == alert.account_id, Delivery.alert_id == alert.id, DELIVERY_STATES[state][1])
-    # What needs somebody, what may yet change, and what is as it should be.
+    # Failed deliveries need action, pending ones may still change, sent ones need none.
     urgency = sa.case({"failed": 0, "sent": 3, "cancelled": 2, "overtaken": 2}, value=Delivery.state, else_=1)
     order = (urgency, Delivery.contact_name, Delivery.contact_id, Delivery.channel)
     is_its = sa.and_(Contact.account_id == Delivery.account_id, Contact.id == Delivery.contact_id)
@@ -129,6 +129,6 @@ def deliveries_of(alert: Notification, state: str, page: int) -> Sequence[Delive
 
 
 def pages_of(counts: dict[str, int], state: str) -> int:
-    """Return how many pages the deliveries of a state fill."""
+    """Return the number of pages for the deliveries in a state."""
     wanted = {"all": STATES, "waiting": ("queued", "sending")}.get(state, (state,))
     return -(-sum(counts[name] for name in wanted) // DELIVERIES_SHOWN)

@@ -1,4 +1,4 @@
-"""Show what has become of a notification's messages."""
+"""Build the template context for the delivery results of a notification."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ from .listing import deliveries_of, pages_of
 
 
 def result_of(alert: Notification, state: str = "all", page: int = 1) -> dict[str, Any]:
-    """Return what the templates of a test's result and of an alert's deliveries need."""
-    counts = alert.counts()  # before the messages: when none waits any more, all of them are at their end
+    """Return the template context for the result of a test and for the deliveries of a notification."""
+    counts = alert.counts()  # read before the deliveries: if none is pending here, all deliveries read later are final
     pages = pages_of(counts, state)
-    page = min(page, max(pages, 1))  # the last page may have lost its last message
+    page = min(page, max(pages, 1))  # a page may have become empty since the link was shown
     return {
         "alert": alert,
         "state": state,
@@ -30,5 +30,5 @@ def result_of(alert: Notification, state: str = "all", page: int = 1) -> dict[st
 
 
 def no_worker() -> str:
-    """Return what to say while no worker delivers; empty while one does."""
+    """Return the warning that no worker is running, or an empty string if one is."""
     return "" if db.session.scalar(sa.select(WorkerHeartbeat.is_one_alive())) else NO_WORKER

@@ -1,4 +1,4 @@
-"""Say whom a test is for, and what it costs, before it is sent."""
+"""Describe the recipients and the cost of a test, and send it."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -26,7 +26,7 @@ _costs = sa.text(f"""
 
 
 class Cost(NamedTuple):
-    """What a test sends over one channel: how many messages, in words, and whether the channel is set up."""
+    """The cost of a test on one channel: the number of messages, in words, and whether the channel is configured."""
 
     messages: int
     words: str
@@ -34,17 +34,17 @@ class Cost(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """A test that is to be sent: to a group, or to contacts."""
+    """A test to a group or to contacts, before it is sent."""
 
     account_id: int
-    argument: str  # the name that the ids have in the address
+    argument: str  # the query parameter with the ids
     ids: Sequence[int]
-    names: Sequence[str]  # of the group, or of those contacts that exist
+    names: Sequence[str]  # of the group, or of the contacts that exist
     contact_ids: Sequence[int]
 
     @classmethod
     def read(cls, account_id: int, arguments: CombinedMultiDict[str, str]) -> "Trial":
-        """Return the test that `arguments` ask for; an unknown group, or nobody who exists, is a 404."""
+        """Return the test that `arguments` ask for; respond with 404 if the group or all contacts are missing."""
         argument = next((name for name in ("group", "id") if name in arguments), "contact")
         ids = read_ids(arguments.getlist(argument))
         if argument == "group":
@@ -56,11 +56,11 @@ class Trial(NamedTuple):
 
     @property
     def addressee(self) -> str:
-        """Return whom it is for, in words."""
+        """Return the recipients in words."""
         return self.names[0] if len(self.names) == 1 else f"{len(self.names)} contacts"
 
     def costs(self) -> tuple[int, list[Cost]]:
-        """Return how many contacts it is for, and what it sends over each channel."""
+        """Return the number of contacts, and the cost for each channel."""
         chosen = {"account_id": self.account_id, "contact_ids": list(self.contact_ids)}
         found = db.session.execute(_costs, chosen).mappings().one()
         off = channels_off()
@@ -72,5 +72,5 @@ class Trial(NamedTuple):
         return found["contacts"], costs
 
     def send(self) -> Notification:
-        """Send it, in the transaction that is open."""
+        """Queue the test in the current transaction."""
         return send_test(self.account_id, self.addressee, self.contact_ids)

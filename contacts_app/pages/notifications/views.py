@@ -1,4 +1,4 @@
-"""Show what came in and what became of it, and send tests."""
+"""Show notifications and their deliveries, retry or stop deliveries, and send tests."""
 
 import re
 from typing import Any
@@ -30,7 +30,7 @@ SENT_AGAIN_WORDS = {"failed": "has failed", "cancelled": "was cancelled"}
 @blueprint.get("/notifications")
 @requires(Permission.USE_CONSOLE)
 def index() -> ResponseReturnValue:
-    """Show what came in, newest first: all, or what a search finds."""
+    """Show the notifications, newest first: all, or those that match a search."""
     text, show = read_text(request.args.get("q", "")), request.args.get("show", "all")
     before = request.args.get("before", "")
     if show not in SHOWS:
@@ -43,7 +43,7 @@ def index() -> ResponseReturnValue:
     context: dict[str, Any] = {"text": text, "show": show, "shows": SHOWS, "rows": rows, "no_worker": no_worker()}
     context |= {"is_first": not before, "address": address, "older": older if has_more else ""}
     response = htmx.render("notifications/index.html", "notifications/_found.html", **context)
-    if not before:  # else a link was followed, which pushes its address itself
+    if not before:  # otherwise a pager link was followed, which pushes its own URL
         htmx.show_address(response, address)
     return response
 
@@ -51,14 +51,14 @@ def index() -> ResponseReturnValue:
 @blueprint.get("/notifications/<int(max=9223372036854775807):id>")
 @requires(Permission.USE_CONSOLE)
 def show(id: int) -> ResponseReturnValue:
-    """Show an alert and the story of each of its deliveries."""
+    """Show a notification and its deliveries."""
     return _show(_find(id))
 
 
 @blueprint.post("/notifications/<int(max=9223372036854775807):id>/again")
 @requires(Permission.USE_CONSOLE)
 def again(id: int) -> ResponseReturnValue:
-    """Send again what failed or what was cancelled: everything, or one contact's channel."""
+    """Send failed or cancelled deliveries again: all of them, or that of one contact and channel."""
     alert, (shown, page) = _find(id), _read_part()
     contact_id, channel, state = None, request.form.get("channel"), request.form.get("again", "failed")
     if state not in SENT_AGAIN:
@@ -75,7 +75,7 @@ def again(id: int) -> ResponseReturnValue:
 
 
 def _said_again(sent: list[tuple[str, str]], state: str) -> str:
-    """Say in words what is sent again: contact and channel of each message."""
+    """Return the message that names the contact and channel of each delivery that is sent again."""
     if not sent:
         return f"Nothing here {SENT_AGAIN_WORDS[state]}."
     if len(sent) > 1:
@@ -87,7 +87,7 @@ def _said_again(sent: list[tuple[str, str]], state: str) -> str:
 @blueprint.route("/notifications/<int(max=9223372036854775807):id>/stop", methods=["GET", "POST"])
 @requires(Permission.USE_CONSOLE)
 def stop(id: int) -> ResponseReturnValue:
-    """Stop what waits of a notification; or, asked first, of all that its integration has sent."""
+    """Cancel the pending deliveries of a notification, or after confirmation those of its whole integration."""
     alert, who = _find(id), visitor()
     address = _address(id, *_read_part())
     if request.method == "POST" and "all" not in request.form:
@@ -105,7 +105,7 @@ def stop(id: int) -> ResponseReturnValue:
 @blueprint.route("/notifications/test", methods=["GET", "POST"])
 @requires(Permission.USE_CONSOLE)
 def test() -> ResponseReturnValue:
-    """Ask whether to send a test to contacts or a group, and say what it costs; or send it."""
+    """Show the confirmation with the cost of a test to contacts or a group, or send the test."""
     trial = Trial.read(visitor().account_id, request.values)
     if request.method != "POST":
         contacts, costs = trial.costs()
@@ -122,14 +122,14 @@ def test() -> ResponseReturnValue:
 @blueprint.get("/notifications/<int(max=9223372036854775807):id>/result")
 @requires(Permission.USE_CONSOLE)
 def result(id: int) -> ResponseReturnValue:
-    """Show what has become of a test so far."""
+    """Show the delivery results of a test so far."""
     context = result_of(_find(id))
     response = htmx.render("notifications/result.html", "notifications/_result.html", **context)
     return _refreshing(response, context)
 
 
 def _read_part() -> tuple[str, int]:
-    """Return which part of a notification's messages the address asks for: those in a state, page 1 and on."""
+    """Return the state and the page, from 1, of the deliveries that the query asks for; raise BadRequest if invalid."""
     state, page = request.args.get("state", "all"), read_page(request.args.get("page", "1"))
     if state not in DELIVERY_STATES:
         raise BadRequest("The list cannot be narrowed to that.")
@@ -150,7 +150,7 @@ def _show(alert: Notification, said: str = "") -> Response:
 
 
 def _refreshing(response: Response, context: dict[str, Any]) -> Response:
-    """Tell the page that shows the contacts when everything has arrived or not."""
+    """Trigger a refresh of the list of contacts when all deliveries are final."""
     if htmx.wants_fragment() and not context["is_waiting"]:
         response.headers["HX-Trigger"] = "alerts:told"
     return response
