@@ -1,1 +1,1 @@
-"""The way out: notifications, deliveries and the worker."""
+"""Outgoing notifications: the queue of deliveries, the worker and the channels."""

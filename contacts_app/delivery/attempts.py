@@ -1,4 +1,4 @@
-"""Say what a worker sends now, and what became of it."""
+"""Define a claimed delivery and the result of an attempt, and what all statements that claim share."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -17,50 +17,50 @@ from .facts import from_json
 LONGEST_PAUSE = 750  # seconds between two attempts
 KEY = ("account_id", "alert_id", "contact_id")
 GONE = "The contact has been deleted."
-LOCK_MILLISECONDS = 200  # for which what is not urgent waits for a lock
+LOCK_MILLISECONDS = 200  # the lock timeout of work that can be retried later
 _limit_lock_waits = sa.text(f"SET LOCAL lock_timeout = {LOCK_MILLISECONDS}")
-# The hour begins with the first attempt, however long the queue was.
+# The hour of retries begins with the first attempt, however long the delivery was queued.
 GIVE_UP_AT = "CASE WHEN attempts = 0 THEN now() + interval '1 hour' ELSE give_up_at END"
-# What a statement that claims selects of the alert and of the contact; a constant, but for the columns of the kinds.
+# The columns of the alert and the contact that a statement that claims selects.
 TOLD = f"""
     alerts.title, alerts.text, alerts.severity, alerts.status, alerts.addressee, alerts.received_at, alerts.kind,
     alerts.facts, alerts.integration_id, alerts.integration_name, alerts.key,
     {", ".join(f"contacts.{kind.column}" for kind in kinds_by_contact())},
     contacts.id IS NOT NULL AS exists, now() AS now
 """
-# The start of a statement that updates the deliveries of one account and channel whose keys it is given, and joins them
-# by all four columns. Beside two constants PostgreSQL, which takes these for rare until it has counted the rows of a
-# flood, would read the whole queue and compare each row of it with each key: 15 s for 1,000 keys of 150,000 rows.
-# For the same reason what is locked by its key is looked up LATERAL.
+# The start of a statement that updates deliveries of one account and channel by their keys. The account and the channel
+# are columns here, so that the join uses all four columns of the primary key. With both as constants, and statistics
+# from before a burst, the planner expects few rows, scans the whole queue and compares each row with each key: 15 s for
+# 1,000 keys and 150,000 rows. For the same reason rows that are locked by key are looked up LATERAL.
 CHOSEN = "SELECT CAST(:account_id AS bigint) AS account_id, CAST(:channel AS text) AS channel, chosen.* FROM"
-# What was sent while its row was locked is ended when the lock is gone, and not sent again before.
+# A delivery that was sent while its row was locked is in sent_deliveries until the lock is released: do not resend it.
 NOT_SENT = """NOT EXISTS (
     SELECT FROM sent_deliveries AS sent WHERE (sent.account_id, sent.alert_id, sent.contact_id, sent.channel)
         = (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, deliveries.channel))"""
 
 
 class Claimed(NamedTuple):
-    """A delivery that this worker sends now, with all that is needed for it."""
+    """A delivery that this worker has claimed, with everything needed to send it."""
 
     account_id: int
     alert_id: int
     contact_id: int
     attempts: int
-    leased_until: datetime  # by which the row knows whose claim it is
-    seconds_left: float  # until it is given up
+    leased_until: datetime  # the end of the lease, which also identifies the claim in the row
+    seconds_left: float  # until the delivery is given up
     told: Told
     integration_id: int | None
     key: str | None
     addresses: Mapping[str, str | None]  # of the contact, by the kind of channel
-    exists: bool
-    words: str = ""  # of what it overtakes, which stand in its text
-    slot: datetime | None = None  # by which the window of the contact's channel knows it
-    message: UUID | None = None  # by which a digest is known when it goes again
-    others: tuple["Claimed", ...] = ()  # that go in the same message
+    exists: bool  # whether the contact still exists
+    words: str = ""  # the line about overtaken alerts, which the text contains
+    slot: datetime | None = None  # its timestamp in the send window of the contact and channel
+    message: UUID | None = None  # the id of a digest, which a retry repeats
+    others: tuple["Claimed", ...] = ()  # the other deliveries of a digest
 
 
 class Result(NamedTuple):
-    """What became of an attempt: `address` as it may be shown, `used` as the schema compares it."""
+    """The result of an attempt: `address` is the form for display, `used` the form that the schema compares."""
 
     claimed: Claimed
     channel: str
@@ -71,7 +71,7 @@ class Result(NamedTuple):
 
 
 def claimed_from(row: Any, settings: Settings, lease: int | None = None) -> Claimed:
-    """Return the claim that a row describes; where `lease` is given, the row was read just before it was claimed."""
+    """Return the claim of a row; `lease` (seconds) is given if the row was read before the update that claims it."""
     attempts, leased_until = row.attempts, row.now
     if lease is None:
         leased_until = row.leased_until
@@ -109,15 +109,15 @@ def _told(row: Any, settings: Settings) -> Told:
 
 
 def pause(attempts: int) -> float:
-    """Return how many seconds to wait after so many attempts: 5, 15, 45, 135, 405, then 600, give or take a quarter."""
+    """Return the seconds until the next attempt: 5, 15, 45, 135, 405, then 600, with a jitter of a quarter."""
     return float(min(5 * 3 ** (attempts - 1), LONGEST_PAUSE / 1.25)) * random.uniform(0.75, 1.25)  # nosec B311
 
 
 def columns(rows: Sequence[Any], *names: str) -> dict[str, list[Any]]:
-    """Turn rows into one list a column, which a statement takes as arrays."""
+    """Return one list for each column, as array parameters of a statement."""
     return {f"{name}s": [getattr(row, name) for row in rows] for name in names}
 
 
 def limit_lock_waits() -> None:
-    """Have this transaction fail soon when it waits for a lock, which somebody may hold for hours."""
+    """Set a short lock timeout for this transaction, because another session may hold a lock for hours."""
     db.session.execute(_limit_lock_waits)

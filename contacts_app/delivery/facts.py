@@ -1,4 +1,4 @@
-"""Parse what a sender adds to the text of each alert: values, errors, and links to dashboards and runbooks.
+"""Parse what a sender adds to the text of an alert: values, errors, and links to dashboards and runbooks.
 
 All of it is optional, so it is never a reason to refuse an alert: what cannot be parsed is left out.
 """

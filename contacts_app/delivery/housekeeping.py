@@ -1,4 +1,4 @@
-"""Keep house beside the deliveries: remove what is too old, and tell what the console itself has to tell."""
+"""Run the periodic maintenance of a worker: delete old rows, repair schedules, and run the chores of other packages."""
 
 import logging
 import threading
@@ -19,7 +19,7 @@ logger = logging.getLogger("contacts_app")
 TIDY_SECONDS = 60
 TIDY_ROWS = 1000
 HOPELESS = "Given up: whoever sent this ended each time before it could be written down."
-# Whose row somebody holds a lock on, and whom `ids` leaves out, is passed over.
+# Accounts whose row is locked are skipped, and those that are not in `ids`, which is NULL for all.
 _check_all = sa.text("""
     INSERT INTO system_checks (account_id)
     SELECT id FROM accounts WHERE CAST(:ids AS bigint[]) IS NULL OR id = ANY (CAST(:ids AS bigint[]))
@@ -33,7 +33,7 @@ _not_checked = sa.text("""
 
 
 def _of_free_deliveries(change: str, condition: str) -> sa.TextClause:
-    """Return the statement that changes the deliveries in a condition, but for those that somebody holds a lock on."""
+    """Return a statement that updates the deliveries that meet the condition and are not locked."""
     return sa.text(f"""
         UPDATE deliveries SET {change}
         FROM (
@@ -52,7 +52,7 @@ _end_hopeless = _of_free_deliveries(
     "state = 'failed', next_attempt_at = NULL, ended_at = now(), answer = :answer",
     "state = 'sending' AND next_attempt_at <= now() AND give_up_at <= now() AND attempts > 20",
 )
-# Whoever was sending it when it was stopped is gone.
+# Cancelled while it was being sent, by a worker that has died since: its lease is over.
 _end_stopped = _of_free_deliveries(
     "state = 'cancelled', next_attempt_at = NULL, ended_at = now()",
     "state = 'sending' AND cancelled_by IS NOT NULL AND next_attempt_at <= now()",
@@ -65,7 +65,7 @@ _end_without_robot = _of_free_deliveries(
         SELECT FROM contacts WHERE (contacts.account_id, contacts.id) = (deliveries.account_id, contact_id)
             AND dingtalk_url_hash IS NOT NULL)""",
 )
-# Nothing is planned so late: the clock has been set back since, and what waits would wait until it is there again.
+# A time later than any that is scheduled means that the clock was set back; without a new time it would wait too long.
 _LATE = "now() + make_interval(secs => :longest)"
 _plan_after_jump = _of_free_deliveries(
     "next_attempt_at = now()", f"next_attempt_at > {_LATE} AND state IN ('queued', 'sending')"
@@ -100,7 +100,7 @@ _plan_overlooked_robots = sa.text("""
     ORDER BY 1, 2
     ON CONFLICT DO NOTHING
 """)
-# An alert goes with its deliveries, and stays while somebody holds a lock on one of them.
+# An alert is deleted with its deliveries, but not while one of them is locked.
 _forget_alerts = sa.text("""
     WITH old AS (
         SELECT account_id, id FROM alerts WHERE received_at < now() - make_interval(days => :days)
@@ -120,9 +120,9 @@ _forget_alerts = sa.text("""
 
 
 class Chores(NamedTuple):
-    """What the rooms above have a worker do: `check_next` reports for one account, `forget_old` removes what is old.
+    """Jobs of the packages above: `check_next` checks one account for system messages, `forget_old` deletes old rows.
 
-    `check_next` commits, and returns whether there was an account to look at.
+    `check_next` commits, and returns whether there was an account to check.
     """
 
     check_next: Callable[[], bool]
@@ -130,7 +130,7 @@ class Chores(NamedTuple):
 
 
 def keep_house(stopping: threading.Event, retention_days: int, chores: Chores) -> None:
-    """Do the chores and remove what is too old, until `stopping` is set."""
+    """Run the maintenance until `stopping` is set."""
     unchecked: Collection[int] | None = None  # all accounts: the settings may have changed
     next_tidy = 0.0
     while not stopping.is_set():
@@ -148,7 +148,7 @@ def keep_house(stopping: threading.Event, retention_days: int, chores: Chores) -
 
 
 def check_all(ids: Collection[int] | None = None) -> Sequence[int]:
-    """Have the accounts, by default all, looked at; return those whose rows somebody holds a lock on."""
+    """Schedule a check of the accounts, by default of all; return the ids of those whose rows are locked."""
     mine = {"ids": None if ids is None else list(ids)}
     limit_lock_waits()
     db.session.execute(_check_all, mine)
@@ -156,9 +156,9 @@ def check_all(ids: Collection[int] | None = None) -> Sequence[int]:
 
 
 def tidy(retention_days: int, chores: Chores) -> None:
-    """Remove alerts that are too old, workers that are gone, and end or plan anew what would never be sent.
+    """Delete old alerts and dead workers, and end or reschedule deliveries that would never be sent.
 
-    Each in a transaction of its own, which passes over what somebody holds a lock on.
+    Each step has its own transaction, which skips locked rows.
     """
     longest = {"longest": max(current_settings().delivery_lease, LONGEST_PAUSE) + TIDY_SECONDS}
     for statement, values in (
@@ -183,7 +183,7 @@ def _forget(old: dict[str, Any]) -> int:
 
 
 def _try(act: Callable[[], Any]) -> Any:
-    """Do a part of the housekeeping; what fails is tried again later, and does not stop the others."""
+    """Run a step of the maintenance and commit; log an error and return None, because the next round retries it."""
     try:
         limit_lock_waits()
         result = act()

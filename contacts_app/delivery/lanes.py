@@ -29,11 +29,8 @@ class Lane:
         self.seen = 0.0  # when one of the threads last finished a round
         self.threads: list[threading.Thread] = []
         self._held: dict[int, tuple[int, float]] = {}  # by thread: the account and since when
-        self._quiet = (
-            -1,
-            frozenset[int](),
-            0.0,
-        )  # the queue is empty: at which announcement, except which accounts, valid until
+        # The queue is empty: as of which announcement, except for which accounts, and until when that is valid.
+        self._quiet = (-1, frozenset[int](), 0.0)
         self._changing = threading.Lock()
 
     def busy(self) -> list[int]:
@@ -58,7 +55,7 @@ class Lane:
         self.wake.set()
 
     def is_quiet(self, passed_over: Collection[int]) -> bool:
-        """Return whether nothing is known to be due except for these accounts; a flood of claims wakes all threads."""
+        """Return whether nothing is known to be due except for these accounts, which saves queries in a burst."""
         announced, accounts, until = self._quiet
         return announced == self.announced and accounts.issubset(passed_over) and time.monotonic() < until
 

@@ -1,4 +1,4 @@
-"""Send a number and a mailbox no more than a person can read; what is more waits, and goes into one message."""
+"""Limit the rate of messages to a number or mailbox; those above the limit wait, and are sent as one digest."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -18,9 +18,9 @@ WINDOW = timedelta(minutes=10)
 TESTS, TEST_WINDOW = 6, timedelta(minutes=1)
 LIMIT_OF_TESTS = f"the limit of {TESTS} tests a minute"
 MOST_ALERTS = 500  # in one message
-MOST_AT_ONCE = 2_000  # deliveries that one claim ends or lets wait: the others have their turn in between
-# Only for contacts that exist and that nobody holds a lock on. In the order of their ids, as whoever deletes contacts
-# locks them.
+MOST_AT_ONCE = 2_000  # deliveries that one claim ends or postpones, so that other accounts get their turn
+# Only for contacts that exist and are not locked. In the order of their ids, in which deleting contacts locks them,
+# too: a different order could deadlock.
 _make_windows = sa.text("""
     INSERT INTO send_windows (account_id, contact_id, kind)
     SELECT account_id, id, :kind FROM contacts WHERE account_id = :account_id AND id = ANY (CAST(:ids AS bigint[]))
@@ -29,7 +29,7 @@ _make_windows = sa.text("""
     ORDER BY id FOR KEY SHARE SKIP LOCKED
     ON CONFLICT DO NOTHING
 """)
-# Whoever has the window of a contact's channel decides what is sent over it next; whoever finds it locked goes on.
+# The lock on the window of a contact and channel is the right to choose its next message; locked windows are skipped.
 _lock_windows = sa.text("""
     SELECT contact_id, sent_at, now() AS now FROM send_windows
     WHERE account_id = :account_id AND kind = :kind AND contact_id = ANY (CAST(:ids AS bigint[]))
@@ -52,7 +52,7 @@ _give_back = sa.text("""
     WHERE (send_windows.account_id, send_windows.contact_id, send_windows.kind)
         = (found.account_id, found.contact_id, found.kind) AND place IS NOT NULL
 """)
-# The hour in which it is tried again does not run while it waits for the limit.
+# The hour of retries is extended by the time that a delivery waits for the rate limit.
 _hold = sa.text("""
     UPDATE deliveries SET state = 'queued', is_held = true, next_attempt_at = held.until,
         give_up_at = CASE WHEN attempts = 0 THEN give_up_at ELSE give_up_at + (held.until - now()) END
@@ -71,7 +71,7 @@ _hold = sa.text("""
         = (held.account_id, held.alert_id, held.contact_id, held.channel)
     RETURNING 1
 """)
-# One statement admits and counts, so that of several at once no more are let through.
+# One statement checks and counts, so that concurrent requests cannot exceed the limit.
 _admit_tests = sa.text("""
     INSERT INTO send_windows AS known (account_id, contact_id, kind, sent_at)
     SELECT account_id, id, 'test', ARRAY[now()] FROM contacts
@@ -89,14 +89,14 @@ _next_test = sa.text("""
 
 
 class Room(NamedTuple):
-    """Say how many messages a contact may be sent now, and from when on it may be sent one."""
+    """The number of messages that a contact may be sent now, and the time from which it may be sent one."""
 
     messages: int
     until: datetime
 
 
 def take_rooms(account_id: int, channel: str, contact_ids: Collection[int], limit: int) -> dict[int, Room]:
-    """Lock the windows of the contacts that nobody else decides about, and return the room in each."""
+    """Lock the windows of the contacts, and return the room in each; windows that are locked already are left out."""
     mine = {"account_id": account_id, "kind": channel, "ids": list(contact_ids)}
     db.session.execute(_make_windows, mine)
     rooms = {}
@@ -108,13 +108,13 @@ def take_rooms(account_id: int, channel: str, contact_ids: Collection[int], limi
 
 
 def note_sent(account_id: int, channel: str, counts: dict[int, int]) -> None:
-    """Count messages to contacts, whose windows are locked, against their limits."""
+    """Count messages against the limits of the contacts, whose windows are locked."""
     values = {"account_id": account_id, "kind": channel, "window": WINDOW}
     db.session.execute(_note_sent, values | {"contact_ids": list(counts), "counts": list(counts.values())})
 
 
 def give_back(channel: str, claims: Sequence[Claimed]) -> None:
-    """Count messages that have certainly not arrived no more, and commit; that may be left out when it cannot be."""
+    """Remove messages that have certainly not arrived from the counts, and commit; a database error is ignored."""
     values = [
         {"account_id": one.account_id, "contact_id": one.contact_id, "kind": channel, "slot": one.slot}
         for one in claims
@@ -129,14 +129,14 @@ def give_back(channel: str, claims: Sequence[Claimed]) -> None:
 
 
 def hold(account_id: int, channel: str, rooms: dict[int, Room]) -> bool:
-    """Have all that is due for the contacts wait until they may be sent a message; return whether anything does."""
+    """Postpone all due deliveries of the contacts until the limit allows a message; return whether there were any."""
     untils = {"contact_ids": list(rooms), "untils": [room.until for room in rooms.values()]}
     values = {"account_id": account_id, "channel": channel, "most": MOST_AT_ONCE}
     return bool(db.session.execute(_hold, values | untils).all())
 
 
 def digest(claims: Sequence[Claimed], kind: ByContact, settings: Settings) -> Told:
-    """Return one thing to tell about several alerts, newest first; a text has no room for links."""
+    """Return one message about several alerts, newest first; without links if the kind has no room for them."""
     told = [one.told for one in claims]
     counts = Counter(one.status for one in told if one.kind == "alert")
     words = [f"{counts[status]} {status}" for status in ("firing", "resolved") if counts[status]]
@@ -150,13 +150,13 @@ def digest(claims: Sequence[Claimed], kind: ByContact, settings: Settings) -> To
         status="firing" if any(one.status == "firing" for one in told) else "resolved",
         group="",
         url=f"{settings.public_url}/notifications" if settings.public_url else None,
-        kind="system",  # whose headline stands as it is
+        kind="system",  # so that the headline has no prefix
         integration="",
     )
 
 
 def of_digest(result: Result) -> list[Result]:
-    """Return what became of each delivery that went in the one message."""
+    """Return a result for each delivery of the message."""
     claimed, outcome = result.claimed, result.outcome
     if not claimed.others:
         return [result]
@@ -165,13 +165,13 @@ def of_digest(result: Result) -> list[Result]:
             answer=f"{outcome.answer} It went in one message with {len(claimed.others)} others, because more came than"
             " the limit of this contact lets through one by one."
         )
-    # What may have arrived goes again as it was.
+    # A digest that may have arrived is repeated with the same id and content.
     result = result._replace(outcome=outcome, message=claimed.message if outcome.is_uncertain else None)
     return [result, *(result._replace(claimed=other) for other in claimed.others)]
 
 
 def admit_tests(account_id: int, contact_ids: Collection[int]) -> set[int]:
-    """Count a test to each of the contacts, and return those that may be sent it; raise TooManyRequests if none may."""
+    """Count a test for each contact, and return those below the limit; raise TooManyRequests if there are none."""
     mine = {"account_id": account_id, "ids": list(contact_ids), "window": TEST_WINDOW, "most": TESTS}
     admitted = set(db.session.scalars(_admit_tests, mine))
     if contact_ids and not admitted:

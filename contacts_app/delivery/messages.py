@@ -1,7 +1,7 @@
-"""Claim texts and mails, a few of one account at a time, write down what became of them, and return the rest.
+"""Claim text messages and e-mails, a few of one account at a time, record their results, and release the rest.
 
-What is sent over a contact's channel next is decided by whoever has locked its window (limits.py): whether there is
-room for it, and what of the same key is newer (order.py).
+The transaction that has locked the send window of a contact and channel (limits.py) chooses the next message, by the
+rate limit and by the order of alerts with the same key (order.py).
 """
 
 from collections import defaultdict
@@ -33,10 +33,11 @@ from .channels.registry import kind_by_contact
 from .limits import Room
 from .recording import keep
 
-MOST_DIGESTS = 2  # in one claim, which holds the locks of all that goes into them
+MOST_DIGESTS = 2  # in one claim, which locks all deliveries of them
 LOOKED_AT = 100  # due deliveries, many of which may be for the same few contacts
-# One account's flood must not keep the others waiting: each claim is for one account, the next after the one that was
-# served last, and found by one look into the index, and one more for each that is passed over, however many wait.
+# Round robin, so that a burst of one account does not delay the others: each claim is for the next account after the
+# one that was served last. This takes one index lookup, and one more for each account that is passed over, however
+# long the queue is.
 _DUE = "channel = :channel AND state IN ('queued', 'sending') AND next_attempt_at <= now() AND cancelled_by IS NULL"
 _AFTER = f"""
     SELECT account_id FROM deliveries WHERE {_DUE} AND account_id > {{}} ORDER BY account_id LIMIT 1
@@ -60,8 +61,8 @@ _next = sa.text(f"""
     )
     SELECT turn, contact_id FROM next LEFT JOIN due ON true GROUP BY turn, contact_id ORDER BY min(next_attempt_at)
 """)  # nosec B608
-# PostgreSQL, which takes what is due for a few rows until it has counted those of a flood, would rather read and sort
-# all of it than take the first from the index that has them in order.
+# With statistics from before a burst, the planner expects few due rows, and would read and sort all of them instead of
+# reading the first ones from the ordered index.
 _sort_nothing = sa.text("SET LOCAL enable_sort = off")
 _end_gone = sa.text(f"""
     UPDATE deliveries SET state = 'failed', next_attempt_at = NULL, ended_at = now(), answer = :gone
@@ -110,7 +111,7 @@ _claim = sa.text(f"""
     WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, deliveries.channel)
         = (chosen.account_id, chosen.alert_id, chosen.contact_id, chosen.channel)
 """)  # nosec B608
-# What somebody holds a lock on is claimed again when its lease is over.
+# Locked rows are skipped; they are claimed again when the lease is over.
 _release = sa.text("""
     UPDATE deliveries SET
         state = CASE WHEN cancelled_by IS NULL THEN 'queued' ELSE 'cancelled' END, attempts = attempts - 1,
@@ -135,7 +136,7 @@ _release = sa.text("""
 
 
 class Claims(NamedTuple):
-    """What was claimed of the account whose turn it was, and whether there was anything to do for it."""
+    """The claims of the account whose turn it was, and whether there was anything to do for it."""
 
     turn: int | None
     claimed: list[Claimed]
@@ -143,10 +144,10 @@ class Claims(NamedTuple):
 
 
 def claim(channel: str, turn: int, settings: Settings, passed_over: Collection[int] = ()) -> Claims:
-    """Claim what is due for the account after `turn` that is not in `passed_over`, and commit.
+    """Claim due deliveries of the next account after `turn` that is not in `passed_over`, and commit.
 
-    What has no room waits, what something newer overtakes has ended; `turn` is None if nothing is due. Where somebody
-    holds a lock that this needs, nothing is claimed of the account.
+    Deliveries above the rate limit are postponed, and overtaken ones end. The result's `turn` is None if nothing is
+    due. Nothing is claimed if a lock cannot be taken in time.
     """
     kind = kind_by_contact(channel)
     limit_lock_waits()
@@ -168,7 +169,7 @@ def claim(channel: str, turn: int, settings: Settings, passed_over: Collection[i
 
 
 def _claim_of(account_id: int, ids: Sequence[int], kind: ByContact, settings: Settings) -> Claims:
-    """Claim what is due for contacts of an account, and commit."""
+    """Claim due deliveries of the account's contacts, and commit."""
     channel = kind.name
     mine: dict[str, Any] = {"account_id": account_id, "channel": channel}
     rooms = limits.take_rooms(account_id, channel, ids, kind.limit(settings))
@@ -196,9 +197,9 @@ def _claim_of(account_id: int, ids: Sequence[int], kind: ByContact, settings: Se
 def record(
     channel: str, results: Sequence[Result], patience: float, rest: Sequence[Claimed] = ()
 ) -> set[tuple[int, int]]:
-    """Write down what became of messages; while the database is away, try for `patience` seconds.
+    """Record the results of messages, with retries for `patience` seconds while the database is unavailable.
 
-    Return which of the rest hold what somebody has stopped meanwhile: the ids of alert and contact.
+    Return which of the rest contain a delivery that was cancelled meanwhile, as ids of alert and contact.
     """
     stopped = keep([one for result in results for one in limits.of_digest(result)], patience, rest=whole(rest))
     lost = [one.claimed for one in results if one.outcome.state != "sent" and not one.outcome.is_uncertain]
@@ -211,19 +212,19 @@ def record(
 
 
 def release(channel: str, claims: Sequence[Claimed]) -> None:
-    """Return claims that this worker does not come to."""
+    """Return unsent claims to the queue, and commit."""
     db.session.execute(_release, {"channel": channel} | columns(whole(claims), *KEY, "leased_until"))
     db.session.commit()
     limits.give_back(channel, claims)
 
 
 def whole(claims: Sequence[Claimed]) -> list[Claimed]:
-    """Return each delivery of messages of which some hold several."""
+    """Return each delivery of the claims, including those in digests."""
     return [part for one in claims for part in (one, *one.others)]
 
 
 def _read_due(mine: dict[str, Any], rooms: Mapping[int, Room], most: int) -> list[Any]:
-    """Lock and return what may be sent now: all that is due for a contact only where it goes into one message."""
+    """Lock and return the deliveries that may be sent now; for a digest, all due deliveries of the contact."""
     most_room = max(room.messages for room in rooms.values())
     counts = db.session.execute(_count_due, mine | {"ids": list(rooms), "most": most_room + 1})
     over = [row.id for row in counts if row.due > rooms[row.id].messages]
@@ -235,9 +236,9 @@ def _read_due(mine: dict[str, Any], rooms: Mapping[int, Room], most: int) -> lis
 
 
 def _choose(rows: Sequence[Any], rooms: Mapping[int, Room], most: int) -> list[list[Any]]:
-    """Return what goes into each of the next messages, what is due first before the others.
+    """Return the deliveries of each of the next messages, those due first preferred.
 
-    What may have arrived goes as it was; each alert has its own message as long as the limit lets it.
+    A message that may have arrived is repeated unchanged. Each alert has its own message as far as the limit allows.
     """
     of_contact: dict[int, list[Any]] = defaultdict(list)
     for row in rows:
@@ -261,7 +262,7 @@ def _choose(rows: Sequence[Any], rooms: Mapping[int, Room], most: int) -> list[l
 def _claimed(
     chosen: Sequence[list[Any]], words: Mapping[tuple[int, int], str], kind: ByContact, settings: Settings
 ) -> list[Claimed]:
-    """Return the messages as this worker sends them."""
+    """Return a claim for each message, with the deliveries of a digest in one."""
     found = []
     for rows in chosen:
         claims = [

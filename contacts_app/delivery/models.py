@@ -1,4 +1,4 @@
-"""Keep what was sent or is to be sent, what became of each message, and what is known of every channel."""
+"""Define the tables of notifications, deliveries, rate limits, the state of channels, and workers."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -13,11 +13,11 @@ from ..accounts.models import Account
 from ..core.db import TIMESTAMP, Base, db
 from .channels.registry import KINDS, kinds_by_contact
 
-MOST_TEXT = 4000  # characters of what is told beside the title
+MOST_TEXT = 4000  # characters of the text of a notification, without the title
 STATES = ("queued", "sending", "sent", "failed", "cancelled", "overtaken")
 _IS_WAITING = "state IN ('queued', 'sending')"
-# The same in the words of the index that leads with the account. The workers' queue, which does not, fits only those
-# above; and a partial index does not fit a parameter.
+# The same condition, written as in the index that begins with the account, so that the planner chooses that one: the
+# index of the workers' queue matches only the form above. No parameters, because a partial index cannot match them.
 IS_WAITING = " AND ".join(f"deliveries.state <> '{state}'" for state in ("sent", "failed", "cancelled", "overtaken"))
 
 
@@ -26,10 +26,10 @@ def _one_of(column: str, values: Iterable[str]) -> str:
 
 
 class Notification(Base):
-    """An alert that a sender posted, a test, or a message of the console itself; its deliveries are in Delivery."""
+    """An alert that a sender posted, a test, or a system message; its deliveries are in Delivery."""
 
-    # The table and `alert_id` have the name from before there were other kinds: a console of an earlier version may
-    # still run beside this one, on the same schema.
+    # The table and `alert_id` are named for alerts, the first kind: during an upgrade an earlier version may still run
+    # on the same schema.
     __tablename__ = "alerts"
 
     account_id: Mapped[int] = mapped_column(sa.ForeignKey(Account.id), primary_key=True)
@@ -38,7 +38,7 @@ class Notification(Base):
     source: Mapped[str]
     integration_id: Mapped[int | None] = mapped_column(sa.BigInteger)
     integration_name: Mapped[str | None]
-    addressee: Mapped[str]  # the group's name, or the contact's that is tested
+    addressee: Mapped[str]  # the name of the group, or of the contact for a test
     title: Mapped[str]
     text: Mapped[str]
     severity: Mapped[str]
@@ -77,18 +77,18 @@ class Notification(Base):
 
     @classmethod
     def of(cls, account_id: int, identity: int) -> "Notification | None":
-        """Return this account's alert with the id."""
+        """Return this account's notification with the id."""
         return db.session.get(cls, (account_id, identity))
 
     def counts(self) -> dict[str, int]:
-        """Return how many of the alert's deliveries are in each state."""
+        """Return the number of deliveries in each state."""
         mine = (Delivery.account_id == self.account_id, Delivery.alert_id == self.id)
         found = sa.select(Delivery.state, sa.func.count()).where(*mine).group_by(Delivery.state)
         return dict.fromkeys(STATES, 0) | {row[0]: row[1] for row in db.session.execute(found)}
 
 
 class Delivery(Base):
-    """One message to one channel of one contact: the workers' queue and, for good, the log of what became of it."""
+    """A message over one channel to one contact; the table is the workers' queue and the log of results."""
 
     __tablename__ = "deliveries"
 
@@ -97,23 +97,23 @@ class Delivery(Base):
     contact_id: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True)
     channel: Mapped[str] = mapped_column(primary_key=True)
     contact_name: Mapped[str]
-    address: Mapped[str | None]  # where the last attempt went, as it may be shown
+    address: Mapped[str | None]  # the address of the last attempt, for display
     state: Mapped[str] = mapped_column(server_default="queued")
     attempts: Mapped[int] = mapped_column(server_default=sa.text("0"))
-    # When it is due; of one that is being sent, when its worker is taken for dead.
+    # When it is due; while it is being sent, when the lease of its worker ends.
     next_attempt_at: Mapped[datetime | None] = mapped_column(TIMESTAMP, server_default=sa.func.now())
     give_up_at: Mapped[datetime] = mapped_column(TIMESTAMP, server_default=sa.text("(now() + interval '1 hour')"))
-    message: Mapped[UUID | None]  # what went to a robot together, and goes again together should that be uncertain
+    message: Mapped[UUID | None]  # the id of a combined message, which is repeated unchanged if it may have arrived
     answer: Mapped[str | None]
     ended_at: Mapped[datetime | None] = mapped_column(TIMESTAMP)
-    # The e-mail of the user who stopped it. One that is being sent then is sent to its end, and not tried again.
+    # The email of the user who cancelled it. A delivery that is being sent at that moment is not retried.
     cancelled_by: Mapped[str | None]
     headline_only: Mapped[bool] = mapped_column(server_default=sa.false())  # because the text was refused
     text_refused: Mapped[bool] = mapped_column(server_default=sa.false())  # as well as its headline
-    is_held: Mapped[bool] = mapped_column(server_default=sa.false())  # waits for the limit of its number or mailbox
+    is_held: Mapped[bool] = mapped_column(server_default=sa.false())  # waits for the rate limit of its address
     overtaken_by: Mapped[int | None] = mapped_column(sa.BigInteger)  # the newer alert of its key that was sent instead
-    asked_at: Mapped[datetime | None] = mapped_column(TIMESTAMP)  # when a person last had it sent again
-    contact_exists: Mapped[bool] = query_expression()  # where it is asked for
+    asked_at: Mapped[datetime | None] = mapped_column(TIMESTAMP)  # when a user last sent it again
+    contact_exists: Mapped[bool] = query_expression()  # loaded only by queries that request it
 
     __table_args__ = (
         sa.CheckConstraint("NOT headline_only OR state = 'sent'", name="delivery_of_a_headline_is_sent"),
@@ -155,9 +155,9 @@ class Delivery(Base):
     def is_late(cls, account_id: int | sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
         """Return the condition that a message of the account has been due for more than two minutes.
 
-        Those to robots are left out, which have to wait when there are many.
+        Messages to robots are left out, because their rate limit makes them wait.
         """
-        # The first in the order of deliveries_due, in the words of its condition: else all that waits would be read.
+        # Read the first row of the index deliveries_due, with its exact condition; otherwise the whole queue is read.
         first = (
             sa.select(cls.next_attempt_at)
             .where(cls.account_id == account_id, cls.channel == kind.name, sa.text(_IS_WAITING))
@@ -171,7 +171,7 @@ class Delivery(Base):
 
 
 class Robot(Base):
-    """A DingTalk robot with something to send: when it may, and when it last did."""
+    """The schedule and rate limit of a DingTalk robot: when it is due, and when it last sent."""
 
     __tablename__ = "robots"
 
@@ -188,7 +188,7 @@ class Robot(Base):
 
 
 class SendWindow(Base):
-    """When a contact was last sent something over a channel, or a test; limits.py says what that is for."""
+    """The times of the last messages over a channel of a contact, or of its tests, for the rate limits in limits.py."""
 
     __tablename__ = "send_windows"
 
@@ -209,7 +209,7 @@ class SendWindow(Base):
 
 
 class ChannelState(Base):
-    """What is known of a channel of a contact: when it worked, or since when it fails and why. No row: never tried."""
+    """The state of a channel of a contact: when it worked, or since when it fails and why. No row: never tried."""
 
     __tablename__ = "channel_states"
 
@@ -231,9 +231,9 @@ class ChannelState(Base):
 
 
 class SentDelivery(Base):
-    """A delivery that was sent while its own row was locked; a worker ends that row when the lock is gone.
+    """A delivery that was sent while its own row was locked; a worker updates that row when the lock is released.
 
-    Without a foreign key, whose check would wait for the same lock; so is ChannelNews.
+    There is no foreign key, because its check would wait for the same lock; the same is true of ChannelNews.
     """
 
     __tablename__ = "sent_deliveries"
@@ -251,7 +251,7 @@ class SentDelivery(Base):
 
 
 class ChannelNews(Base):
-    """What an attempt showed of the address `used`, and channel_states does not say yet."""
+    """A result about the address `used` that is not yet in channel_states."""
 
     __tablename__ = "channel_news"
 
@@ -271,7 +271,7 @@ class ChannelNews(Base):
 
 
 class SystemCheck(Base):
-    """An account that is to be looked at, because something changed that the console itself may have to tell."""
+    """An account to check, because a change may require a system message."""
 
     __tablename__ = "system_checks"
 
@@ -282,7 +282,7 @@ class SystemCheck(Base):
 
 
 class WorkerHeartbeat(Base):
-    """A process that delivers, on whatever machine; seen every few seconds while it lives."""
+    """A worker process on any machine, which updates its heartbeat every few seconds."""
 
     __tablename__ = "workers"
 
@@ -293,11 +293,11 @@ class WorkerHeartbeat(Base):
 
     @classmethod
     def is_one_alive(cls) -> sa.ColumnElement[bool]:
-        """Return the condition that some worker was seen within the last half minute."""
+        """Return the condition that a worker had a heartbeat within the last 30 seconds."""
         return sa.exists(sa.select(cls.id).where(cls.seen_at > sa.func.now() - sa.text("interval '30 seconds'")))
 
 
-# Conditions in the words of the indexes of what failed, of what waits and of what was not sent.
+# Conditions written exactly as in the partial indexes.
 is_waiting = sa.literal_column(f"({IS_WAITING})", sa.Boolean)
 has_failed = sa.literal_column("deliveries.state = 'failed'", sa.Boolean)
 is_cancelled = sa.literal_column("deliveries.state = 'cancelled'", sa.Boolean)

@@ -50,8 +50,8 @@ _news = sa.text(f"""
     WHERE news.id <> asked.alert_id
     ORDER BY news.id
 """)  # nosec B608
-# Locked rows are being recorded, stopped or claimed at this moment; whoever claims one finds the newer alert. As in
-# recording, the condition that it has not ended is written so that it matches no partial index.
+# Locked rows are being recorded, cancelled or claimed at this moment; the worker that claims one finds the newer alert.
+# As in recording, the condition that it has not ended is written so that it matches no partial index.
 _overtake = sa.text("""
     UPDATE deliveries SET state = 'overtaken', overtaken_by = overtaken.by_id, next_attempt_at = NULL, is_held = false,
         ended_at = now()
@@ -97,7 +97,7 @@ def settle(account_id: int, channel: str, rows: Sequence[Any]) -> tuple[list[Any
         elif matter not in newest:
             newest[matter] = row
         elif row.asked_at is not None and row.asked_at >= newest[matter].received_at:
-            kept.append(row)  # a user asked for it after the newer one had arrived
+            kept.append(row)  # a user sent it again after the newer one had arrived
     asked = [*newest.values(), *filter(_has_key, kept)]
     words = {(row.alert_id, row.contact_id): _late(row) for row in rows}
     if not asked:
@@ -167,7 +167,7 @@ def _words(row: Any, older: Sequence[Any], newer: Sequence[Any]) -> str:
     if row.asked_at and newer:
         last = newer[-1]
         return f"Sent again because somebody asked. Since then: {last.status} {_time(last.received_at, row)}."
-    # What was overtaken by one that is overtaken now is carried on.
+    # Also list alerts that were overtaken by one that is overtaken now.
     carriers = {row.alert_id}
     carried: list[Any] = []
     for other in reversed(older):

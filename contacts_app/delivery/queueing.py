@@ -1,4 +1,4 @@
-"""Queue messages: of a notification, of a test, and again of what failed or was cancelled."""
+"""Queue messages: of a notification, of a test, and again those that failed or were cancelled."""
 
 from collections.abc import Collection
 
@@ -12,7 +12,7 @@ from .limits import LIMIT_OF_TESTS, admit_tests
 from .models import Delivery, Notification, has_failed, is_cancelled
 
 SENT_AGAIN = {"failed": has_failed, "cancelled": is_cancelled}
-# The kinds of the channels that a contact has.
+# The kinds of channels that a contact has.
 _CHANNELS = ", ".join(f"CASE WHEN {kind.column} IS NOT NULL THEN '{kind.name}' END" for kind in KINDS.values())
 _queue = sa.text(f"""
     WITH queued AS (
@@ -25,7 +25,7 @@ _queue = sa.text(f"""
     )
     SELECT count(*) FROM queued
 """)  # nosec B608
-# A robot that is scheduled already is only locked: whoever works on it looks for more when it has the lock again.
+# A robot that is scheduled already is only locked: the worker that has claimed it checks the queue again afterwards.
 _schedule_robots = sa.text("""
     INSERT INTO robots AS planned (account_id, url_hash, due_at)
     SELECT DISTINCT contacts.account_id, dingtalk_url_hash, now() FROM contacts
@@ -37,7 +37,7 @@ _schedule_robots = sa.text("""
 
 
 def notify(notification: Notification, contact_ids: Collection[int]) -> int:
-    """Write the notification, and a delivery for each channel of those of the account's contacts; return how many."""
+    """Insert the notification, and a delivery for each channel of the contacts; return the number of deliveries."""
     db.session.add(notification)
     db.session.flush()
     values = {"account_id": notification.account_id, "alert_id": notification.id, "contact_ids": list(contact_ids)}
@@ -48,10 +48,9 @@ def notify(notification: Notification, contact_ids: Collection[int]) -> int:
 
 
 def send_test(account_id: int, name: str, contact_ids: Collection[int]) -> Notification:
-    """Send a test to those of the account's contacts, by the way of every alert and as hard as one can be.
+    """Queue a test to the contacts like an alert, with the most demanding text, and return it.
 
-    Who has had too many within a minute is left out, which the test says; if that is everybody, TooManyRequests is
-    raised.
+    The deliveries to contacts above the limit of tests are cancelled. If that is all of them, raise TooManyRequests.
     """
     left_out = set(contact_ids) - admit_tests(account_id, contact_ids)
     notification = Notification(
@@ -76,9 +75,9 @@ def send_test(account_id: int, name: str, contact_ids: Collection[int]) -> Notif
 def send_again(
     notification: Notification, contact_id: int | None = None, channel: str | None = None, state: str = "failed"
 ) -> list[tuple[str, str]]:
-    """Queue the deliveries that failed, or were cancelled, as if they were new; return name and channel of each.
+    """Queue the deliveries in `state` (failed or cancelled) again; return the contact's name and channel of each.
 
-    `contact_id` and `channel` name one of them, whichever of both it is.
+    With `contact_id` and `channel`, queue only that delivery, in either of the two states.
     """
     chosen = [Delivery.account_id == notification.account_id, Delivery.alert_id == notification.id]
     if contact_id is None:
@@ -106,10 +105,10 @@ def send_again(
 
 
 def schedule_robots(account_id: int, contact_ids: Collection[int]) -> None:
-    """Have the robots of those of the account's contacts looked at by a worker."""
+    """Schedule the robots of the contacts, so that a worker checks them."""
     db.session.execute(_schedule_robots, {"account_id": account_id, "contact_ids": list(contact_ids)})
 
 
 def wake_workers() -> None:
-    """Tell the workers, once this transaction is committed, that there is something to send."""
+    """Notify the workers of new deliveries when this transaction is committed."""
     db.session.execute(sa.text("SELECT pg_notify('deliveries', '')"))

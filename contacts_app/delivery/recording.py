@@ -1,4 +1,4 @@
-"""Write down what became of attempts, come what may: else what was sent would be sent again."""
+"""Record the results of attempts reliably, because a message whose result is lost is sent again."""
 
 import logging
 import time
@@ -15,13 +15,13 @@ from .channels import Outcome
 from .channels.registry import KINDS
 
 logger = logging.getLogger("contacts_app")
-REFUSED = (sa.exc.DataError, sa.exc.IntegrityError, sa.exc.ProgrammingError)  # which no waiting mends
-# Somebody may have stopped it while it was being sent: what arrived all the same is sent.
+REFUSED = (sa.exc.DataError, sa.exc.IntegrityError, sa.exc.ProgrammingError)  # errors that a retry repeats
+# A delivery may be cancelled while it is being sent; if it was sent, its state is sent.
 NOT_ENDED = "(deliveries.ended_at IS NULL OR deliveries.state = 'cancelled')"
-# What was sent is sent, also when somebody else has taken the message for lost meanwhile. This waits for no lock: what
-# was sent and cannot be written goes to sent_deliveries, which each claim looks at. What has not ended is asked for in
-# words that fit no partial index: by the one of what is due, all that waits would be read for each message. For why
-# each row is looked up LATERAL, see attempts.CHOSEN.
+# A sent message is recorded as sent even if its lease is over and another worker has claimed it. This waits for no
+# lock: a sent message whose row is locked is inserted into sent_deliveries, which each claim checks. The condition that
+# a delivery has not ended is written so that it matches no partial index: with the one of due deliveries, the whole
+# queue would be read for each message. For why each row is looked up LATERAL, see attempts.CHOSEN.
 _finish = sa.text(f"""
     WITH result AS (
         SELECT * FROM unnest(
@@ -101,7 +101,7 @@ _stopped = sa.text("""
         LIMIT 1
     ) AS stopped
 """)
-# What channel_states says already is no news; beside news that waits, everything is.
+# A result that equals channel_states is left out, unless other results of the channel are pending.
 _keep_news = sa.text("""
     INSERT INTO channel_news (account_id, contact_id, channel, works, used, answer)
     SELECT found.account_id, found.contact_id, :channel, works, used, found.answer
@@ -118,10 +118,10 @@ _keep_news = sa.text("""
                 = (found.account_id, found.contact_id, :channel))
     RETURNING account_id
 """)
-# The address of now, as an attempt names the one that it used.
+# The current address, in the form of Result.used.
 _ADDRESS = f"""CASE channel_news.channel
     {" ".join(f"WHEN '{kind.name}' THEN {kind.used}" for kind in KINDS.values())} END"""
-# The contact may have been given another address while this one was tried.
+# The address of the contact may have been changed during the attempt.
 _forget_outdated_news = sa.text(f"""
     DELETE FROM channel_news WHERE account_id = :account_id AND id IN (
         SELECT id FROM channel_news WHERE account_id = :account_id AND NOT EXISTS (
@@ -129,8 +129,8 @@ _forget_outdated_news = sa.text(f"""
                 AND used = {_ADDRESS})
         FOR UPDATE SKIP LOCKED)
 """)  # nosec B608
-# The address is compared again with the contact locked, because it may be given another just now. What somebody else
-# holds a lock on waits until that is gone; of one channel the older news comes first.
+# The address is compared again with the contact locked, because it may be changed at this moment. Locked rows stay
+# pending; the results of one channel are applied oldest first.
 _note_news = sa.text(f"""
     WITH news AS (
         SELECT channel_news.* FROM channel_news
@@ -176,10 +176,10 @@ _waiting_news = sa.text("SELECT DISTINCT account_id FROM channel_news ORDER BY a
 def keep(
     results: Sequence[Result], patience: float, robot: dict[str, Any] | None = None, rest: Sequence[Claimed] = ()
 ) -> set[tuple[int, int]]:
-    """Write down what became of attempts of one account; while the database is away, try for `patience` seconds.
+    """Record results of one account, with retries for `patience` seconds while the database is unavailable.
 
-    First that, and what is news of the channels, in one transaction that waits for nobody's lock; then what may wait.
-    Return which of the rest of the claims somebody has stopped meanwhile: the ids of alert and contact.
+    The results and the news of channels are written in one transaction that waits for no lock, the rest afterwards.
+    Return which claims of `rest` were cancelled meanwhile, as ids of alert and contact.
     """
     stopped: set[tuple[int, int]] = set()
 
@@ -203,7 +203,7 @@ def keep(
 
 
 def write_what_waited() -> None:
-    """Write what could not be written when it became known, as far as no lock is in the way, and commit."""
+    """Apply the pending results whose rows were locked, as far as they are not locked now, and commit."""
     db.session.execute(_finish_sent)
     db.session.execute(_forget_sent)
     db.session.commit()
@@ -212,19 +212,22 @@ def write_what_waited() -> None:
 
 
 def note_news(account_id: int) -> None:
-    """Note in channel_states what is news of an account's channels, as far as no lock is in the way, and commit."""
+    """Apply the pending news of an account to channel_states, as far as the rows are not locked, and commit."""
     try:
         limit_lock_waits()
         db.session.execute(_forget_outdated_news, {"account_id": account_id})
         if db.session.execute(_note_news, {"account_id": account_id}).all():
             db.session.execute(_ask_for_check, {"account_id": account_id})
         db.session.commit()
-    except sa.exc.OperationalError:  # a lock on the account, or the database is away
+    except sa.exc.OperationalError:  # the account is locked, or the database is unavailable
         db.session.rollback()
 
 
 def persist(act: Callable[[], None], patience: float) -> None:
-    """Do what must not be lost while the database is away, again and again for `patience` seconds."""
+    """Call `act`, with retries for `patience` seconds while the database is unavailable; then log and give up.
+
+    Errors that a retry would repeat are raised.
+    """
     until = time.monotonic() + patience
     while True:
         try:
@@ -240,15 +243,15 @@ def persist(act: Callable[[], None], patience: float) -> None:
 
 
 def reason(error: Exception) -> str:
-    """Say what happened in a word that quotes nobody's data."""
+    """Return a description of the error that contains no personal data."""
     original = getattr(error, "orig", None)
     return type(original or error).__name__ if not isinstance(error, StartError) else str(error)
 
 
 def _record(results: Sequence[Result], rest: Sequence[Claimed]) -> set[tuple[int, int]]:
-    """Write down what became of the attempts, each if it is still ours, with what is news of the channels.
+    """Record the results, except unsent ones whose lease has passed to another worker, and the news of channels.
 
-    Return which of the rest somebody has stopped.
+    Return which claims of `rest` were cancelled.
     """
     channel, account_id = results[0].channel, results[0].claimed.account_id
     db.session.execute(_finish, {"channel": channel} | _finished(results))
@@ -265,7 +268,7 @@ def _finished(results: Sequence[Result]) -> dict[str, list[Any]]:
     """Return the columns of _finish."""
     found = columns([result.claimed for result in results], *KEY, "leased_until")
     found |= {name: [] for name in ("states", "answers", "waits", "addresses", "messages", "headlines", "refusals")}
-    waits: dict[int, float] = {}  # what went together is tried again together
+    waits: dict[int, float] = {}  # by outcome, so that the deliveries of one message are retried together
     for result in results:
         outcome, claimed = result.outcome, result.claimed
         state, answer, wait = outcome.state, outcome.answer, outcome.wait
@@ -284,9 +287,9 @@ def _finished(results: Sequence[Result]) -> dict[str, list[Any]]:
 
 
 def _says_something(result: Result) -> bool:
-    """Tell whether the attempt says whether the channel works; the first of a passing fault does not.
+    """Return whether the result shows whether the channel works; a first temporary error does not.
 
-    That a text was refused says nothing about where it was sent.
+    A refused text does not either, because it is not about the address.
     """
     if result.used is None or result.outcome.content == "refused":
         return False

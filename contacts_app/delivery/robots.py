@@ -1,4 +1,4 @@
-"""Claim the messages that wait for a DingTalk robot, and send them: bundled where its limit is near."""
+"""Claim and send the messages to a DingTalk robot, combined into one when its rate limit is near."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ from .senders import guarded
 ROBOT_LIMIT, ROBOT_WINDOW = 20, timedelta(minutes=1)
 LOCKED_PAUSE = timedelta(seconds=0.5)
 UNREADABLE = "The robot's address cannot be read, because ENCRYPTION_KEYS of this worker lacks its key."
-MOST_SECRETS = 5  # that are tried for one message at once: what is refused counts against the robot's limit
-NOT_TRIED_SECONDS = 15  # after which others are tried: a robot's limit takes no more
+MOST_SECRETS = 5  # tried for one message in a row, because refused requests count against the robot's limit, too
+NOT_TRIED_SECONDS = 15  # until the other secrets are tried, so that the robot's limit is not exceeded
 NOT_TRIED = "The secret of this contact was not tried yet: {} of other contacts were refused before it. Correct those."
-# An account for which nothing is being sent comes before those for which something is.
+# Accounts for which no message is being sent come first.
 _claim_robot = sa.text("""
     WITH idle AS (
         SELECT account_id, url_hash FROM robots
@@ -45,8 +45,8 @@ _claim_robot = sa.text("""
     RETURNING robots.account_id, robots.url_hash, sent_at, blocked_until, now() AS now
 """)
 _lock_robot = sa.text("SELECT 1 FROM robots WHERE account_id = :account_id AND url_hash = :url_hash FOR UPDATE")
-# LATERAL has each contact's part read by its index: from the statistics, which know of an empty queue, PostgreSQL would
-# rather read the whole queue for each of them. What went together once comes first, and whole.
+# LATERAL makes the planner read each contact's rows by the index; with statistics from an empty queue, it would read
+# the whole queue for each contact. A combined message that is to be repeated comes first, with all its deliveries.
 _waiting_for_robot = sa.text(f"""
     SELECT deliveries.account_id, alert_id, deliveries.contact_id, attempts, message, asked_at,
         extract(epoch FROM {GIVE_UP_AT} - now())::float AS seconds_left,
@@ -100,26 +100,26 @@ _robot_has_sent = sa.text(f"""
 
 
 class Bundle(NamedTuple):
-    """What goes to a robot in one message, and with what."""
+    """The deliveries of one message to a robot, with its URL, secrets and keyword."""
 
-    robot: dict[str, Any]  # its key
+    robot: dict[str, Any]  # its primary key
     message: UUID
     claimed: Sequence[Claimed]
     url: str | None
-    secrets: Sequence[str | None]  # as each of the contacts has it
-    tries: Sequence[str | None]  # the secrets, the one that is most likely right first
+    secrets: Sequence[str | None]  # of the contact of each delivery
+    tries: Sequence[str | None]  # the distinct secrets, the one that is most likely valid first
     keyword: str | None
-    room: int  # messages that the robot takes within this minute
+    room: int  # messages that the rate limit leaves for the current window
 
 
 def claim(settings: Settings, busy: Sequence[int] = (), full: Sequence[int] = ()) -> Bundle | bool:
-    """Claim what one robot may be sent now, and commit; otherwise return whether a robot was looked at.
+    """Claim the next message of a robot that is due, and commit; otherwise return whether a robot was due.
 
-    The accounts in `busy` come after the others, and those in `full` not at all.
+    The accounts in `busy` come after all others, and those in `full` are skipped.
     """
     lease = settings.delivery_lease
     found = db.session.execute(_claim_robot, {"lease": lease, "busy": list(busy), "full": list(full)}).one_or_none()
-    db.session.commit()  # an alert that comes in waits for the robot's row, and must not wait for this process
+    db.session.commit()  # release the robot's row, because an incoming alert waits for it
     if found is None:
         return False
     limit_lock_waits()
@@ -137,7 +137,7 @@ def claim(settings: Settings, busy: Sequence[int] = (), full: Sequence[int] = ()
     chosen = _choose([row for row in rows if (row.alert_id, row.contact_id) in kept], ROBOT_LIMIT - len(recent))
     if not chosen:
         db.session.execute(_lock_robot, robot)
-        # What is due and was not chosen, somebody holds a lock on.
+        # Due deliveries that could not be read are locked, so check again after a pause.
         plan(robot, None, not_before=found.now + LOCKED_PAUSE)
         return True
     message = chosen[0].message or uuid4()
@@ -161,10 +161,10 @@ def claim(settings: Settings, busy: Sequence[int] = (), full: Sequence[int] = ()
 
 
 def send(bundle: Bundle, settings: Settings, senders: Senders) -> list[Result]:
-    """Send a bundle, and return what became of each of its deliveries."""
+    """Send a bundle, and return the result of each delivery."""
     alerts = list({one.told.id: one.told for one in bundle.claimed}.values())
     mobiles = list(dict.fromkeys(mobile for one in bundle.claimed if (mobile := one.addresses[SMS.name])))
-    # The members may know the robot's secret differently: one who is wrong must not silence it for all.
+    # Contacts that share the robot may have different secrets; a wrong one must not block the messages to all.
     outcomes: dict[str | None, Outcome] = {}
     outcome = Outcome("later", UNREADABLE)
     posts, untried = 0, None
@@ -175,19 +175,19 @@ def send(bundle: Bundle, settings: Settings, senders: Senders) -> list[Result]:
         send = partial(dingtalk.send, senders.get(outgoing.session), settings, str(bundle.url), secret, bundle.keyword)
         tried = guarded(partial(send, alerts, mobiles, str(bundle.message), bundle.room > posts + 1))
         posts += tried.posts
-        outcome = outcomes[secret] = tried._replace(posts=posts)  # the last one stands for all
+        outcome = outcomes[secret] = tried._replace(posts=posts)  # the last outcome is that of the message
         if outcome.state != "failed" or outcome.content == "refused":
             break
     halves: dict[int, UUID] = {}
     if outcome.state == "failed" and outcome.content == "refused" and len(alerts) > 1:
         outcome, halves = outcome._replace(state="later", wait=1), _halves([told.id for told in alerts])
-    # What was refused may go in another company the next time; what may have arrived goes again as it was.
+    # A message that may have arrived is repeated with the same id; all others may be combined differently.
     kept = bundle.message if outcome.is_uncertain else None
     results = []
     for one, its in zip(bundle.claimed, bundle.secrets, strict=True):
         own = outcomes.get(its, untried or outcome)
         said = own if outcome.state == "failed" and outcome.content != "refused" else outcome
-        # Of a secret that was refused, or not tried, it is not known that it works.
+        # A success shows nothing about a secret that was refused or not tried.
         is_known = bool(outcomes) and own is said and its in (None, *outcomes)
         results.append(
             Result(
@@ -203,7 +203,7 @@ def send(bundle: Bundle, settings: Settings, senders: Senders) -> list[Result]:
 
 
 def note_sent(robot: dict[str, Any], results: Sequence[Result]) -> None:
-    """Count what the robot was given against its limit, look when it is due again, and commit."""
+    """Count the messages that were sent against the robot's rate limit, reschedule it, and commit."""
     posts = max(result.outcome.posts for result in results)
     limit_lock_waits()
     blocked = next((result.outcome.wait for result in results if result.outcome.wait), None)
@@ -212,9 +212,9 @@ def note_sent(robot: dict[str, Any], results: Sequence[Result]) -> None:
 
 
 def plan(robot: dict[str, Any], due_at: datetime | None, not_before: datetime | None = None) -> None:
-    """Have the robot looked at again at `due_at`, by default when something is due for it, and commit."""
+    """Schedule the robot for `due_at`, by default for its next due delivery, and commit."""
     if due_at is None:
-        # A statement of its own: what was committed while the lock was waited for is seen.
+        # A separate statement, because it sees what was committed while this transaction waited for the lock.
         due_at = db.session.execute(_next_for_robot, robot).scalar_one()
         if due_at and not_before:
             due_at = max(due_at, not_before)
@@ -223,26 +223,26 @@ def plan(robot: dict[str, Any], due_at: datetime | None, not_before: datetime | 
 
 
 def _choose(rows: Sequence[Any], budget: int) -> Sequence[Any]:
-    """Return what goes into the next message: one that may have arrived as it was, or one alert, or many."""
+    """Return the deliveries of the next message: one to be repeated unchanged, or one alert, or several."""
     if rows and rows[0].message:
         return [row for row in rows if row.message == rows[0].message]
     alerts = list(dict.fromkeys(row.alert_id for row in rows))
-    # As few as may be in one message, as long as the robot's limit lets each have its own.
+    # Send each alert in a message of its own as long as the rate limit allows that for all.
     chosen = set(alerts[:1] if len(alerts) <= budget else alerts[: dingtalk.MOST_ALERTS])
     return [row for row in rows if row.alert_id in chosen]
 
 
 def _halves(alert_ids: Sequence[int]) -> dict[int, UUID]:
-    """Return the message that each alert goes into next: of several, one had a text that was refused with its headline.
+    """Return the message id of each alert after a combined message was refused, split into two halves.
 
-    Sent in halves, and those in halves, it does not take the others along.
+    Each refused half is split again, until only the alert whose content is refused fails.
     """
-    (first, second), middle = sorted((uuid4(), uuid4())), len(alert_ids) // 2  # older news goes first
+    (first, second), middle = sorted((uuid4(), uuid4())), len(alert_ids) // 2  # older alerts are sent first
     return {identity: first if place < middle else second for place, identity in enumerate(alert_ids)}
 
 
 def _most_likely_first(secrets: Sequence[str | None], rows: Sequence[Any]) -> Sequence[str]:
-    """Return the different secrets of the rows: what worked last, what most contacts have, what is known to fail."""
+    """Return the distinct secrets: last successful first, then by the number of contacts, known failures last."""
     worked: dict[str, list[float]] = defaultdict(list)
     for secret, row in zip(secrets, rows, strict=True):
         if secret:

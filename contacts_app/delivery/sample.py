@@ -1,4 +1,4 @@
-"""Write the text of a test: the hardest alert that a channel may have to carry."""
+"""Generate the text of a test, which is the most demanding that an alert can have."""
 
 from collections.abc import Iterator
 from itertools import count
@@ -9,9 +9,9 @@ TITLE = "Only a test “测试”"
 
 
 def text(address: str | None) -> str:
-    """Return a text as long as an alert's may be, with all that a provider or a server might refuse.
+    """Return a text of the maximum length, with everything that a provider or server might refuse.
 
-    It begins with a link to `address`, so that one stands in the shortest text message, where links are allowed.
+    It begins with a link to `address`, so that even the shortest text message contains one where links are allowed.
     """
     link = f"{address or 'https://www.example.com'}/contacts?q=a&show=all"
     text = ""

@@ -1,4 +1,4 @@
-"""Send one message over the channel it is for."""
+"""Send one claimed message over its channel."""
 
 import logging
 import traceback
@@ -14,7 +14,7 @@ logger = logging.getLogger("contacts_app")
 
 
 def attempt(channel: str, claimed: Claimed, senders: Senders) -> Result:
-    """Send one message to a contact if there is a way to, and return what became of it."""
+    """Send one message to a contact and return the result; fail without an address or a configured channel."""
     kind = kind_by_contact(channel)
     address = claimed.addresses[channel]
     shown = address and kind.shown(address, claimed.account_id, claimed.contact_id)
@@ -22,14 +22,14 @@ def attempt(channel: str, claimed: Claimed, senders: Senders) -> Result:
         outcome = Outcome("failed", kind.no_address if claimed.exists else GONE)
     elif why := kind.not_set_up(senders.settings):
         outcome = Outcome("failed", why)
-        address = None  # says nothing of the address
+        address = None  # because the failure is not about the address
     else:
         outcome = guarded(partial(kind.send, senders, address, _message(claimed)))
     return Result(claimed=claimed, channel=channel, outcome=outcome, address=shown, used=address)
 
 
 def _message(claimed: Claimed) -> Message:
-    """Return what the claim sends, which keeps its id when it is sent again."""
+    """Return the message of the claim; a retry has the same id."""
     if claimed.others:
         return Message(claimed.told, f"digest-{claimed.message}")
     thread = f"{claimed.account_id}-{claimed.integration_id}-{claimed.key}" if claimed.key else None
@@ -37,10 +37,10 @@ def _message(claimed: Claimed) -> Message:
 
 
 def guarded(send: Callable[[], Outcome]) -> Outcome:
-    """Have a defect of ours count as an attempt that is made again, not as the end of the thread."""
+    """Call `send`, and turn an unexpected exception into an outcome that is retried, so that the thread survives."""
     try:
         return send()
     except Exception as error:
-        # Where it happened, but not the error's own words: they may quote an address.
+        # Log the traceback without the message of the error, which may contain an address.
         logger.error("sending failed: %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
         return Outcome("later", f"The console itself failed ({type(error).__name__}). Tell your administrator.")

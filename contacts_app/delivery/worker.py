@@ -1,10 +1,10 @@
-"""Deliver what is queued: claim, send, record, in any number of threads, processes and machines.
+"""Run the worker: claim, send and record deliveries, in any number of threads, processes and machines.
 
-A claim is committed before anything is sent, and ends by itself after a while (the lease). Whatever is killed at
-whatever moment, a delivery is thus either recorded or claimed again.
+A claim is committed before the message is sent, and expires with its lease. Thus whichever process is killed at any
+moment, each delivery is either recorded or claimed again.
 
-A claim is of one account. What hangs for it takes its own share of the threads of that channel, in whose place others
-are started: see lanes.
+A claim is for one account. If its provider hangs, it occupies only its own share of the channel's threads, and
+replacements are started: see lanes.
 """
 
 import logging
@@ -37,13 +37,13 @@ from .recording import keep, persist, reason
 from .senders import attempt
 
 logger = logging.getLogger("contacts_app")
-# What was sent is written down together, which costs a third less; who dies before sends so much again.
+# Results are recorded in batches, which costs a third less; the messages of one batch are sent again after a crash.
 WRITE_SECONDS = 0.2
-SEND_SECONDS = 25  # that a message and, if it is refused, its headline may take, with room to record it in the lease
+SEND_SECONDS = 25  # the maximum for a message and, if it is refused, its headline, and for recording the result
 NICENESS = 10
 POLL_SECONDS, BEAT_SECONDS, TEND_SECONDS = 2, 5, 0.2
-MOST_TURNS = 5  # accounts that are asked for one after the other when others claim at the same moment
-# Where somebody holds a lock on the row of this worker, it gets another.
+MOST_TURNS = 5  # accounts that are tried in a row when other workers claim at the same moment
+# If the row of this worker is locked, insert another one.
 _seen = sa.text("""
     WITH own AS (
         SELECT id FROM workers WHERE id = ANY (CAST(:ids AS uuid[])) LIMIT 1 FOR UPDATE SKIP LOCKED
@@ -59,7 +59,7 @@ _leave = sa.text("""
 
 
 class Worker:
-    """One process that delivers until it is told to stop."""
+    """A process that sends queued deliveries until a signal stops it."""
 
     def __init__(self, app: Flask, settings: Settings, chores: Chores) -> None:
         self.app = app
@@ -69,11 +69,11 @@ class Worker:
         share = settings.delivery_threads
         self.lanes = {channel: Lane(share, partial(self._deliver, channel)) for channel in KINDS}
         self._steps = {channel: self._step_of(kind) for channel, kind in KINDS.items()}
-        self.spare: list[Senders] = []  # of threads that have ended; to make them costs more than a message
-        self.ids: list[UUID] = []  # of its rows
+        self.spare: list[Senders] = []  # of ended threads, reused because creating them costs more than a message
+        self.ids: list[UUID] = []  # of its rows in workers
 
     def run(self) -> None:
-        """Deliver until SIGTERM or SIGINT; what is being sent then is sent to its end."""
+        """Run until SIGTERM, SIGINT or SIGHUP; messages that are being sent at that moment are finished."""
 
         def stop(number: int, frame: FrameType | None) -> None:
             self.stopping.set()
@@ -94,14 +94,14 @@ class Worker:
             persist(self.leave, patience=1)
 
     def _tend(self) -> None:
-        """Keep each channel in threads that do not hang."""
+        """Start replacements for slow threads of each channel."""
         while not self.stopping.is_set():
             for lane in self.lanes.values():
                 lane.tend()
             self.stopping.wait(TEND_SECONDS)
 
     def beat(self) -> None:
-        """Show that this worker lives, as long as a thread of each channel comes round."""
+        """Update the heartbeat of this worker as long as a thread of each channel makes progress."""
         patience = self.settings.delivery_lease + POLL_SECONDS * self.settings.delivery_threads + SEND_SECONDS
         is_known = False
         while not self.stopping.is_set():
@@ -113,14 +113,14 @@ class Worker:
             self.stopping.wait(BEAT_SECONDS if is_known else 0.2)
 
     def _show(self) -> None:
-        """Write down that this worker lives."""
+        """Write the heartbeat of this worker, and commit."""
         limit_lock_waits()
         values = {"ids": self.ids, "new": uuid4(), "host": socket.gethostname()}
         self.ids += db.session.scalars(_seen, values).all()
         db.session.commit()
 
     def _listen(self) -> None:
-        """Wake the threads when something is queued; while the database is away they look by themselves."""
+        """Wake the threads when deliveries are queued; the threads also poll in case a notification is lost."""
         while not self.stopping.is_set():
             try:
                 with self.app.app_context(), db.engine.connect() as connection:
@@ -134,12 +134,12 @@ class Worker:
                                 for lane in self.lanes.values():
                                     lane.announce()
                     finally:
-                        connection.invalidate()  # it listens, and may be lost: it is not for the others
+                        connection.invalidate()  # it still listens or is broken, so it must not return to the pool
             except (sa.exc.SQLAlchemyError, psycopg.Error, StartError):
                 self.stopping.wait(1)
 
     def _deliver(self, channel: str, turns: float) -> None:
-        """Work on one channel; look now and then for what nobody announces: what is to be tried again."""
+        """Send the deliveries of one channel; poll for retries, which nothing announces."""
         lane = self.lanes[channel]
         senders: Senders | None = None
         is_away = False
@@ -153,13 +153,13 @@ class Worker:
                 lane.let_go()
             except Exception as error:
                 lane.let_go()
-                if not is_away:  # said once, not every second
+                if not is_away:  # log once, not every second
                     logger.error("Delivering by %s has to wait: %s", channel, reason(error))
                 is_away = True
                 self.stopping.wait(1)
                 continue
             if is_busy:
-                lane.wake.set()  # there may be enough for the others, too
+                lane.wake.set()  # there may be work for the other threads, too
             elif lane.may_end():
                 break
             else:
@@ -168,11 +168,11 @@ class Worker:
             self.spare.append(senders)
 
     def step(self, channel: str, senders: Senders) -> bool:
-        """Send a few of the deliveries of a channel that are due, or to one robot; return whether there were any."""
+        """Send some due deliveries of a channel, or one message to a robot; return whether any were due."""
         return self._steps[channel](senders)
 
     def _step_of(self, kind: Kind) -> Callable[[Senders], bool]:
-        """Return what `step` does for a kind of channel."""
+        """Return the step for a kind of channel; raise TypeError for an unknown kind."""
         match kind:
             case ByContact():
                 return partial(self._send_some, kind.name)
@@ -181,7 +181,7 @@ class Worker:
         raise TypeError(f"Nothing delivers channels of the kind {kind.name!r}.")
 
     def _send_some(self, channel: str, senders: Senders) -> bool:
-        """Send the deliveries that are due, a few at a time; return whether there were any."""
+        """Claim, send and record a few due deliveries; return whether there were any."""
         claims = self._claim(channel)
         results: list[Result] = []
         rest: list[Claimed] = []
@@ -206,7 +206,7 @@ class Worker:
         return bool(claims)
 
     def _claim(self, channel: str) -> Sequence[Claimed]:
-        """Claim what is due for the account whose turn it is, a few at a time: first of those that hold no thread."""
+        """Claim a few due deliveries of the next account; accounts without a thread come first."""
         lane = self.lanes[channel]
         with lane.claiming:
             busy, full = lane.busy(), lane.full()
@@ -223,13 +223,13 @@ class Worker:
                     if found.claimed:
                         lane.hold(found.turn)
                         return found.claimed
-                    # Of an account of which all has to wait there may be more; else another one has claimed it at this
-                    # moment.
+                    # If deliveries were postponed or ended, the account may have more; otherwise another worker has
+                    # claimed them at this moment, which counts as a turn.
                     turns += not found.is_busy
         return []
 
     def _send_to_robot(self, senders: Senders) -> bool:
-        """Send one message to a robot that may be sent one: one alert, or all that wait where its limit is near."""
+        """Send one message to a robot that is due: one alert, or several combined when its rate limit is near."""
         lane = self.lanes[DINGTALK.name]
         with lane.claiming:
             bundle = robots.claim(self.settings, lane.busy(), lane.full())
@@ -241,22 +241,22 @@ class Worker:
         return True
 
     def leave(self) -> None:
-        """Remove what shows that this worker lives."""
+        """Delete the heartbeat of this worker, and commit."""
         db.session.execute(_leave, {"ids": self.ids})
         db.session.commit()
 
 
 def let_pages_go_first() -> None:
-    """Have this process be given less of the processor, because a burst must not be felt in a browser."""
+    """Lower the CPU priority of this process, so that a burst does not slow down the web pages."""
     os.nice(NICENESS)
     if os.getsid(0) == os.getpid():
-        # Linux shares the processor among sessions before it asks who is nice (sched(7), autogroup).
+        # With autogroup, Linux applies nice values only within a session (sched(7)).
         with suppress(OSError):
             Path("/proc/self/autogroup").write_text(str(NICENESS))
 
 
 def run(chores: Chores) -> None:
-    """Deliver in the foreground until SIGTERM or Ctrl-C."""
+    """Run a worker in the foreground until SIGTERM or Ctrl-C."""
     from flask import current_app
 
     let_pages_go_first()

@@ -1,4 +1,4 @@
-"""Say one thing over any channel: what is told, and what became of it."""
+"""Define what all channels share: the content of a message and the outcome of sending it."""
 
 import re
 from collections.abc import Callable
@@ -8,17 +8,17 @@ from typing import NamedTuple
 from ...core.times import shown
 from ..facts import Fact
 
-MOST_QUOTED = 200  # characters of what the other side said
+MOST_QUOTED = 200  # characters of a provider's response
 MOST_CODE = 60
-# In a text without spaces, as in Chinese, what follows a link is none of it.
+# Only ASCII is part of a link: in a text without spaces, such as Chinese, the next character ends it.
 LINK = re.compile(r"(?<![a-z0-9])(?:[a-z][a-z0-9+.-]{1,20}://|www\.)[!#-;=?-_a-~]*", re.IGNORECASE)
 NAME = re.compile(r"[A-Z]+(?:_(?:[A-Z]+|[0-9]{1,3}))+|(?:[A-Z][a-z]+){2,}|[a-z]+(?:[_-][a-z]+)+")
 
 
 class Told(NamedTuple):
-    """What a contact is told: `status` is firing or resolved, `kind` is alert, test or system.
+    """The content of a message: `status` is firing or resolved, `kind` is alert, test or system.
 
-    `received_at` is in the time zone of whoever is told.
+    `received_at` is in the time zone of the settings.
     """
 
     id: int
@@ -35,12 +35,12 @@ class Told(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of an attempt.
+    """The outcome of an attempt.
 
-    `state` is sent, failed or later; `answer` are words without secrets, at most 500 characters; `wait` are the
-    seconds until it may be tried again, where the other side said so; `is_uncertain` if it may have arrived. `content`
-    is whole, headline (nothing more was sent), refused (the text for what it says or its length, not the address) or
-    doubtful (failed, perhaps for the text). `posts` is how many messages the other side was given.
+    `state` is sent, failed or later (retry); `answer` is for people, without secrets, at most 500 characters; `wait` is
+    the seconds until the next attempt if the provider limits the rate; `is_uncertain` if the message may have arrived.
+    `content` is whole, headline (only the headline was sent), refused (for the content or length of the text, not for
+    the address) or doubtful (failed, perhaps for the text). `posts` is the number of messages the provider was sent.
     """
 
     state: str
@@ -52,7 +52,7 @@ class Outcome(NamedTuple):
 
 
 def headline(told: Told) -> str:
-    """Return the title on one line, with what it is before it; what the console itself tells stands as it is."""
+    """Return the title on one line after its status in brackets; the title of a system message has no prefix."""
     title = " ".join(told.title.split())
     if told.kind == "system":
         return title
@@ -61,18 +61,18 @@ def headline(told: Told) -> str:
 
 
 def bare(told: Told) -> Told:
-    """Return what is left of it when only its headline is to be sent, without what may have been refused."""
+    """Return the message reduced to its headline and without links, for a provider that refused the text."""
     title = without_links(told.title)
     return Told(told.id, title, "", "", told.status, "", told.received_at, None, told.kind)
 
 
 def without_links(text: str) -> str:
-    """Return the text with a word in place of each link."""
+    """Return the text with each link replaced by a word."""
     return LINK.sub("(link)", text)
 
 
 def or_headline(first: Outcome, send_headline: Callable[[], Outcome]) -> Outcome:
-    """Return what became of it, after another try with the headline alone if the text was refused."""
+    """Return the first outcome, or send only the headline and return that outcome if the text was refused."""
     if first.state != "failed" or first.content not in ("refused", "doubtful"):
         return first
     second = send_headline()
@@ -84,7 +84,7 @@ def or_headline(first: Outcome, send_headline: Callable[[], Outcome]) -> Outcome
 
 
 def particulars(told: Told) -> list[tuple[str, str]]:
-    """Return what is known of it besides its words, each with its name."""
+    """Return the metadata of a message as pairs of label and value; empty values are left out."""
     found = [
         ("Severity", " ".join(told.severity.split())),
         ("Group", " ".join(told.group.split()) if told.kind == "alert" else ""),
@@ -95,16 +95,16 @@ def particulars(told: Told) -> list[tuple[str, str]]:
 
 
 def quoted(words: object, *secrets: str) -> str:
-    """Return what the other side said as it may be shown: short, on one line, without secrets, numbers and keys."""
+    """Return a provider's response for display: short, on one line, without secrets, phone numbers and keys."""
     text = _without(str(words), secrets)
-    # Servers like to repeat the address that was called, the number that was told, or a key.
+    # Responses often repeat the URL of the request, the recipient's number, or a key.
     text = re.sub(r"https?://\S+|[A-Za-z0-9+/=_-]{24,}|\+?[0-9]{7,}", _hidden, text)
     text = " ".join(re.sub(r"[^\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]", " ", text).split())
     return text if len(text) <= MOST_QUOTED else text[: MOST_QUOTED - 1] + "…"
 
 
 def quoted_code(code: object, *secrets: str) -> str:
-    """Return the code of an answer, which is never hidden, however long: it is what one looks up."""
+    """Return a provider's error code for display; it is never masked as a key, because people look it up."""
     return _without(re.sub(r"[^A-Za-z0-9._-]", "", str(code)[:MOST_QUOTED]), secrets)[:MOST_CODE]
 
 
@@ -116,5 +116,5 @@ def _without(text: str, secrets: tuple[str, ...]) -> str:
 
 
 def _hidden(found: re.Match[str]) -> str:
-    # A key is letters and digits at random; words that are joined are the name of what is wrong.
+    # A key is random letters and digits; joined words are the name of an error.
     return found[0] if NAME.fullmatch(found[0]) else "…"

@@ -1,8 +1,8 @@
 """Send a text message with Alibaba Cloud SMS: SendSms of 2017-05-25, an RPC call that is signed with HMAC-SHA1.
 
-The template that ALIYUN_TEMPLATE_CODE names has to contain the variable ${content}, which takes the whole text.
-Alibaba Cloud limits what a variable may hold: no link, and by its type and the country so many characters; since 2018
-one of a notification in China takes up to 35.
+The template that ALIYUN_TEMPLATE_CODE names must contain the variable ${content}, which takes the whole text.
+Alibaba Cloud limits the value of a variable: no links, and a maximum length that depends on its type and the country;
+since 2018 a variable of a notification template in China takes at most 35 characters.
 """
 
 import base64
@@ -22,7 +22,7 @@ from . import Outcome, outgoing, quoted, quoted_code
 LATER = ("isp.", "Throttling", "ServiceUnavailable", "InternalError", "SignatureNonceUsed")
 UNKNOWN_TEMPLATE = "Alibaba Cloud does not know the template, or has not approved it. Check ALIYUN_TEMPLATE_CODE."
 MISFIT = "The template does not fit. It has to contain the variable ${content}, and no other."
-# The first that begins like the code of the answer counts; what is not here is quoted.
+# The first key that is a prefix of the error code applies; the response is quoted for other codes.
 FAILED = {
     "isv.SMS_SIGNATURE_SCENE": "The signature is not for templates of this kind. Check ALIYUN_SIGN_NAME.",
     "isv.SMS_SIGN_ILLEGAL": "Alibaba Cloud has forbidden the signature. Check ALIYUN_SIGN_NAME.",
@@ -52,20 +52,20 @@ FAILED = {
     "Forbidden": "The access key may not send text messages. Give it the right to call SendSms.",
     "NoPermission": "The access key may not send text messages. Give it the right to call SendSms.",
 }
-# Codes of two meanings: the message says which.
+# An error code with two meanings, which only the message of the response distinguishes.
 IS_MISFIT = re.compile("变量|参数|variable|param", re.IGNORECASE)
 IS_UNKNOWN = re.compile("不合法|找不到|不存在|拉黑|审核|illegal|not (exist|found)|unknown|approved", re.IGNORECASE)
 CONTENT = (
     *("isv.PARAM_LENGTH_LIMIT", "isv.PARAM_NOT_SUPPORT_URL", "isv.BLACK_KEY_CONTROL_LIMIT"),
     *("isv.TEMPLATE_PARAMS_ILLEGAL", "isv.SMS_CONTENT_ILLEGAL"),
 )
-PERHAPS_CONTENT = "isv.INVALID_PARAMETERS"  # also of a variable that is too long
+PERHAPS_CONTENT = "isv.INVALID_PARAMETERS"  # also returned for a variable that is too long
 LIMITS = {"分钟|minute": "minute", "小时|hour": "hour", "天|日|day": "day"}
 
 
 def send(session: requests.Session, access: Aliyun, mobile: str, text: str) -> Outcome:
     """Send `text` to a number in E.164, as the variable ${content} of the template."""
-    # Numbers in China are known without the country's code, all others with it but without the plus sign.
+    # Numbers in China are written without the country code, all others with it but without the plus sign.
     form = {
         "AccessKeyId": access.access_key_id,
         "Action": "SendSms",
@@ -89,7 +89,7 @@ def send(session: requests.Session, access: Aliyun, mobile: str, text: str) -> O
 
 
 def signature(method: str, parameters: dict[str, str], secret: str) -> str:
-    """Return the signature over `parameters`, which stand sorted and encoded in what is signed."""
+    """Return the Base64 HMAC-SHA1 signature of the request, over the sorted and percent-encoded parameters."""
     query = "&".join(f"{_encoded(name)}={_encoded(value)}" for name, value in sorted(parameters.items()))
     signed = f"{method}&{_encoded('/')}&{_encoded(query)}"
     return base64.b64encode(hmac.new(f"{secret}&".encode(), signed.encode(), hashlib.sha1).digest()).decode()
@@ -126,7 +126,7 @@ def _outcome(answer: outgoing.Answer, access: Aliyun) -> Outcome:
 
 
 def _explained(code: str, message: str) -> str | None:
-    """Say what to do about a refusal for good; None for what is not known, or will pass."""
+    """Return the explanation of a permanent error; None for a temporary or unknown one."""
     if code == "isv.SMS_TEMPLATE_ILLEGAL":
         return MISFIT if IS_MISFIT.search(message) else UNKNOWN_TEMPLATE if IS_UNKNOWN.search(message) else None
     return next((words for beginning, words in FAILED.items() if code.startswith(beginning)), None)

@@ -1,6 +1,6 @@
-"""Tell alerts to a DingTalk robot, and say in words why it refused.
+"""Send alerts to a DingTalk robot, and explain its errors.
 
-A robot answers HTTP 200 in any case; `errcode` says whether it took the message.
+A robot responds with HTTP 200 in any case; `errcode` says whether it accepted the message.
 """
 
 import base64
@@ -25,14 +25,14 @@ from ...core.times import shown
 from . import Outcome, Told, bare, headline, or_headline, outgoing, particulars, quoted
 from .kinds import Kind
 
-MOST_BYTES = 17_000  # of text as it stands in JSON; DingTalk takes 20,000 for the whole message
+MOST_BYTES = 17_000  # of the text encoded as JSON; DingTalk accepts 20,000 for the whole message
 MOST_MENTIONS = 100
-MOST_ALERTS = 50  # in one message: so many short titles fit, whatever letters they are in
+MOST_ALERTS = 50  # in one message: so many short titles fit in any script
 SHORT_TITLE = 80
 FIRST_LINES, FIRST_CHARACTERS = 3, 300  # of each of several alerts
 BLOCKED_SECONDS = 600
 DETAILS, FEW_DETAILS = 4000, 600  # bytes of values and links of one alert, alone and among several
-NEWLINE = "  \n"  # two spaces, or markdown joins the lines
+NEWLINE = "  \n"  # Markdown joins lines that do not end with two spaces
 MARKUP = "\\`*_[]<~|"
 PLAIN_URL = r"https?://[A-Za-z0-9./_?=&%#:+-]+"
 BUSY, TOO_FAST, REFUSED = -1, (130101, 410100), 310000
@@ -54,7 +54,7 @@ CONTENT = (430101, 430102, 430103, 430104, 460101)
 
 
 class DingTalk(Kind):
-    """Messages to robots of group chats, which contacts may share: robots.py delivers them."""
+    """DingTalk robots of group chats, which several contacts may share; robots.py delivers the messages."""
 
     name = "dingtalk"
     label = "DingTalk robot"
@@ -70,7 +70,7 @@ class DingTalk(Kind):
         return clean_dingtalk_url(typed)
 
     def shown(self, stored: bytes, account_id: int, contact_id: int) -> str:
-        """Return its host and the end of its token."""
+        """Return the host and the end of the token of the robot's URL."""
         return shown_robot(decrypted(stored, account_id, contact_id, "dingtalk_url"))
 
 
@@ -88,9 +88,10 @@ def send(
     uuid: str,
     may_repeat: bool = True,
 ) -> Outcome:
-    """Send one message about all `alerts` that mentions `mobiles` (E.164); `uuid` makes sending it again harmless.
+    """Send one message about all `alerts` that mentions `mobiles` (E.164); `uuid` makes a retry idempotent.
 
-    Where the text is refused, the headlines alone are sent, later unless the robot `may_repeat`: take another message.
+    If the text is refused, only the headlines are sent: at once if the rate limit of the robot leaves room for another
+    message (`may_repeat`), otherwise by a later attempt.
     """
     parts = urlsplit(url)
     if parts.netloc.lower() not in settings.dingtalk_hosts:
@@ -116,7 +117,7 @@ def _post(
     session: requests.Session, settings: Settings, url: str, secret: str | None, keyword: str | None, body: Any
 ) -> Outcome:
     signed = url + (_signature(secret, time.time()) if secret else "")
-    # In UTF-8: escaped to ASCII, Chinese would take twice the bytes.
+    # UTF-8, because Chinese escaped to ASCII takes twice the bytes.
     data = json.dumps(body, ensure_ascii=False).encode()
     try:
         answer = outgoing.post(session, signed, data=data, headers={"Content-Type": "application/json; charset=utf-8"})
@@ -127,11 +128,11 @@ def _post(
 
 
 def text_of(alerts: Sequence[Told], keyword: str | None, numbers: Sequence[str], count: int) -> str:
-    """Return the markdown text with the keyword in it and the mentions of `numbers`, `count` if all could be."""
+    """Return the Markdown text with the keyword and the mentions of `numbers`, out of `count` people in all."""
     mentions = " ".join(f"@{number}" for number in numbers)
     if count > len(numbers):
         mentions += f" and {count - len(numbers)} more"
-    # What must stand in the text is set aside first, whatever the alerts take.
+    # Reserve room for the keyword and the mentions, because the robot requires the keyword.
     mark = _keyword(keyword) if keyword else ""
     room = MOST_BYTES - _size(mentions) - _size(mark) - 100
     text = _alert(alerts[0], alerts[0].text, room) if len(alerts) == 1 else _alerts(alerts, room)
@@ -141,17 +142,17 @@ def text_of(alerts: Sequence[Told], keyword: str | None, numbers: Sequence[str],
 
 
 def _keyword(keyword: str) -> str:
-    """Return the keyword as no markup, as far as it then still stands literally, which the robot asks for."""
+    """Return the keyword escaped as far as it remains literally in the text, because the robot compares it."""
     plain = escaped(keyword)
     if keyword in plain:
         return plain
-    # What begins with markup is none after a backslash, which may stand before the keyword but not in it.
+    # A backslash may precede the keyword and escape its first character, but may not be inside it.
     return f"\\{keyword}" if keyword[0] in MARKUP else keyword
 
 
 def escaped(words: str) -> str:
-    """Return `words` so that they are no markup: no link, no picture, no mention, no heading."""
-    # An address is left as it is: DingTalk makes a link of it that shows where it leads.
+    """Return `words` escaped, so that they cannot be a link, picture, mention or heading in Markdown."""
+    # A plain URL is not escaped: DingTalk makes it a link that shows its target.
     words = re.sub(
         rf"({PLAIN_URL})|[{re.escape(MARKUP)}]|^\s*[-+=#>]", lambda found: found[1] or f"\\{found[0].strip()}", words
     )
@@ -163,7 +164,7 @@ def _title(alerts: Sequence[Told]) -> str:
 
 
 def _alerts(alerts: Sequence[Told], room: int) -> str:
-    """Return the markdown of several: each has its title, and the first as many as fit have their text."""
+    """Return the Markdown of several alerts: all titles, and the texts of the first ones as far as they fit."""
     title = f"### {len(alerts)} alerts"
     blocks = [_short(told) for told in alerts]
     room -= _size("\n\n".join([title, *blocks]))
@@ -185,7 +186,7 @@ def _short(told: Told) -> str:
 
 
 def _alert(told: Told, text: str, room: int, details: int = DETAILS) -> str:
-    """Return the markdown of one alert, its text cut to fit into `room` bytes."""
+    """Return the Markdown of one alert, with its text cut to fit into `room` bytes."""
     head = f"#### {escaped(headline(told))}\n\n"
     facts = " · ".join(f"{name}: {escaped(value)}" for name, value in particulars(told))
     tail = f"{_details(told, details)}\n\n{facts}" + (f"\n\n[Open in the console]({told.url})" if told.url else "")
@@ -196,7 +197,7 @@ def _alert(told: Told, text: str, room: int, details: int = DETAILS) -> str:
 
 
 def _details(told: Told, room: int) -> str:
-    """Return what is told of each alert beside its text, with links, of as many as fit into `room` bytes."""
+    """Return the values and links of the alerts, as many as fit into `room` bytes."""
     found = ""
     for fact in told.facts:
         lines = [escaped(f"{name}: {value}") for name, value in fact.texts_beside(told.text)]
@@ -212,7 +213,7 @@ def _details(told: Told, room: int) -> str:
 
 
 def _link(url: str) -> str:
-    """Return an address in which no character ends the link or is markup."""
+    """Return the URL with every character encoded that could end the link or is Markdown."""
     return re.sub(r"[^A-Za-z0-9./_?=&%#:+-]", lambda found: f"%{ord(found[0]):02X}", url)
 
 
@@ -223,21 +224,21 @@ def _cut(text: str, room: int) -> str:
     room -= _size(ellipsis)
     while (size := _size(text)) > room:
         text = text[: len(text) * room // size]
-    # A backslash at the end must not have lost what it escapes.
+    # Remove a backslash at the end whose escaped character was cut off.
     is_alone = (len(text) - len(text.rstrip("\\"))) % 2
     return (text[:-1] if is_alone else text) + ellipsis
 
 
 def _size(text: str) -> int:
-    """Return the bytes that the text takes in JSON, where newlines and backslashes are escaped."""
+    """Return the size of the text in JSON in bytes; newlines and backslashes are escaped there."""
     return len(json.dumps(text, ensure_ascii=False).encode()) - 2
 
 
 def _mention(mobile: str) -> str:
-    """Return the number as DingTalk knows it: 13800000000 in China, +1-2025550123 elsewhere."""
+    """Return the number in DingTalk's format: 13800000000 in China, +1-2025550123 elsewhere."""
     try:
         code = str(phonenumbers.parse(mobile).country_code)
-    except phonenumbers.NumberParseException:  # of a country that the table does not know
+    except phonenumbers.NumberParseException:  # an unknown country code
         return mobile
     national = mobile.removeprefix(f"+{code}")
     return national if code == "86" else f"+{code}-{national}"
@@ -252,7 +253,7 @@ def _signature(secret: str, now: float) -> str:
 def _outcome(
     answer: outgoing.Answer, settings: Settings, secret: str | None, keyword: str | None, secrets: tuple[str, ...]
 ) -> Outcome:
-    """Say what the robot's answer means."""
+    """Return the outcome that the robot's response means."""
     if answer.status == 429:
         return Outcome("later", "DingTalk was sent more than it takes at once (HTTP 429).")
     if answer.status >= 500:
@@ -279,8 +280,8 @@ def _outcome(
 
 
 def _reason(message: str, answer: outgoing.Answer, secret: str | None, keyword: str | None) -> str | None:
-    """Say what to do about a refusal by the robot's security settings; None if the message does not tell."""
-    # What follows is the proposed solution, which names keyword, signature and timestamp alike.
+    """Return which of the robot's security settings refused the message; None if the response does not say."""
+    # The proposed solution at the end is cut off, because it always names keyword, signature and timestamp.
     message = re.split(r"[;；]\s*solution|[;；]\s*解决", message.lower())[0]
     if "keyword" in message or "关键" in message:
         is_set = f"'{keyword[:100]}' is not one of its keywords" if keyword else "none is set"

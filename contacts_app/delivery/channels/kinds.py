@@ -1,4 +1,4 @@
-"""Say what the console has to know of a kind of channel: one class a kind, in its module; the registry lists them."""
+"""Define the interface of a kind of channel; each kind is a class in its own module, listed in registry.py."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from . import Outcome, Told
 
 
 class Message(NamedTuple):
-    """What goes to one address: `id` stays when it is sent again, `thread` is that of what belongs together."""
+    """A message to one address: a retry has the same `id`, related messages have the same `thread`."""
 
     told: Told
     id: str
@@ -17,7 +17,7 @@ class Message(NamedTuple):
 
 
 class Closing(Protocol):
-    """Something that holds connections."""
+    """An object that holds open connections."""
 
     def close(self) -> None:
         """Close them."""
@@ -27,14 +27,14 @@ Made = TypeVar("Made", bound=Closing)
 
 
 class Senders:
-    """What one thread sends with; connections stay open from one message to the next."""
+    """The clients of one thread, whose connections stay open between messages."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._made: dict[Callable[[Settings], Closing], Closing] = {}
 
     def get(self, make: Callable[[Settings], Made]) -> Made:
-        """Return what `make` makes of the settings, once and only when needed: to read all authorities takes long."""
+        """Return the client that `make` creates, created on first use: loading the CA certificates is slow."""
         if make not in self._made:
             self._made[make] = make(self.settings)
         return cast(Made, self._made[make])
@@ -46,40 +46,40 @@ class Senders:
 
 
 class Kind(ABC):
-    """A kind of channel. What is SQL here is about a row of contacts, and becomes a part of statements at import."""
+    """A kind of channel; its SQL expressions refer to a row of contacts and are part of statements built at import."""
 
     name: ClassVar[str]  # in the rows that name a channel
     label: ClassVar[str]  # for people
     heading: ClassVar[str]  # of its column in the list of contacts
-    message: ClassVar[str]  # what one message is called, which takes an s for several
-    no_address: ClassVar[str]  # what is said of a message when the contact has no such channel any more
-    column: ClassVar[str]  # of contacts, with the address; NULL where the contact has no such channel
-    used: ClassVar[str]  # SQL: the address as text, by which it is known whether news is about the address of now
-    messages: ClassVar[str]  # SQL: how many messages go to several contacts that are told one thing
+    message: ClassVar[str]  # the word for one message; its plural adds an s
+    no_address: ClassVar[str]  # the error if the contact no longer has such a channel
+    column: ClassVar[str]  # the column of contacts with the address; NULL if the contact has no such channel
+    used: ClassVar[str]  # SQL: the address as text, to check that a result is about the current address
+    messages: ClassVar[str]  # SQL: the number of messages that one notification to several contacts takes
 
     @abstractmethod
     def clean(self, typed: str) -> str:
-        """Return the normal form of an address; raise ValueError saying what is wrong with it."""
+        """Return the normal form of an address; raise ValueError with a message for the user."""
 
     @abstractmethod
     def shown(self, stored: Any, account_id: int, contact_id: int) -> str:
-        """Return what may be seen of an address as it stands in the column of that contact."""
+        """Return the stored address of that contact for display, masked where it contains a secret."""
 
     def not_set_up(self, settings: Settings) -> str | None:
-        """Return None if the kind is set up, otherwise a sentence that says what is missing."""
+        """Return None if the kind is configured, otherwise a sentence that says which setting is missing."""
         return None
 
 
 class ByContact(Kind):
-    """A kind of which each contact has an address of its own, as plain text, with a limit: messages.py delivers it."""
+    """A kind with one plain-text address and a rate limit for each contact; messages.py delivers it."""
 
     batch: ClassVar[int]  # messages that a worker claims at once
-    limited: ClassVar[str]  # what has reached its limit
+    limited: ClassVar[str]  # the word for an address that has reached its rate limit
     has_room_for_links: ClassVar[bool] = True
 
     @abstractmethod
     def limit(self, settings: Settings) -> int:
-        """Return how many messages an address is sent within limits.WINDOW."""
+        """Return the maximum number of messages to an address within limits.WINDOW."""
 
     @abstractmethod
     def send(self, senders: Senders, address: str, message: Message) -> Outcome:

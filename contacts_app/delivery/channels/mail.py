@@ -1,4 +1,4 @@
-"""Tell an alert by e-mail, through the operator's own mail server."""
+"""Send an alert by e-mail, through the operator's own mail server."""
 
 import contextlib
 import hashlib
@@ -25,9 +25,9 @@ from .kinds import ByContact, Message, Senders
 
 NOT_SET_UP = "E-mail is not set up: SMTP_HOST is not set."
 
-RELAYING = re.compile(r"\brelay", re.IGNORECASE)  # which a server refuses whatever the mailbox
-TOO_LONG = ((2, 3), (3, 4))  # enhanced codes of a message that is too long
-UNCLEAR = ((0, 0), (3, 0), (5, 0), (7, 0), (7, 1))  # that may mean the content as well as the sender
+RELAYING = re.compile(r"\brelay", re.IGNORECASE)  # an error that is not about the mailbox
+TOO_LONG = ((2, 3), (3, 4))  # enhanced status codes of a message that is too long
+UNCLEAR = ((0, 0), (3, 0), (5, 0), (7, 0), (7, 1))  # codes that may mean the content or the sender
 ABOUT_CONTENT = re.compile(
     r"\b(content|spam|virus|malware|phishing|links?|urls?|words?|attachment|subject|body|size|too (large|big|long))\b",
     re.I,
@@ -38,13 +38,13 @@ ABOUT_SENDER = re.compile(
     re.I,
 )
 URL = re.compile(r"(?<![a-z0-9])https?://[a-z0-9\[][!#-;=?-_a-~]*", re.IGNORECASE)
-# A long word is broken, in whatever words the mailbox knows for it.
+# Break long words; mail clients differ in which of these properties they support.
 WRAPPED = "overflow-wrap:anywhere;word-wrap:break-word;word-break:break-word"
 COLOURS = {"firing": "#c62828", "resolved": "#2e7d32"}
 
 
 class Mailer:
-    """Send mail over one connection, which stays open from one message to the next; for one thread."""
+    """Send mail over one connection that stays open between messages; use it in one thread only."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -54,7 +54,7 @@ class Mailer:
         self._socket: socket.socket | None = None
 
     def send(self, address: str, told: Told, message_id: str, thread: str | None) -> Outcome:
-        """Send one message; what has the same `thread` stands together in the mailbox."""
+        """Send one message; mail clients group messages with the same `thread`."""
         access = self._settings.smtp
         if access is None:
             return Outcome("failed", NOT_SET_UP)
@@ -65,14 +65,14 @@ class Mailer:
             return Outcome("failed", "The mailbox cannot be written as mail servers know it. Enter it again.")
         self._way.begin()
         was_open = self._smtp is not None
-        # A limit for each read is none for a server that sends a line now and then.
+        # A timeout for each read does not stop a server that sends a line now and then.
         guard = threading.Timer(self._way.left(), self._cut)
         guard.start()
         try:
             outcome = self._attempt(access, recipient, message)
             is_closed = self._smtp is None and outcome.state == "later" and not outcome.is_uncertain
             if was_open and is_closed:
-                # Servers close a connection that is idle; that says nothing about the message.
+                # The server closed an idle connection, which has nothing to do with the message.
                 outcome = self._attempt(access, recipient, message)
             outcome = or_headline(
                 outcome,
@@ -85,7 +85,7 @@ class Mailer:
         return outcome
 
     def close(self) -> None:
-        """Take leave of the server."""
+        """Quit the session and close the connection."""
         smtp, self._smtp = self._smtp, None
         if smtp is not None:
             with contextlib.suppress(OSError, smtplib.SMTPException):
@@ -93,7 +93,7 @@ class Mailer:
             smtp.close()
 
     def _cut(self) -> None:
-        """End the connection, which whoever waits for it takes for lost."""
+        """Shut the connection down, so that a blocked read fails at once."""
         if self._socket is not None:
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
@@ -147,8 +147,8 @@ class Mailer:
         return Outcome("later", words, is_uncertain=is_uncertain)
 
     def _open(self, access: Smtp) -> smtplib.SMTP:
-        """Return a connection that has logged on; raise what smtplib raises, or _Refused."""
-        # Without a name of ours smtplib asks the DNS for one, which may take long.
+        """Return a connection that is logged on; raise what smtplib raises, or _Refused."""
+        # Without local_hostname smtplib looks up its own name in the DNS, which may take long.
         name = access.sender.rpartition("@")[2]
         try:
             if access.security == "tls":
@@ -160,7 +160,7 @@ class Mailer:
                     access.host, access.port, local_hostname=name, timeout=self._way.left()
                 )
         except smtplib.SMTPConnectError as error:
-            # A server that is full says so with 5xx as well; the message itself has not been refused.
+            # Busy servers respond with 5xx, too; the message itself has not been refused.
             words = _words(access, error.smtp_code, _bytes(error.smtp_error), "the connection")
             raise _Refused(words, is_passing=True) from None
         try:
@@ -191,12 +191,12 @@ class Mailer:
             raise _Refused(words, is_passing=True) from None
 
     def _limit(self, smtp: smtplib.SMTP) -> None:
-        """Let the next step take no longer than what is left for the message."""
+        """Limit the next command to the time that is left for the message."""
         if smtp.sock is not None:
             smtp.sock.settimeout(self._way.left())
 
     def _begin_anew(self) -> None:
-        """Have the server forget a message that it refused."""
+        """Reset the session after a message that the server refused."""
         if self._smtp is None:
             return
         try:
@@ -234,11 +234,11 @@ class Email(ByContact):
         return stored
 
     def not_set_up(self, settings: Settings) -> str | None:
-        """Ask for a mail server."""
+        """Return an error if no mail server is configured."""
         return NOT_SET_UP if settings.smtp is None else None
 
     def limit(self, settings: Settings) -> int:
-        """Return the limit of mails."""
+        """Return the rate limit of e-mails."""
         return settings.mails_per_mailbox
 
     def send(self, senders: Senders, address: str, message: Message) -> Outcome:
@@ -250,16 +250,17 @@ EMAIL = Email()
 
 
 def message_of(sender: str, recipient: str, told: Told, message_id: str, thread: str | None) -> EmailMessage:
-    """Return the message, as plain text beside HTML; raise ValueError for a recipient that cannot be written."""
+    """Return the message as plain text and HTML; raise ValueError if the recipient is not a valid address."""
     policy = (SMTP if recipient.isascii() else SMTPUTF8).clone(cte_type="7bit")
     domain = sender.rpartition("@")[2]
     message = EmailMessage(policy=policy)
     message["From"] = sender
     local, _, at = recipient.rpartition("@")
     message["To"] = Address(username=local, domain=at)
-    # A word that looks encoded would be decoded, and whatever is in it become a part of the header.
+    # Without the zero-width space a title could inject header text as an encoded word, which clients decode.
     message["Subject"] = headline(told).replace("=?", "=\u200b?")
-    message["Date"] = format_datetime(told.received_at)  # so that mailboxes sort by what happened, not by what arrived
+    # The time of the alert, not of this delivery, so that mail clients sort by it.
+    message["Date"] = format_datetime(told.received_at)
     message["Message-ID"] = f"<{message_id}@{domain}>"
     if thread is not None:
         first = f"<thread-{hashlib.sha256(thread.encode()).hexdigest()[:32]}@{domain}>"
@@ -276,7 +277,7 @@ Connect = Callable[[str, int], socket.socket]
 
 
 def _plain_text(connect: Connect) -> type[smtplib.SMTP]:
-    """Return smtplib's class over connections that are made in time, whatever the addresses of the server."""
+    """Return a class of smtplib that opens its connections by `connect`, which limits the time for all addresses."""
 
     class Connection(smtplib.SMTP):
         def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
@@ -298,7 +299,7 @@ def _tls(connect: Connect) -> type[smtplib.SMTP_SSL]:
 
 
 class _Refused(Exception):
-    """The server said no to this message, for now if `is_passing`; `content` as in Outcome."""
+    """The server refused the message, temporarily if `is_passing`; `content` is as in Outcome."""
 
     def __init__(self, words: str, is_passing: bool = False, content: str = "whole") -> None:
         super().__init__(words)
@@ -308,23 +309,23 @@ class _Refused(Exception):
 
 
 def _expect(access: Smtp, reply: tuple[int, bytes], what: str) -> None:
-    """Go on if the server agreed to `what`; raise _Refused, or SMTPServerDisconnected where it takes its leave."""
+    """Raise _Refused if the reply to `what` is an error, or SMTPServerDisconnected if the server ends the session."""
     code, words = reply
     if code in (-1, 421):
         raise smtplib.SMTPServerDisconnected
     if not 200 <= code < 400:
         if what == "the mailbox" and RELAYING.search(words.decode(errors="replace")):
             what = "to send for this console; check SMTP_USER and SMTP_PASSWORD"
-        # Final is what concerns this mailbox or this message; the server itself may be set up better within the hour.
+        # Only errors about this mailbox or message are permanent; the server may be reconfigured within the hour.
         is_final = code >= 500 and what in ("the mailbox", "the message")
         content = _content(words.decode(errors="replace")) if is_final and what == "the message" else "whole"
         raise _Refused(_words(access, code, words, what), is_passing=not is_final, content=content)
 
 
 def _content(words: str) -> str:
-    """Tell whether a message was refused for good for its content, by the enhanced code (RFC 3463) or else by words.
+    """Return "refused" if the error is about the content, by its enhanced status code (RFC 3463) or else its words.
 
-    When a server has taken the mailbox, even what it does not explain may concern only this message.
+    Otherwise return "doubtful": the server accepted the mailbox, so an unexplained error may be about this message.
     """
     code = re.search(r"\b5\.([0-9]{1,3})\.([0-9]{1,3})\b", words)
     subject, detail = (int(code[1]), int(code[2])) if code else (0, 0)
@@ -345,7 +346,7 @@ def _bytes(words: bytes | str) -> bytes:
 
 def as_known_to_servers(address: str) -> str:
     """Return the address with its domain in ASCII; raise ValueError (which IDNAError is) if that is impossible."""
-    # smtplib sends something else than what it is given, where that is not one plain address.
+    # smtplib changes an address that is not one plain addr-spec.
     if "=?" in address or not re.fullmatch(r"[^\s<>()\[\]\\,;:@\"]+@[^\s<>()\[\]\\,;:@\"]+", address):
         raise ValueError(address)
     local, _, domain = address.rpartition("@")
@@ -365,7 +366,7 @@ def _plain_fact(fact: Fact, words: str) -> str:
 
 
 def _html(told: Told) -> str:
-    """Return simple HTML that sets no colour of text or ground, so that a dark mailbox can choose both."""
+    """Return simple HTML without colours of text and background, so that dark mode works."""
     title = headline(told)
     paragraphs = [f'<h1 style="font-size:18px;margin:0 0 12px">{linked(title)}</h1>']
     if told.text.strip():
@@ -394,7 +395,7 @@ def _html_fact(fact: Fact, words: str) -> str:
 
 
 def linked(text: str) -> str:
-    """Return the text as HTML in which web addresses are links that show where they lead."""
+    """Return the text as HTML in which each URL is a link that shows its target."""
     parts, end = [], 0
     for found in URL.finditer(text):
         url = found[0].rstrip(".,;:!?'*_~")

@@ -1,6 +1,6 @@
-"""Call other servers over HTTPS: only public ones, for ten seconds at most, and say in words why one cannot be reached.
+"""Send HTTPS requests to public servers only, for at most ten seconds, with errors that people can understand.
 
-A robot's address is typed by people, so a call must not lead into the operator's own network.
+Users enter the URL of a robot, so a request must not reach the operator's own network (SSRF).
 """
 
 import ipaddress
@@ -31,7 +31,7 @@ NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class CannotReach(Exception):
-    """Say in one sentence why there is no answer; `is_uncertain` if the request may have reached the other side."""
+    """There is no response, for the reason in `words`; `is_uncertain` if the request may have reached the server."""
 
     def __init__(self, words: str, is_uncertain: bool = False) -> None:
         super().__init__(words)
@@ -40,7 +40,7 @@ class CannotReach(Exception):
 
 
 class Answer(NamedTuple):
-    """What a server answered."""
+    """The response of a server."""
 
     status: int
     body: bytes
@@ -48,7 +48,7 @@ class Answer(NamedTuple):
 
 
 class Attempt:
-    """How far the call that a session makes just now has come; a session makes one at a time."""
+    """The state of the current request of a session, which sends one at a time."""
 
     def __init__(self, networks: tuple[Network, ...]) -> None:
         self.networks = networks
@@ -61,7 +61,7 @@ class Attempt:
         self.is_sent = False
 
     def left(self) -> float:
-        """Return the seconds that are left; raise TimeoutError when there are none."""
+        """Return the seconds until the deadline; raise TimeoutError after it."""
         left = self.until - time.monotonic()
         if left <= 0:
             raise TimeoutError
@@ -69,7 +69,7 @@ class Attempt:
 
 
 def trusted(settings: Settings) -> ssl.SSLContext:
-    """Return the context that verifies certificates: by the public authorities and by those of CA_BUNDLE."""
+    """Return a TLS context that trusts the public certificate authorities and those in CA_BUNDLE."""
     context = ssl.create_default_context(cafile=certifi.where())
     if settings.ca_bundle:
         context.load_verify_locations(settings.ca_bundle)
@@ -77,7 +77,7 @@ def trusted(settings: Settings) -> ssl.SSLContext:
 
 
 def session(settings: Settings) -> requests.Session:
-    """Return a session for one thread, which keeps its connections open from one call to the next."""
+    """Return a session for one thread, whose connections stay open between requests."""
     made = requests.Session()
     made.trust_env = False
     made.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
@@ -88,7 +88,7 @@ def session(settings: Settings) -> requests.Session:
 
 
 def post(session: requests.Session, url: str, **request: Any) -> Answer:
-    """Post to `url` with what requests takes (data, json, auth) and return the answer; raise CannotReach."""
+    """Send a POST request with the options of requests (data, json, auth); raise CannotReach without a response."""
     host = _host(url)
     adapter = session.adapters.get("https://")
     assert isinstance(adapter, Adapter)
@@ -107,7 +107,7 @@ def post(session: requests.Session, url: str, **request: Any) -> Answer:
     except requests.exceptions.InvalidSchema:
         raise CannotReach(f"{host} is not called, because the address does not begin with https://.") from None
     except (requests.RequestException, HTTPError, OSError, ValueError):
-        # What they quote contains the URL, and with it the token; the clock tells a timeout from a lost connection.
+        # The error is not quoted, because it contains the URL with the token; a timeout is recognised by the clock.
         if time.monotonic() >= attempt.until:
             words = f"{host} did not answer within {SECONDS:.0f} seconds."
         elif attempt.is_sent:
@@ -118,7 +118,7 @@ def post(session: requests.Session, url: str, **request: Any) -> Answer:
 
 
 def is_allowed(text: str, networks: tuple[Network, ...] = ()) -> bool:
-    """Tell whether the address is public or in one of `networks`, also where an IPv4 address is dressed as IPv6."""
+    """Return whether the address, or the IPv4 address embedded in it, is public or in one of `networks`."""
     address = ipaddress.ip_address(text)
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour
@@ -132,22 +132,22 @@ def is_allowed(text: str, networks: tuple[Network, ...] = ()) -> bool:
 
 
 class Adapter(HTTPAdapter):
-    """Have every connection checked, and the whole call end in time."""
+    """Check the address of each connection, and limit the time of the whole request."""
 
     def __init__(self, attempt: Attempt, context: ssl.SSLContext) -> None:
         self.attempt = attempt
         self.context = context
-        # Every read and write of a connection goes through it, those of the headers as well.
+        # All reads and writes of a connection use this class, also those of the headers.
         context.sslsocket_class = _socket_class(attempt)
         super().__init__(max_retries=0)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """Use the context that verifies, and connections that check where they lead."""
+        """Use the TLS context and connections that check their address."""
         super().init_poolmanager(*args, **kwargs, ssl_context=self.context)
         self.poolmanager.pool_classes_by_scheme = {"https": _pool_class(self.attempt)}
 
     def cert_verify(self, *args: Any, **kwargs: Any) -> None:
-        """Leave verification to the context; requests would have the authorities read for each connection again."""
+        """Leave verification to the context; requests would load the CA certificates for each connection."""
 
 
 def _host(url: str) -> str:
@@ -196,7 +196,7 @@ def _pool_class(attempt: Attempt) -> type[HTTPSConnectionPool]:
 
 
 def connect(host: str, port: int, attempt: Attempt) -> socket.socket:
-    """Return a connection to the very address that was checked, so that a second look-up cannot lead elsewhere."""
+    """Return a connection to the address that was checked, so that DNS rebinding cannot change it."""
     addresses = _resolve(host, port, attempt)
     allowed = [address for address in addresses if is_allowed(str(address[0]), attempt.networks)]
     if not allowed:
@@ -204,7 +204,7 @@ def connect(host: str, port: int, attempt: Attempt) -> socket.socket:
         raise CannotReach(f"{words} OUTGOING_NETWORKS can allow it.")
     words = f"{host} cannot be reached."
     for index, address in enumerate(allowed):
-        # The time is shared, so that an address that is silent leaves some for the next.
+        # Each address gets a share of the time, so that one that does not respond leaves some for the next.
         seconds = attempt.left() / (len(allowed) - index)
         try:
             connection = socket.create_connection((str(address[0]), port), seconds)
@@ -220,7 +220,7 @@ def connect(host: str, port: int, attempt: Attempt) -> socket.socket:
 
 
 def _resolve(host: str, port: int, attempt: Attempt) -> list[tuple[Any, ...]]:
-    """Look the name up; in a thread, because the look-up itself has no limit of time."""
+    """Resolve the host name, in a thread because getaddrinfo has no timeout."""
     found: list[tuple[Any, ...]] = []
 
     def look_up() -> None:

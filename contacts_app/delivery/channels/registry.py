@@ -1,16 +1,16 @@
-"""List the kinds of channels, and find one by its name. An unknown name is an error, never another kind."""
+"""List the kinds of channels, and look one up by its name; an unknown name is an error."""
 
 from .dingtalk import DINGTALK
 from .kinds import ByContact, Kind
 from .mail import EMAIL
 from .sms import SMS
 
-# In the order in which people see them.
+# In the order of the user interface.
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (SMS, EMAIL, DINGTALK)}
 
 
 class UnknownKind(LookupError):
-    """Something names a kind of channel that the registry does not have."""
+    """The registry has no kind of channel with this name."""
 
 
 def kind_of(name: str) -> Kind:
@@ -22,7 +22,7 @@ def kind_of(name: str) -> Kind:
 
 
 def kind_by_contact(name: str) -> ByContact:
-    """Return the kind of this name, of which each contact has an address of its own; raise UnknownKind."""
+    """Return the kind of this name, which must be delivered contact by contact; raise UnknownKind."""
     kind = kind_of(name)
     if not isinstance(kind, ByContact):
         raise UnknownKind(f"Channels of the kind {name!r} are not delivered contact by contact.")
@@ -30,5 +30,5 @@ def kind_by_contact(name: str) -> ByContact:
 
 
 def kinds_by_contact() -> list[ByContact]:
-    """Return the kinds of which each contact has an address of its own."""
+    """Return the kinds that are delivered contact by contact."""
     return [kind for kind in KINDS.values() if isinstance(kind, ByContact)]

@@ -1,4 +1,4 @@
-"""Tell an alert by text message, through the provider that is set up."""
+"""Send an alert by text message, through the configured provider."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,14 +12,14 @@ from .kinds import ByContact, Message, Senders
 
 NOT_SET_UP = "Text messages are not set up: SMS_PROVIDER is not set."
 
-PARTS = 2  # a message may be charged as
-# The alphabet of 3GPP TS 23.038; what stands in the extension takes two septets.
+PARTS = 2  # the most parts of a message, each of which is charged
+# The GSM 7-bit alphabet (3GPP TS 23.038); a character of the extension takes two septets.
 GSM_BASIC = frozenset(
     "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿"
     "abcdefghijklmnopqrstuvwxyzäöñüà"
 )
 GSM_EXTENSION = frozenset("^{}\\[~]|€\f")
-# What says the same in that alphabet; what stands for nothing that can be seen is left out.
+# Replacements in that alphabet for characters outside it; invisible characters are removed.
 SAME_IN_GSM = str.maketrans(
     {
         character: plain
@@ -35,9 +35,9 @@ SAME_IN_GSM = str.maketrans(
     | {"≠": "!=", "±": "+/-", "№": "No", "ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl"}
     | {chr(code + 0xFEE0): chr(code) for code in range(0x21, 0x7F)}  # the full-width forms of ASCII
 )
-SEPTETS, UCS2_UNITS = 153, 67  # of a part, beside the header that joins the parts
+SEPTETS, UCS2_UNITS = 153, 67  # the size of a part without the concatenation header
 MOST = SEPTETS * PARTS
-SHORTEST = 20  # characters that every variable of a template takes
+SHORTEST = 20  # characters that every variable of a template accepts
 
 
 class Sms(ByContact):
@@ -59,19 +59,19 @@ class Sms(ByContact):
         return clean_mobile(typed)
 
     def shown(self, stored: str, account_id: int, contact_id: int) -> str:
-        """Return the number as it is written internationally."""
+        """Return the number in international format."""
         return shown_mobile(stored)
 
     def not_set_up(self, settings: Settings) -> str | None:
-        """Ask for a provider."""
+        """Return an error if no provider is configured."""
         return NOT_SET_UP if settings.sms is None else None
 
     def limit(self, settings: Settings) -> int:
-        """Return the limit of texts."""
+        """Return the rate limit of text messages."""
         return settings.texts_per_number
 
     def send(self, senders: Senders, address: str, message: Message) -> Outcome:
-        """Send one text."""
+        """Send one text message."""
         return send(senders.get(outgoing.session), senders.settings, address, message.told)
 
 
@@ -79,7 +79,7 @@ SMS = Sms()
 
 
 def send(session: requests.Session, settings: Settings, mobile: str, told: Told) -> Outcome:
-    """Send one text message to a number in E.164; the headline alone where the text is refused."""
+    """Send one text message to a number in E.164, or only the headline if the text is refused."""
     send: Callable[[str], Outcome]
     match settings.sms:
         case Aliyun() as access:
@@ -93,10 +93,10 @@ def send(session: requests.Session, settings: Settings, mobile: str, told: Told)
 
 
 def text_of(told: Told, most: int = MOST, has_links: bool = False) -> str:
-    """Return headline and text, cut so that they fit into two parts and into `most` characters.
+    """Return headline and text, cut to two parts and to `most` characters.
 
-    Where it can be written in the telephones' own alphabet, it is: that holds more than twice as much. A text that has
-    other letters anyway keeps all of its own.
+    If all characters can be replaced by GSM ones, they are, because a GSM part holds more than twice as much as a UCS-2
+    part. Otherwise the text is sent as UCS-2 without replacements.
     """
     lines = [headline(told), *(" ".join(line.split()) for line in told.text.splitlines())]
     text = "\n".join(line for line in lines if line)
@@ -109,7 +109,7 @@ def text_of(told: Told, most: int = MOST, has_links: bool = False) -> str:
 
 def _in_parts(text: str, cost_of: Callable[[str], int], size: int, ellipsis: str) -> str:
     """Return the text, cut to PARTS parts of `size` units."""
-    # A character that takes two units stands in one part as a whole, and may leave a unit of the first part empty.
+    # A character of two units is not split between parts, so one unit of each part but the last may stay empty.
     room = size * PARTS - (PARTS - 1 if any(cost_of(character) > 1 for character in text) else 0)
     return _cut(text, cost_of, room, ellipsis)
 

@@ -7,7 +7,7 @@ import requests
 from ...config import Twilio
 from . import Outcome, outgoing, quoted
 
-TOO_MANY = (20429, 21611, 14107)  # calls at once, texts in the sender's queue, texts at once
+TOO_MANY = (20429, 21611, 14107)  # concurrent requests, the sender's queue, the rate of messages
 LOG_ON = 20003
 FAILED = {
     20003: "Twilio does not take the log-on. Check TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN.",
@@ -66,7 +66,7 @@ def _outcome(answer: outgoing.Answer, access: Twilio) -> Outcome:
         return Outcome("later", words, is_uncertain=True)
     if answer.status == 401:
         code = code or LOG_ON
-    # The same code says that the log-on is right but may not send.
+    # With another HTTP status this code means that the credentials are valid but lack the permission to send.
     if code in FAILED and not (code == LOG_ON and answer.status != 401):
         return Outcome("failed", f"{FAILED[code]} ({code})", content="refused" if code in CONTENT else "whole")
     said_words = quoted(message, access.auth_token, access.account_sid)
