@@ -178,7 +178,7 @@ def keep(
 ) -> set[tuple[int, int]]:
     """Record results of one account, with retries for `patience` seconds while the database is unavailable.
 
-    The results and the news of channels are written in one transaction that waits for no lock, the rest afterwards.
+    One transaction that waits for no lock writes the results and the news of channels; less urgent updates follow.
     Return which claims of `rest` were cancelled meanwhile, as ids of alert and contact.
     """
     stopped: set[tuple[int, int]] = set()

@@ -52,7 +52,7 @@ class Outcome(NamedTuple):
 
 
 def headline(told: Told) -> str:
-    """Return the title on one line after its status in brackets; the title of a system message has no prefix."""
+    """Return the title on one line after [Firing], [Resolved] or [Test]; that of a system message has no prefix."""
     title = " ".join(told.title.split())
     if told.kind == "system":
         return title
@@ -95,7 +95,7 @@ def particulars(told: Told) -> list[tuple[str, str]]:
 
 
 def quoted(words: object, *secrets: str) -> str:
-    """Return a provider's response for display: short, on one line, without secrets, phone numbers and keys."""
+    """Return a provider's response for display: short, on one line, without secrets, URLs, keys and long numbers."""
     text = _without(str(words), secrets)
     # Responses often repeat the URL of the request, the recipient's number, or a key.
     text = re.sub(r"https?://\S+|[A-Za-z0-9+/=_-]{24,}|\+?[0-9]{7,}", _hidden, text)
