@@ -1,4 +1,4 @@
-"""Offer the commands under `flask --app wsgi`."""
+"""Register the commands of `flask --app wsgi`."""
 
 import click
 from flask import Flask, current_app

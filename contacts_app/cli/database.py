@@ -1,4 +1,4 @@
-"""Bring the database up to date, save it and put it back, and encrypt it anew."""
+"""Migrate, back up, restore and re-encrypt the database."""
 
 import fcntl
 import glob
@@ -49,9 +49,9 @@ def backup(path: Path) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         _remove_left_drafts(path)
-        # In place when complete: the backup that was there before is better than half a new one.
+        # Rename the file when complete, so that a failure leaves the previous backup intact.
         with open(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "w+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # while it lasts, nobody removes it
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # so that no other backup removes it
             dumps.dump(data_dir, file)
             file.write(_seal(file, file.seek(0, os.SEEK_END)))
             file.flush()
@@ -69,7 +69,7 @@ def backup(path: Path) -> None:
 
 
 def _remove_left_drafts(path: Path) -> None:
-    """Remove what backups that were killed have left beside `path`."""
+    """Remove the drafts beside `path` that killed backups have left."""
     for draft in path.parent.glob(f".{glob.escape(path.name)}.*"):
         if draft.suffix[1:].isdecimal():
             with draft.open("rb") as file, suppress(BlockingIOError):
@@ -86,7 +86,7 @@ def restore(path: Path, stop_waiting: bool) -> None:
     waiting = 0
 
     def prepare(draft: psycopg.Connection) -> None:
-        # Before the database is in its place, where a worker may wait for it.
+        # Before the swap, because a worker may start sending right after it.
         nonlocal waiting
         tables = _check_backup(draft)
         waiting = _waiting(draft, stop_waiting) if "deliveries" in tables else 0
@@ -119,7 +119,7 @@ def restore(path: Path, stop_waiting: bool) -> None:
 
 
 def _seal(file: IO[bytes], size: int) -> bytes:
-    """Return the last line of a backup, by which one that was cut is known: pg_restore takes that for a whole one."""
+    """Return the checksum line that ends a backup: pg_restore does not detect a truncated file."""
     digest = sha256()
     file.seek(0)
     while size and (part := file.read(min(size, 1 << 20))):
@@ -129,7 +129,7 @@ def _seal(file: IO[bytes], size: int) -> bytes:
 
 
 def _waiting(connection: psycopg.Connection, is_stopped: bool) -> int:
-    """Return how many messages wait in a backup, which may be of an earlier version, and cancel them if asked to."""
+    """Return the number of pending deliveries in a backup, also of an earlier version; cancel them if `is_stopped`."""
     if not is_stopped:
         (count,) = connection.execute(
             "SELECT count(*) FROM deliveries WHERE next_attempt_at IS NOT NULL"
@@ -147,7 +147,7 @@ def _waiting(connection: psycopg.Connection, is_stopped: bool) -> int:
 
 
 def _check_backup(connection: psycopg.Connection) -> set[str]:
-    """Refuse a backup that this console could not work with; return the names of its tables."""
+    """Return the names of the tables of a backup; raise StartError if it is incompatible with this console."""
     tables = {name for (name,) in connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")}
     if not {"alembic_version", "accounts"} <= tables:
         raise StartError("this is no backup of the console.")

@@ -1,4 +1,4 @@
-"""End a command that cannot do its work with one line that says why."""
+"""Report the expected errors of commands in one line."""
 
 import sys
 from collections.abc import Callable
@@ -20,7 +20,7 @@ TAKEN = {
 
 
 def plainly(command: Callable[P, R]) -> Callable[P, R]:
-    """Show a command all accounts, and end with one line instead of a traceback when a command cannot do its work."""
+    """Run a command with access to all accounts, and exit with one line instead of a traceback on expected errors."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:

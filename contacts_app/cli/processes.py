@@ -11,7 +11,7 @@ from ..ops import serve
 from ..reach import notices
 from .errors import plainly
 
-# What the rooms above delivery have its worker do.
+# Jobs of the packages above delivery, which delivery must not import.
 CHORES = Chores(check_next=notices.check_next, forget_old=refusals.delete_old)
 
 

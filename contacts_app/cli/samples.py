@@ -1,7 +1,7 @@
-"""Fill an account with samples, behind which nobody real is: what people see first of the console is what it is for.
+"""Fill an account with fictitious sample data, so that new users see the console in use.
 
-Nothing of it is ever sent: what was told is written as it would stand after it was sent, and nobody receives system
-notifications, which the workers would send for what fails here.
+Nothing is ever sent: the deliveries are inserted in their final states, and no contact receives system notifications,
+which the workers would send about the failing channels.
 """
 
 import random
@@ -32,7 +32,7 @@ SAMPLE_NAMES = (
     *("刘洋", "Storage duty", "Βασίλης Παππάς", "Emma de Vries", "陈静", "Web front end", "Kofi Mensah"),
 )
 SAMPLE_GROUPS = ("Night shift", "Databases", "Payments", "Network")
-# By the place of the contact: a channel that fails, and why. The second has no other, and cannot be reached.
+# By index of the contact: its failing channel and the error. The second has no other channel, so is unreachable.
 FAILING = {
     1: ("email", "The mail server refused the mailbox: 550 5.1.1 No such user here."),
     2: ("email", "The mail server refused the message: 552 5.2.2 The mailbox is full."),
@@ -43,7 +43,7 @@ SENDERS = {"alertmanager": "Alertmanager", "grafana": "Grafana", "plain": "Backu
 
 
 class News(NamedTuple):
-    """Something that came in: how many minutes ago, for which group, and what."""
+    """A sample alert: its age in minutes, the index of its group, and its content."""
 
     ago: int
     group: int
@@ -116,7 +116,7 @@ def fill(account_id: int, count: int) -> None:
         integration = integrations.get((news.group, news.source))
         if integration is None:
             integration = Integration(account_id=account_id, group_id=groups[news.group].id, name=SENDERS[news.source])
-            integration.renew_token()  # nobody knows it: to send, one renews it
+            integration.renew_token()  # the token is not shown; a user renews it in order to send
             integrations[news.group, news.source] = integration
             db.session.add(integration)
         integration.used_at = at
@@ -149,7 +149,7 @@ def _tell(
     failing: dict[int, tuple[str, str]],
     states: dict[tuple[int, str], dict[str, Any]],
 ) -> None:
-    """Write an alert and its messages, which all are at their end, and note in `states` what is known by them."""
+    """Insert a notification with its deliveries in final states, and update the channel states in `states`."""
     db.session.add(alert)
     db.session.flush()
     rows = []
@@ -189,9 +189,9 @@ def _tell(
 
 
 def _contacts(account_id: int, count: int) -> Iterator[Contact]:
-    """Make contacts that nobody real is behind: numbers reserved for fiction, domains reserved for examples."""
+    """Yield fictitious contacts, with numbers reserved for fiction and domains reserved for examples."""
     chance = random.Random(account_id)  # nosec B311
-    # The North American plan keeps 555-0100 to 555-0199 of every area code for fiction.
+    # The North American Numbering Plan reserves 555-0100 to 555-0199 of each area code for fiction.
     fiction = (f"+1{area}55501{line:02}" for area in range(201, 990) for line in range(100))
     mobiles = filter(lambda number: phonenumbers.is_valid_number(phonenumbers.parse(number)), fiction)
     for index in range(count):

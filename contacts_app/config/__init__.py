@@ -1,4 +1,4 @@
-"""Read every setting once from the environment, and refuse a bad one by its name."""
+"""Read all settings from the environment once, and name the first that is invalid."""
 
 import base64
 import os
@@ -34,12 +34,12 @@ __all__ = [
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 DINGTALK_HOSTS = ("oapi.dingtalk.com", "oapi.dingtalk.io")
-SMTP_PORTS = {"starttls": 587, "tls": 465, "none": 25}  # by what secures the connection
+SMTP_PORTS = {"starttls": 587, "tls": 465, "none": 25}  # by SMTP_SECURITY
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Hold the settings of one running console, as docs/operating.md lists them."""
+    """The settings of a running console, which docs/operating.md documents."""
 
     host: str
     port: int
@@ -72,7 +72,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Smtp:
-    """Say which server takes the console's mail; `security` is starttls, tls or none."""
+    """The SMTP server for outgoing mail; `security` is starttls, tls or none."""
 
     host: str
     port: int
@@ -84,7 +84,7 @@ class Smtp:
 
 @dataclass(frozen=True)
 class Aliyun:
-    """Hold the access to Alibaba Cloud SMS."""
+    """The credentials and templates for Alibaba Cloud SMS."""
 
     endpoint: str
     access_key_id: str
@@ -96,7 +96,7 @@ class Aliyun:
 
 @dataclass(frozen=True)
 class Twilio:
-    """Hold the access to Twilio; `sender` is a number or the sid of a messaging service."""
+    """The credentials for Twilio; `sender` is a number or the SID of a messaging service."""
 
     endpoint: str
     account_sid: str
@@ -111,7 +111,7 @@ def current_settings() -> Settings:
 
 
 def load(environ: Mapping[str, str]) -> Settings:
-    """Return the settings found in `environ`; raise StartError naming the first that is wrong."""
+    """Return the settings from `environ`; raise StartError with the name of the first that is invalid."""
     env = Environment(environ)
     data_dir = _data_dir(env)
     return Settings(
@@ -147,7 +147,7 @@ def load(environ: Mapping[str, str]) -> Settings:
 
 def _data_dir(env: Environment) -> Path:
     try:
-        # The web server and a command may stand elsewhere than the console; all mean the same folder.
+        # Relative to the project, because web server and commands may run in different working directories.
         return PROJECT / Path(env.text("DATA_DIR", "instance")).expanduser()
     except RuntimeError:
         raise StartError(
@@ -235,9 +235,9 @@ def _database_url(value: str) -> str | None:
     try:
         parts = conninfo_to_dict(url)
     except psycopg.ProgrammingError:
-        # The reason that psycopg gives quotes the address, and with it the password.
+        # The message of psycopg quotes the URL and so the password.
         raise StartError(f"{wrong}; this one cannot be read.") from None
-    # A password with @ or / in it that is not written %40 or %2F: its rest would be shown as a host that is not there.
+    # An unescaped @ or / in a password moves its rest into the host, which error messages would then show.
     told = " ".join(str(parts.get(name, "")) for name in ("user", "host", "dbname"))
     if "@" in told or not re.fullmatch(r"[0-9,]*", str(parts.get("port", ""))):
         raise StartError(f"{wrong}, with %40 for @ and %2F for / in a password.")
@@ -245,7 +245,7 @@ def _database_url(value: str) -> str | None:
 
 
 def _secret_key(value: str, data_dir: Path) -> str:
-    """Return the key that signs cookies: the one given, or one made once and kept in `data_dir`."""
+    """Return the key that signs cookies: from the setting, or generated once and stored in `data_dir`."""
     if value:
         if len(value) < 32:
             raise StartError("SECRET_KEY must have at least 32 characters, best from a generator.")
@@ -259,7 +259,7 @@ def _secret_key(value: str, data_dir: Path) -> str:
 
 
 def _encryption_keys(value: str, data_dir: Path) -> tuple[bytes, ...]:
-    """Return the keys of what is encrypted in the database: the first encrypts, each decrypts what it encrypted."""
+    """Return the encryption keys of the database: the first encrypts, all decrypt."""
     path = data_dir / "encryption_key"
     texts = [part.strip() for part in value.split(",")] if value else [kept_secret(path, _new_encryption_key)]
     try:

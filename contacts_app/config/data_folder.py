@@ -1,4 +1,4 @@
-"""Keep DATA_DIR private, and in it the secrets that are made once."""
+"""Make DATA_DIR private, and store generated secrets in it."""
 
 import os
 import stat
@@ -8,22 +8,22 @@ from pathlib import Path
 
 from .environment import StartError
 
-# One of these is in every DATA_DIR that the console has made.
+# Every DATA_DIR that the console has used contains at least one of these.
 OWN_NAMES = ("secret_key", "encryption_key", "postgres", "serve.lock", "postgres.start.lock")
 
 
 def make_private(data_dir: Path) -> None:
-    """Make the folder, or close one that others may open; raise StartError where it cannot be or is no folder for that.
+    """Create the folder, or remove other users' access to it; raise StartError if that is impossible or unsafe.
 
-    What is in it needs no closing: all that the console makes there is for its owner alone.
+    The files in it need no change, because the console creates them all with access only for their owner.
     """
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = data_dir.stat()
-        # An entry `--x` in the access list, for the embedded server's user, shows as the group's.
+        # An ACL entry `--x`, for the embedded server's user, appears in the group bits.
         open_to_others = found.st_mode & 0o067
         if not open_to_others or not os.access(data_dir, os.W_OK | os.X_OK):
-            return  # whoever writes there is told why that is not possible
+            return  # if not writable, a later write reports the error
         is_own = not any(data_dir.iterdir()) or any((data_dir / name).exists() for name in OWN_NAMES)
         if found.st_uid != os.geteuid() or found.st_mode & stat.S_ISVTX or not is_own:
             raise StartError(
@@ -40,11 +40,11 @@ def make_private(data_dir: Path) -> None:
 
 
 def kept_secret(path: Path, make: Callable[[], str]) -> str:
-    """Return the secret in the file at `path`, made when there is none yet."""
+    """Return the secret in the file at `path`; generate it if missing. Return an empty string if it is damaged."""
     make_private(path.parent)
     try:
         if not path.exists():
-            # Linked into place when complete, so that two starts at once agree on one whole secret.
+            # Hard-linked when complete, so that two concurrent starts use the same secret.
             draft = path.with_name(f".{path.name}.{os.getpid()}")
             with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
                 file.write(make())

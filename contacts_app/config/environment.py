@@ -1,4 +1,4 @@
-"""Read single settings from the environment, each kind in its form."""
+"""Parse and validate single settings from the environment, by type."""
 
 import ipaddress
 import re
@@ -8,21 +8,21 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class StartError(Exception):
-    """Say in one line why the console cannot start and what to do about it."""
+    """The console cannot start; the message says in one line why and what to do about it."""
 
 
 class Environment:
-    """Read single settings, of which an empty one counts as not set; raise StartError naming one that is wrong."""
+    """Read single settings, treating empty as not set; raise StartError with the name of an invalid one."""
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         self.variables = variables
 
     def text(self, name: str, default: str = "") -> str:
-        """Return the text of a setting without the spaces around it."""
+        """Return the text of a setting, stripped."""
         return self.variables.get(name, "").strip() or default
 
     def texts(self, name: str) -> list[str]:
-        """Return the texts of a setting that have commas between them."""
+        """Return the parts of a comma-separated setting."""
         return [part.strip() for part in self.text(name).split(",") if part.strip()]
 
     def required(self, name: str, because: str) -> str:
@@ -39,7 +39,7 @@ class Environment:
         return int(value)
 
     def switch(self, name: str) -> bool:
-        """Return whether a setting is on; without a word it is off."""
+        """Return a Boolean setting; false by default."""
         value = self.text(name, "0").lower()
         if value not in ("0", "1", "false", "true", "no", "yes", "off", "on"):
             raise StartError(f"{name} must be 1 or 0, not {value!r}.")
@@ -53,7 +53,7 @@ class Environment:
         return value.strip("[]")
 
     def hosts(self, name: str, port: str = "") -> tuple[str, ...]:
-        """Return host names, each followed by what the pattern `port` matches."""
+        """Return host names in lower case, each followed by a match of the pattern `port`."""
         found = tuple(part.lower() for part in self.texts(name))
         for host in found:
             if not re.fullmatch(rf"(\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]){port}", host):
@@ -63,7 +63,7 @@ class Environment:
         return found
 
     def web_address(self, name: str, default: str = "") -> str:
-        """Return an address that begins with http:// or https://, without a slash at its end."""
+        """Return an http:// or https:// URL without a trailing slash."""
         value = self.text(name, default).rstrip("/")
         if value and not re.fullmatch(r"https?://[A-Za-z0-9_.-]+(:[0-9]{1,5})?(/[A-Za-z0-9_./-]*)?", value):
             raise StartError(f"{name} must look like https://contacts.example.com, not {value!r}.")

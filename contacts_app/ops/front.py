@@ -1,8 +1,8 @@
-"""Take requests in whole and hand answers out by itself, so that no thread of a web worker waits for a visitor.
+"""Buffer requests and responses, so that no thread of a web worker waits for a slow client.
 
-The main thread of a worker reads from all sockets. A thread gets a request only when its last byte is there, and what a
-visitor does not take of an answer is sent by the main thread as it is taken. So a visitor who is slow or silent costs
-memory, which is bounded, and nobody's time.
+The main thread of a worker reads from all sockets. A thread gets a request only when it is complete, and the main
+thread sends what the socket does not accept of a response at once. So a slow or silent client uses memory, which is
+bounded, but no thread.
 """
 
 import errno
@@ -34,46 +34,46 @@ from .places import Places
 from .visits import BLOCK, Answer, Body, State, Visit, one_visitors
 
 HEAD_SECONDS, BODY_SECONDS = 10, 30
-ANSWER_SECONDS = 30  # in which a visitor takes nothing of an answer
-FAREWELL_SECONDS = 2  # for a visitor who is still sending to see the answer, and for the last requests at the end
+ANSWER_SECONDS = 30  # without progress while a response is sent
+FAREWELL_SECONDS = 2  # for a client that is still sending to read the response, and for last requests at shutdown
 HEAD_BYTES = 64 * 1024
-FORM_BYTES, ALERT_BYTES = 1024 * 1024, 4 * 1024 * 1024  # the largest body that the console takes of each
-HELD_BYTES = 64 * 1024 * 1024  # of requests that are not whole and answers that are not taken, in one worker
-OTHER_FILES = 64  # that a worker may have open beside its visitors' sockets
+FORM_BYTES, ALERT_BYTES = 1024 * 1024, 4 * 1024 * 1024  # the largest body of each
+HELD_BYTES = 64 * 1024 * 1024  # of incomplete requests and unsent responses, in one worker
+OTHER_FILES = 64  # file descriptors reserved for other uses than client sockets
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 STATUSES = {LimitRequestLine: 414, LimitRequestHeaders: 431, NoMoreData: 431}
 LOOK_SECONDS = 0.25
-SHARED = 20  # connections of a worker, up to which it leaves the next to another
+SHARED = 20  # connections of a worker; below this it pauses after each so that others accept too
 
 
 class FrontWorker(Worker):  # type: ignore[misc] # gunicorn has no types
-    """A worker of gunicorn with a pool of threads, none of which waits for a visitor."""
+    """A gunicorn worker with a pool of threads, none of which waits for a client."""
 
     alive: bool
-    proxies = 0  # that stand before the console and name the visitor in X-Forwarded-For
+    proxies = 0  # the number of reverse proxies that set X-Forwarded-For
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
-        """Refuse what this worker does not do."""
+        """Refuse gunicorn settings that this worker does not support."""
         if cfg.is_ssl:
             log.error("The console speaks no TLS. Put a reverse proxy that does before it.")
             sys.exit(4)
-        if cfg.proxy_protocol != "off":  # each request would bring an address of its own
+        if cfg.proxy_protocol != "off":  # the client address would change with each request
             log.error("The console takes no PROXY protocol. Have the proxy send X-Forwarded-For, and set PROXY_COUNT.")
             sys.exit(4)
 
     def refusal(self, status: int, path: str) -> bytes:
-        """Return the whole answer to what never reaches the app."""
+        """Return the complete response to a request that is rejected before the app."""
         raise NotImplementedError
 
     def run(self) -> None:
-        """Serve until somebody asks for the end, then finish what is under way."""
+        """Serve until the worker is stopped, then finish the requests in progress."""
         self.visits: set[Visit] = set()
         self.places: Places[Visit] = Places(self.cfg.threads)
         self.answered: deque[Visit] = deque()
         self.refused: Counter[int] = Counter()
         self.next_look = self.next_report = 0.0
-        self.held = 0  # bytes at the last look, and all that have come since
+        self.held = 0  # buffered bytes at the last check, and all received since
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self.most = max(1, min(self.cfg.worker_connections, files - OTHER_FILES - self.cfg.threads))
         self.selector = selectors.DefaultSelector()
@@ -82,7 +82,7 @@ class FrontWorker(Worker):  # type: ignore[misc] # gunicorn has no types
             listener.setblocking(False)
             self.selector.register(listener, selectors.EVENT_READ, partial(self._accept, listener))
         for _ in range(self.cfg.threads):
-            # They end with the process: who waits for the database even then is not waited for.
+            # Daemon threads, so that one that waits for the database does not delay the exit.
             threading.Thread(target=self._serve, daemon=True).start()
         while self.alive and self.ppid == os.getppid():
             self._turn()
@@ -92,15 +92,15 @@ class FrontWorker(Worker):  # type: ignore[misc] # gunicorn has no types
             listener.close()
         now = time.monotonic()
         for visit in self.visits:
-            if visit.state in (State.IDLE, State.HEAD):  # may be sending its next request already
+            if visit.state in (State.IDLE, State.HEAD):  # its next request may be on its way
                 visit.ends = min(visit.ends, now + FAREWELL_SECONDS)
         while self.visits and time.monotonic() < now + self.cfg.graceful_timeout:
             self._turn()
 
-    # What follows runs in the main thread.
+    # The methods below run in the main thread.
 
     def _turn(self) -> None:
-        """Do what can be done at once."""
+        """Handle the sockets that are ready and the finished responses, and check the limits when due."""
         for key, _ in self.selector.select(LOOK_SECONDS if self.visits else 1):
             key.data()
         while self.answered:
@@ -115,7 +115,7 @@ class FrontWorker(Worker):  # type: ignore[misc] # gunicorn has no types
             os.read(self.PIPE[0], BLOCK)
 
     def _look(self, now: float) -> None:
-        """See what has taken too long or too much."""
+        """Enforce the limits for time and memory, and log the rejected requests once a minute."""
         self.notify()
         for visit in self.places.impatient(now):
             self._guarded(self._refuse, visit, 503)
@@ -133,7 +133,7 @@ class FrontWorker(Worker):  # type: ignore[misc] # gunicorn has no types
             self.refused.clear()
 
     def _guarded(self, act: Callable[..., None], visit: Visit, *arguments: Any) -> None:
-        """Do something for a visitor, and end the visit where that fails."""
+        """Call `act` for a connection, and close the connection if that fails."""
         try:
             act(visit, *arguments)
         except OSError:
@@ -143,9 +143,9 @@ class FrontWorker(Worker):  # type: ignore[misc] # gunicorn has no types
             self._close(visit)
 
     def _accept(self, listener: Any) -> None:
-        """Take a connection and leave the next to another worker, which needs a moment to wake up.
+        """Accept one connection and leave the next to another worker, which needs a moment to wake up.
 
-        Else one takes all that come at once, a browser's or a proxy's, keeps them, and the others idle.
+        Otherwise one worker accepts all connections that a browser or a proxy opens at once, while the others idle.
         """
         if len(self.visits) >= self.most:
             self._make_room(lambda visit: 1)
@@ -165,7 +165,7 @@ class FrontWorker(Worker):  # type: ignore[misc] # gunicorn has no types
     def _make_room(self, weight: Callable[[Visit], int]) -> bool:
         """Close the oldest connection of the address that weighs most, so that no other address is shut out.
 
-        What a thread works for stays. Behind a proxy all come from one address, and whoever has waited longest goes.
+        Requests that a thread is working on stay. Behind a proxy all have one address, so the oldest connection closes.
         """
         weights: Counter[str] = Counter()
         for visit in self.visits:
@@ -185,7 +185,7 @@ class FrontWorker(Worker):  # type: ignore[misc] # gunicorn has no types
         return False
 
     def _await(self, visit: Visit, state: State, seconds: float) -> None:
-        """Have a visit wait for what its next state says, for so long."""
+        """Set the state of a connection, the events it waits for, and its timeout in seconds."""
         visit.state, visit.since = state, time.monotonic()
         visit.ends = visit.since + seconds
         events = {State.SERVED: 0, State.ANSWER: selectors.EVENT_WRITE}.get(state, selectors.EVENT_READ)
@@ -206,10 +206,10 @@ class FrontWorker(Worker):  # type: ignore[misc] # gunicorn has no types
             visit.events = 0
         self.visits.discard(visit)
         visit.sock.close()
-        visit.forget()  # the parser and the visit know each other: only the collector, which seldom comes, would see it
+        visit.forget()  # breaks a reference cycle with the parser, because the garbage collector runs rarely
 
     def _read(self, visit: Visit) -> None:
-        if visit not in self.visits:  # closed in this turn, to make room
+        if visit not in self.visits:  # closed earlier in this turn, to make room
             return
         try:
             data = visit.sock.recv(BLOCK)
@@ -217,13 +217,13 @@ class FrontWorker(Worker):  # type: ignore[misc] # gunicorn has no types
             return
         if not data:
             self._close(visit)
-        elif visit.state is not State.FAREWELL:  # then it has its answer, whatever it still says
+        elif visit.state is not State.FAREWELL:  # after its response, further data is discarded
             visit.came += data
             self.held += len(data)
             self._take(visit)
 
     def _take(self, visit: Visit) -> None:
-        """Hand the request to the threads once it is whole."""
+        """Queue the request for a thread once it is complete."""
         if visit.state is State.IDLE:
             self._await(visit, State.HEAD, HEAD_SECONDS)
         try:
@@ -236,10 +236,10 @@ class FrontWorker(Worker):  # type: ignore[misc] # gunicorn has no types
             self.log.warning("%s: %s", HTTPStatus(status).phrase, type(error).__name__)
             self._refuse(visit, status)
             return
-        # Of a body that is too long the app gets what has come; it refuses it by its length. Who asks first is told so.
+        # The app gets the beginning of a body that is too long and rejects it by its length, also before 100 Continue.
         visit.is_cut = body.is_too_long(visit.came) or (visit.expects_continue and body.size > body.most)
         if end is None and not visit.is_cut:
-            if not body.is_chunked:  # blocks of one size are kept in less room than an array that grows
+            if not body.is_chunked:  # blocks of one size need less memory than a growing array
                 while len(visit.came) >= BLOCK:
                     visit.pieces.append(bytes(visit.came[:BLOCK]))
                     del visit.came[:BLOCK]
@@ -259,20 +259,20 @@ class FrontWorker(Worker):  # type: ignore[misc] # gunicorn has no types
         if end < 4 and len(visit.came) < HEAD_BYTES:
             return None
         visit.pieces.append(bytes(visit.came[: end if end >= 4 else HEAD_BYTES]))
-        # Without an end the parser finds what is too long.
+        # If no end was found, the parser reports what is too long.
         visit.request = request = next(RequestParser(self.cfg, visit.source(), visit.address))
         del visit.came[:end]
         visit.path = unquote(request.path)
         visit.is_alert = is_api_path(visit.path)
         named: dict[str, str] = {}
-        for name, value in request.headers:  # as the app sees them
+        for name, value in request.headers:  # repeated headers are joined as the app gets them
             named[name] = f"{named[name]},{value}" if name in named else value
         visit.expects_continue = request.version >= (1, 1) and named.get("EXPECT", "").lower() == "100-continue"
-        # An alert may wait for a row before the app knows whose it is: only its token counts, however that is written.
+        # An alert may wait for a row lock before it is authenticated, so only its token counts, in any spelling.
         scheme, _, token = named.get("AUTHORIZATION", "").partition(" ")
         shown = scheme.lower(), token.strip(), "" if visit.is_alert else named.get("COOKIE", "")
         visit.credential = sha256("\n".join(shown).encode()).digest()
-        # Who shows nothing yet goes by the address; a sender by the token, as nothing waits for one that is wrong.
+        # Unauthenticated clients count by address. Senders count by token, because a wrong token never waits.
         visit.who = visit.credential if visit.is_alert else self._address(visit, named)
         self._await(visit, State.BODY, BODY_SECONDS)
         return Body(named, ALERT_BYTES if visit.is_alert else FORM_BYTES)
@@ -287,7 +287,7 @@ class FrontWorker(Worker):  # type: ignore[misc] # gunicorn has no types
         self._answer(visit)
 
     def _answer(self, visit: Visit) -> None:
-        """Send what the visitor takes of the answer; after it go on with what has come meanwhile."""
+        """Send what the socket accepts of the response; when done, continue with the data received meanwhile."""
         if visit.sent < len(visit.answer):
             with suppress(BlockingIOError):
                 visit.sent += visit.sock.send(memoryview(visit.answer)[visit.sent :])
@@ -306,7 +306,7 @@ class FrontWorker(Worker):  # type: ignore[misc] # gunicorn has no types
             visit.came.clear()
             self._await(visit, State.FAREWELL, FAREWELL_SECONDS)
 
-    # What follows runs in the threads.
+    # The methods below run in the pool's threads.
 
     def _serve(self) -> None:
         while True:
@@ -316,13 +316,13 @@ class FrontWorker(Worker):  # type: ignore[misc] # gunicorn has no types
             except Exception as error:
                 self.log.error("%s: %s", HTTPStatus(500).phrase, type(error).__name__)
                 visit.answer, visit.keeps = self.refusal(500, visit.path), False
-            if not visit.has_turn:  # nothing has been done or read for it yet
+            if not visit.has_turn:  # over its limit once authenticated; the app has not handled it
                 visit.answer, visit.has_turn = b"", True
                 self.places.give_back(visit)
                 self.places.add(visit)
                 continue
             visit.sent = 0
-            with suppress(OSError):  # the main thread sees why
+            with suppress(OSError):  # the main thread gets the same error and closes it
                 visit.sent = visit.sock.send(visit.answer)
             self.places.give_back(visit)
             self.answered.append(visit)
@@ -355,5 +355,5 @@ class FrontWorker(Worker):  # type: ignore[misc] # gunicorn has no types
                 pieces.close()
         visit.keeps = not response.should_close()
         whole = b"".join(answer.pieces)
-        answer.pieces.clear()  # the environment knows it, which the collector, which seldom comes, may have to find
+        answer.pieces.clear()  # frees memory now: the environ refers to it, and the garbage collector runs rarely
         return whole

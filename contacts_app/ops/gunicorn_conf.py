@@ -1,4 +1,4 @@
-"""Set up gunicorn: `gunicorn --config python:contacts_app.ops.gunicorn_conf wsgi:app`."""
+"""Configure gunicorn: `gunicorn --config python:contacts_app.ops.gunicorn_conf wsgi:app`."""
 
 import gc
 import json
@@ -25,21 +25,21 @@ _settings = load(os.environ)
 
 
 class logger_class(Logger):  # type: ignore[misc] # gunicorn's name for it; gunicorn has no types
-    """Log paths as they were sent: a decoded line break would let a visitor write lines of their own."""
+    """Log paths percent-encoded, because a decoded line break would allow log injection."""
 
     def atoms(self, *arguments: Any) -> dict[str, Any]:
-        """Return what a line of the log is made of."""
+        """Return the fields of a line of the access log."""
         atoms: dict[str, Any] = super().atoms(*arguments)
         return atoms | {"U": quote(atoms["U"], encoding="latin-1")}
 
 
 class worker_class(FrontWorker):
-    """Refuse what never reaches the app with a sentence and the console's headers."""
+    """Reject requests that do not reach the app with a sentence and the console's security headers."""
 
     proxies = _settings.proxy_count
 
     def refusal(self, status: int, path: str) -> bytes:
-        """Return the whole answer, in the shape that whoever asks at `path` reads."""
+        """Return the complete response, as JSON below the API and as plain text elsewhere."""
         sentence = ". ".join(BUSY) if status == 503 else TEXTS[status][1]
         is_program = is_api_path(path)
         body = (json.dumps({"error": sentence}) if is_program else sentence).encode() + b"\n"
@@ -58,12 +58,12 @@ class worker_class(FrontWorker):
 bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
 workers = _settings.workers
 threads = _settings.threads
-# Loaded once before the fork; db.py gives every worker connections of its own.
+# Load the app once before the fork; db.py gives each worker its own connections.
 preload_app = True
 no_control_socket = True
-# Whom to believe about the visitor's address is PROXY_COUNT's to say.
+# Only PROXY_COUNT decides which proxies are trusted for the client address.
 forwarded_allow_ips = ""
-# The path without its query: searches and tokens are not for the log.
+# The path without its query, because searches and tokens must not be logged.
 accesslog = "-"
 access_log_format = "%(t)s %(m)s %(U)s %(s)s %(B)s bytes %(M)s ms"
 loglevel = "warning"
@@ -71,9 +71,9 @@ graceful_timeout = 20
 
 
 def on_starting(server: Any) -> None:
-    """Refuse a database that cannot be worked with, and have the embedded one run as long as the server."""
+    """Refuse to start with an unsuitable database, and run the embedded one as long as the server."""
     try:
-        with server.app.wsgi().app_context(), suppress(psycopg.OperationalError):  # one that is away may come
+        with server.app.wsgi().app_context(), suppress(psycopg.OperationalError):  # it may come up later
             if _settings.database_url is None:
                 embedded.ensure(_settings.data_dir)
             check_server()
@@ -84,6 +84,6 @@ def on_starting(server: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Keep the collector from walking over what was loaded and never goes away."""
+    """Exclude the objects loaded at start from garbage collection, because they live as long as the worker."""
     gc.freeze()
     gc.set_threshold(50_000)

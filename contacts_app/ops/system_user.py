@@ -1,4 +1,4 @@
-"""Have the embedded PostgreSQL run as a system user where the console is root, which PostgreSQL refuses to be."""
+"""Run the embedded PostgreSQL as a system user if the console runs as root, because PostgreSQL refuses root."""
 
 import os
 import pwd
@@ -13,7 +13,7 @@ from ..config import StartError
 from ..core import locks
 
 SYSTEM_USER = "alert-contacts"
-USER_PATIENCE = 5  # seconds in which another program lets go of the password file
+USER_PATIENCE = 5  # seconds to wait for another program's lock on the password file
 ACCESS_LIST = "system.posix_acl_access"
 # Of linux/posix_acl.h and linux/posix_acl_xattr.h; entries stand in this order.
 ACL_VERSION, NO_ID = 2, 0xFFFFFFFF
@@ -21,7 +21,7 @@ ACL_USER_OBJ, ACL_USER, ACL_GROUP_OBJ, ACL_MASK, ACL_OTHER = 1, 2, 4, 16, 32
 
 
 def server_user() -> pwd.struct_passwd | None:
-    """Return the system user that the server runs as where the console is root, which PostgreSQL refuses to be."""
+    """Return the system user that the server runs as if the console is root, otherwise None."""
     if os.geteuid() != 0:
         return None
     try:
@@ -31,12 +31,12 @@ def server_user() -> pwd.struct_passwd | None:
 
 
 def _make_server_user() -> pwd.struct_passwd:
-    """Make the system user, unless another process does so at this moment."""
+    """Create the system user, unless another process has just done so; raise StartError if that fails."""
     command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER]
     deadline = time.monotonic() + USER_PATIENCE
     refused = None
-    # Of two useradd at once both may succeed, and the later one gives the user another number. Only root can lock this
-    # file, in another way than useradd does.
+    # Two concurrent useradd may both succeed, and the second would change the uid. Only root can lock this file; the
+    # lock is of another kind than that of useradd.
     with locks.open_private(Path("/etc/.pwd.lock")) as lock:
         locks.hold(lock)
         while True:
@@ -48,7 +48,7 @@ def _make_server_user() -> pwd.struct_passwd:
                     " run as an ordinary user or set DATABASE_URL."
                 )
             if refused:
-                time.sleep(0.1)  # some other program holds the lock of the password file
+                time.sleep(0.1)  # another program holds the lock of the password file
             try:
                 path = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
                 refused = subprocess.run(command, capture_output=True, text=True, env=path).stderr  # nosec B603
@@ -57,10 +57,10 @@ def _make_server_user() -> pwd.struct_passwd:
 
 
 def make_own(folder: Path) -> None:
-    """Make `folder` one that only the server's user can enter."""
+    """Create `folder` with access only for the server's user; raise StartError if another user owns it."""
     folder.mkdir(mode=0o700, exist_ok=True)
     user = server_user()
-    # In /tmp anybody may have been first, with a folder or with a link to somewhere else.
+    # In /tmp another user may have created it first, as a folder or as a symbolic link.
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid not in {os.geteuid(), user.pw_uid if user else os.geteuid()}:
         raise StartError(f"{folder} belongs to another user; remove it or set DATA_DIR to a short, plain path.")
@@ -70,10 +70,10 @@ def make_own(folder: Path) -> None:
 
 
 def let_pass(*paths: Path) -> None:
-    """Let the server's user pass through the folders at and above `paths`, and nobody else.
+    """Give only the server's user search permission (x) on the folders at and above `paths`.
 
-    Only matters for root, whose home is usually closed: that one user gets an entry `--x` in the folder's access
-    list, and the permissions that everybody has stay as they are.
+    This matters only for root, whose home is usually private: the user gets an entry `--x` in the access control list
+    of the folder, and the permissions of all others stay unchanged.
     """
     user = server_user()
     if user is None:
@@ -93,11 +93,10 @@ def let_pass(*paths: Path) -> None:
 
 
 def _access_list(mode: int, user: int) -> bytes:
-    """Return the access list of a folder of this mode, with an entry `--x` for a user.
+    """Return the access control list (ACL) for a folder of this mode, with an entry `--x` for a user id.
 
-    Packed by hand, as linux/posix_acl_xattr.h has it, because nothing plainer is there: `setfacl` is not installed on
-    every machine, the library for Python has to be compiled against libacl, and by way of a group the folder would lose
-    the one it has.
+    The format is that of linux/posix_acl_xattr.h. It is packed here because `setfacl` is not installed everywhere, the
+    Python library must be compiled against libacl, and another group for the folder would replace its present one.
     """
     owner, group, others = mode >> 6 & 7, mode >> 3 & 7, mode & 7
     entries = (
