@@ -1,5 +1,5 @@
 "use strict";
-// What HTML and htmx cannot do alone: open the dialog, count what is selected, keys, a lost connection.
+// What HTML and htmx do not provide: opening the dialog, counts of selected rows, keyboard shortcuts, connection errors.
 
 const $ = (selector, root = document) => root.querySelector(selector);
 const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
@@ -20,7 +20,7 @@ function sayLost() {
   ($("dialog[open] #dialog-messages") ?? $("#messages")).replaceChildren($("#lost").content.cloneNode(true));
 }
 
-// What opened the dialog gets the focus back from the browser. Where that is gone, its counterpart in the next row does.
+// The browser returns the focus to the element that opened the dialog. If it was removed, focus the same one in the next row.
 function rememberRow(opener) {
   const row = opener.closest("tr") ?? (opener.matches("[data-batch]") && $(".list-form tbody tr:has(:checked)"));
   const index = row?.sectionRowIndex;
@@ -43,7 +43,7 @@ document.addEventListener("htmx:after:swap", ({ detail: { ctx } }) => {
   freshen();
 });
 
-// What the form in the dialog held when it was opened; what comes back to be mended is still the same form.
+// The values of the dialog's form when it was opened; a response with validation errors is still the same form.
 let opened = "";
 const held = () => String([...new FormData($("form[data-ask]", dialog) ?? undefined)].sort());
 function askFirst(event) {
@@ -52,11 +52,11 @@ function askFirst(event) {
   Object.assign($("#discard"), { returnValue: "" }).showModal();
 }
 dialog?.addEventListener("cancel", askFirst);
-// Chromium asks a page only once whether a dialog may be closed, until something else is pressed in it.
+// Chromium fires cancel only once until the next user interaction with the dialog, so handle Escape as well.
 dialog?.addEventListener("keydown", (event) => event.key === "Escape" && !event.isComposing && askFirst(event));
 $("#discard")?.addEventListener("close", ({ target }) => target.returnValue && dialog.close());
 
-// What is picked stays picked, even what was picked while the answer to the filter was under way.
+// Picked contacts stay picked, even those picked while the response to the filter was pending.
 let picked = new Set();
 function countPicked() {
   picked = new Set($$("#groups-members :checked").map(({ value }) => value));
@@ -67,7 +67,7 @@ function pickAgain() {
   $("#unseen").replaceChildren(...[...picked].map((id) => new Option(id, id, true, true)));
 }
 
-// The server writes UTC; whoever reads it thinks in the time of the clock on the wall. Swedish writes as ISO 8601 does.
+// The server renders UTC, but users expect local time. The Swedish locale formats dates as in ISO 8601.
 const clock = new Intl.DateTimeFormat("sv-SE", { dateStyle: "short", timeStyle: "short" });
 function showLocalTimes() {
   for (const time of $$("time[datetime]:not([title])")) {
@@ -79,17 +79,17 @@ const freshen = () => [countPicked, countSelected, showLocalTimes].forEach((act)
 
 document.addEventListener("dialog:close", () => {
   dialog.close();
-  // What changed behind the modal dialog was not announced: put it in place again.
+  // Screen readers do not announce changes behind a modal dialog: insert the message again.
   requestAnimationFrame(() => $("#messages").append(...$("#messages").childNodes));
 });
 dialog?.addEventListener("close", () => {
-  // The test may have ended before its result could be shown as waiting, which tells of the end.
+  // If the test finished before its result was first shown, no response has triggered the refresh.
   if ($("#notifications-result", dialog)) document.body.dispatchEvent(new Event("alerts:told"));
   dialog.replaceChildren();
   focusNext();
 });
 
-// What a proxy says while the console is away is not for the page.
+// Do not swap an error page of a proxy into the page while the console is down.
 document.addEventListener("htmx:before:swap", (event) => {
   const { response } = event.detail.ctx;
   if (response?.status < 500 || response?.headers.has("HX-Retarget")) return;
@@ -123,6 +123,6 @@ document.addEventListener("keydown", (event) => {
 });
 
 if ($("#keys-on")) $("#keys-on").checked = localStorage.getItem("keys") !== "off";
-// Browsers let pages copy over HTTPS only.
+// Browsers provide the clipboard only in secure contexts.
 for (const button of $$("[data-copy]")) button.hidden = !navigator.clipboard;
 freshen();
