@@ -40,7 +40,7 @@ def make_private(data_dir: Path) -> None:
 
 
 def kept_secret(path: Path, make: Callable[[], str]) -> str:
-    """Return the secret in the file at `path`; generate it if missing. Return an empty string if it is damaged."""
+    """Return the secret in the file at `path`; generate it if missing. Return an empty string if it is not ASCII."""
     make_private(path.parent)
     try:
         if not path.exists():

@@ -63,7 +63,7 @@ class Places(Generic[Request]):
             return request
 
     def recognise(self, request: Request, who: Hashable) -> bool:
-        """Count a running request, and all with the same credential, for its account.
+        """Assign a running request, and all with the same credential, to its client `who`.
 
         Return whether it may continue, or must wait for its turn again: so new credentials with each request do not get
         a client more threads. Alerts always continue, because their own limit leaves a thread to the pages.

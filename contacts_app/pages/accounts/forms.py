@@ -12,7 +12,7 @@ class NewPasswordField(PasswordField):
     """A new password."""
 
     def pre_validate(self, form: object) -> None:
-        """Validate the password policy."""
+        """Require that the new password meets the password policy."""
         try:
             check_password(self.data or "")
         except ValueError as error:
