@@ -18,7 +18,7 @@ from .recording import reason, write_what_waited
 logger = logging.getLogger("contacts_app")
 TIDY_SECONDS = 60
 TIDY_ROWS = 1000
-HOPELESS = "Given up: whoever sent this ended each time before it could be written down."
+HOPELESS = "Given up: each worker that sent this ended before the result was recorded."
 # Accounts whose row is locked are skipped, and those that are not in `ids`, which is NULL for all.
 _check_all = sa.text("""
     INSERT INTO system_checks (account_id)

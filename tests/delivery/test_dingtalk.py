@@ -325,10 +325,10 @@ def test_an_unknown_error_is_told_without_what_is_secret(chat: DingTalk, send: S
     [
         (200, {"errcode": -1, "errmsg": "系统繁忙"}, ("later", "DingTalk is busy. (-1)", None, False, "whole", 1)),
         (503, {}, ("later", "DingTalk is out of order (HTTP 503).", None, True, "whole", 1)),
-        (429, {}, ("later", "DingTalk was sent more than it takes at once (HTTP 429).", None, False, "whole", 1)),
+        (429, {}, ("later", "DingTalk: rate limited (HTTP 429).", None, False, "whole", 1)),
         (403, [], ("failed", "DingTalk refused the message (HTTP 403).", None, False, "whole", 1)),
-        (200, [], ("later", "DingTalk answered something that cannot be read.", None, True, "whole", 1)),
-        (200, {"errcode": None}, ("later", "DingTalk answered something that cannot be read.", None, True, "whole", 1)),
+        (200, [], ("later", "DingTalk: unexpected response.", None, True, "whole", 1)),
+        (200, {"errcode": None}, ("later", "DingTalk: unexpected response.", None, True, "whole", 1)),
         (200, {"errcode": "0"}, ("sent", "The robot took the message.", None, False, "whole", 1)),
     ],
 )

@@ -107,7 +107,7 @@ def _outcome(answer: outgoing.Answer, access: Aliyun) -> Outcome:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         if 400 <= answer.status < 500 and answer.status != 429:
             return Outcome("failed", f"Alibaba Cloud refused the text (HTTP {answer.status}).")
-        words = f"Alibaba Cloud answered something that cannot be read (HTTP {answer.status})."
+        words = f"Alibaba Cloud: unexpected response (HTTP {answer.status})."
         return Outcome("later", words, is_uncertain=answer.status != 429)
     if code == "OK":
         return Outcome("sent", "Alibaba Cloud took the text.")

@@ -255,7 +255,7 @@ def _outcome(
 ) -> Outcome:
     """Return the outcome that the robot's response means."""
     if answer.status == 429:
-        return Outcome("later", "DingTalk was sent more than it takes at once (HTTP 429).")
+        return Outcome("later", "DingTalk: rate limited (HTTP 429).")
     if answer.status >= 500:
         return Outcome("later", f"DingTalk is out of order (HTTP {answer.status}).", is_uncertain=True)
     try:
@@ -264,7 +264,7 @@ def _outcome(
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         if answer.status >= 400:
             return Outcome("failed", f"DingTalk refused the message (HTTP {answer.status}).")
-        return Outcome("later", "DingTalk answered something that cannot be read.", is_uncertain=True)
+        return Outcome("later", "DingTalk: unexpected response.", is_uncertain=True)
     if code == 0:
         return Outcome("sent", "The robot took the message.")
     if code in TOO_FAST:

@@ -60,9 +60,9 @@ def _outcome(answer: outgoing.Answer, access: Twilio) -> Outcome:
     if answer.status == 201 and sid:
         return Outcome("sent", "Twilio took the text.")
     if answer.status == 429 or code in TOO_MANY:
-        return Outcome("later", "Twilio was sent more than it takes at once." + (f" ({code})" if code else ""))
+        return Outcome("later", "Twilio: rate limited." + (f" ({code})" if code else ""))
     if answer.status < 400 or answer.status >= 500:
-        words = f"Twilio answered something that cannot be read (HTTP {answer.status})."
+        words = f"Twilio: unexpected response (HTTP {answer.status})."
         return Outcome("later", words, is_uncertain=True)
     if answer.status == 401:
         code = code or LOG_ON
