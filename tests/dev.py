@@ -188,7 +188,11 @@ def signals() -> Iterator[threading.Event]:
 def main() -> None:
     """Run until Ctrl-C."""
     port = int(os.environ.setdefault("PORT", "8000"))
-    folder = Path(os.environ.setdefault("DATA_DIR", str(PROJECT / "build/dev"))).absolute()
+    # Whatever an environment file of a real console has set: never its database, folder or keys.
+    for name in ("DATABASE_URL", "ENCRYPTION_KEYS", "SECRET_KEY"):
+        os.environ.pop(name, None)
+    folder = Path(os.environ.get("DEV_DIR", PROJECT / "build/dev")).absolute()
+    os.environ["DATA_DIR"] = str(folder)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with ExitStack() as stack:
         stopping = stack.enter_context(signals())

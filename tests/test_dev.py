@@ -28,8 +28,9 @@ def three_ports() -> int:
 def running(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int, Path]]:
     """Return `make dev` on a folder of its own, its port and its log."""
     port, log = three_ports(), folder / "output"
-    environ = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
-    environ |= {"PORT": str(port), "DATA_DIR": str(folder / "data")}
+    # As an environment file of a real console may have set them: nothing of it is used.
+    environ = os.environ | {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/real", "DATA_DIR": str(folder / "real")}
+    environ |= {"PORT": str(port), "DEV_DIR": str(folder / "data")}
     with log.open("wb") as file:
         process = subprocess.Popen([sys.executable, "-m", "tests.dev"], cwd=PROJECT, env=environ, stdout=file)
         try:

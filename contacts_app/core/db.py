@@ -151,7 +151,7 @@ def _discard_closed(connection: psycopg.Connection, record: object, proxy: objec
 
 def _commit_reads(response: Response) -> Response:
     """Commit the transaction of a read request: after a rollback, psycopg discards its prepared statements."""
-    if request.method in ("GET", "HEAD") and db.session.registry.has():
+    if request.method in ("GET", "HEAD") and response.status_code < 500 and db.session.registry.has():
         try:
             db.session.commit()
         except sa.exc.SQLAlchemyError:

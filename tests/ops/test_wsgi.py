@@ -154,3 +154,13 @@ def test_no_worker_takes_all_connections_that_come_at_once(folder: Path, in_use:
             if alone[-1] <= 8:
                 return
     pytest.fail(f"One worker took all in {alone} of 40 times.")  # about 17 where they do not share
+
+
+def test_the_former_name_of_the_configuration_sets_the_same(folder: Path) -> None:
+    def printed(name: str) -> list[str]:
+        command = [*GUNICORN, "--print-config", "--config", f"python:{name}", "wsgi:app"]
+        environ = environment(folder / "data")
+        found = subprocess.run(command, cwd=PROJECT, env=environ, check=True, capture_output=True, text=True)
+        return [line for line in found.stdout.splitlines() if not line.startswith("config ")]
+
+    assert printed("contacts_app.gunicorn_conf") == printed("contacts_app.ops.gunicorn_conf")
