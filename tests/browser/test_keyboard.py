@@ -194,6 +194,7 @@ def test_the_keys_are_letters_where_one_types(page: Page) -> None:
     expect(dialog(page)).to_have_count(1)
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Discard").click()
+    expect(dialog(page)).to_have_count(0)
     page.get_by_role("combobox", name="Search in").focus()
     page.keyboard.press("n")
     expect(page.get_by_role("combobox", name="Search in")).to_be_focused()
