@@ -90,7 +90,7 @@ _forget_sent = sa.text(f"""
                 deliveries.channel) = (sent.account_id, sent.alert_id, sent.contact_id, sent.channel) AND {NOT_ENDED})
         FOR UPDATE SKIP LOCKED)
 """)  # nosec B608
-_stopped = sa.text("""
+cancelled_claims = sa.text("""
     SELECT alert_id, contact_id
     FROM unnest(CAST(:account_ids AS bigint[]), CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[]))
         AS claimed (account_id, alert_id, contact_id)
@@ -257,11 +257,24 @@ def _record(results: Sequence[Result], rest: Sequence[Claimed]) -> set[tuple[int
     db.session.execute(_finish, {"channel": channel} | _finished(results))
     said = {result.claimed.contact_id: result for result in results if _says_something(result)}
     is_news = said and db.session.execute(_keep_news, {"channel": channel} | _news(list(said.values()))).all()
-    stopped = db.session.execute(_stopped, {"channel": channel} | columns(rest, *KEY)).all() if rest else ()
     db.session.commit()
     if is_news:
         note_news(account_id)
-    return {(row.alert_id, row.contact_id) for row in stopped}
+    return _cancelled_among(channel, rest) if rest else set()
+
+
+def _cancelled_among(channel: str, claims: Sequence[Claimed]) -> set[tuple[int, int]]:
+    """Return which of the claims were cancelled; none if the query fails, because then they are sent.
+
+    After the results are committed: a failure here must not undo what was sent.
+    """
+    try:
+        rows = db.session.execute(cancelled_claims, {"channel": channel} | columns(claims, *KEY)).all()
+        db.session.commit()
+    except (sa.exc.SQLAlchemyError, StartError):
+        db.session.rollback()
+        return set()
+    return {(row.alert_id, row.contact_id) for row in rows}
 
 
 def _finished(results: Sequence[Result]) -> dict[str, list[Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 
 from contacts_app.cli.processes import CHORES
 from contacts_app.core.db import all_accounts
@@ -86,6 +87,19 @@ def test_what_is_being_sent_is_recorded_and_the_rest_of_what_was_claimed_is_not_
     make_due(team)
     courier.deliver()
     assert len(texts.messages) == 1
+
+
+def test_what_was_sent_is_recorded_also_where_it_cannot_be_asked_what_was_stopped(
+    team: Team, courier: Courier, texts: Texts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "WRITE_SECONDS", 0)
+    monkeypatch.setattr(recording, "cancelled_claims", sa.text("SELECT 1 / 0"))
+    for number in range(8):
+        team.add(mobile=f"+861380000000{number}")
+    tell(team)
+    courier.deliver()
+    assert states(team) == {"sent": 8}
+    assert len(texts.messages) == 8
 
 
 def test_a_stopped_message_whose_attempt_fails_is_not_tried_again(team: Team, courier: Courier, texts: Texts) -> None:
