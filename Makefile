@@ -1,10 +1,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run dev test check chaos coverage lint format sbom bench bench-speed bench-growth
+.PHONY: help run dev test check chaos coverage lint format sbom bench bench-speed bench-delivery bench-growth
 
 help: ## List all commands.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: .venv/installed ## Run the console: database, web server and delivery worker, until Ctrl-C.
 	@exec $(BIN)/python -m flask --app wsgi serve
@@ -75,6 +75,11 @@ bench: .venv/installed-tests ## Measure a burst of alerts, then the speed of pag
 # SPEED="--rounds 1 --seconds 1" takes one minute.
 bench-speed: .venv/installed-bench ## Measure the speed of pages beside the alternatives: ten minutes.
 	@$(BIN)/python -W ignore -m tests.bench.speed $(SPEED)
+
+# DELIVERY="--quick" takes half a minute: mails only, once, and where the time goes.
+bench-delivery: .venv/installed-bench ## Measure the speed of alerts beside the alternatives: minutes, and the whole machine.
+	@tests/intake/get-alertmanager
+	@$(BIN)/python -W ignore -m tests.bench.delivery $(DELIVERY)
 
 # GROWTH="1000 10000" grows to a million only.
 bench-growth: .venv/installed-bench ## Measure 10 million contacts: minutes, and 8 GB of disk.

@@ -14,6 +14,7 @@ from werkzeug.exceptions import TooManyRequests, Unauthorized
 from ..accounts.permissions import public
 from ..config import current_settings
 from ..core.db import db
+from ..core.trace import mark
 from ..delivery.models import Notification
 from ..delivery.queueing import notify
 from ..groups.models import Group
@@ -52,6 +53,7 @@ def alerts() -> ResponseReturnValue:
         idempotency_key = _idempotency_key()
     except Refused as refusal:
         abort(400, str(refusal))
+    mark("parsed")
     admission = _admit(token)
     body_hash = sha256(body).digest()
     duplicate = find_duplicate(admission, body_hash, idempotency_key)
@@ -79,6 +81,7 @@ def alerts() -> ResponseReturnValue:
     if not count:
         answer["warning"] = f"The contact group {admission.group_name} has no members, so nobody is notified."
     db.session.commit()
+    mark("committed", answer["id"])
     return jsonify(answer), 202
 
 

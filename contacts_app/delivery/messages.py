@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from ..config import Settings
 from ..core.db import db
+from ..core.trace import mark
 from . import limits, order
 from .attempts import (
     CHOSEN,
@@ -204,6 +205,7 @@ def record(
     stopped = keep([one for result in results for one in limits.of_digest(result)], patience, rest=whole(rest))
     lost = [one.claimed for one in results if one.outcome.state != "sent" and not one.outcome.is_uncertain]
     limits.give_back(channel, lost)
+    mark("recorded", len(results))
     return {
         (one.alert_id, one.contact_id)
         for one in rest

@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 
+from ..core.trace import mark
 from .attempts import GONE, Claimed, Result
 from .channels import Outcome
 from .channels.kinds import Message, Senders
@@ -25,6 +26,7 @@ def attempt(channel: str, claimed: Claimed, senders: Senders) -> Result:
         address = None  # because the failure is not about the address
     else:
         outcome = guarded(partial(kind.send, senders, address, _message(claimed)))
+        mark("sent", channel)
     return Result(claimed=claimed, channel=channel, outcome=outcome, address=shown, used=address)
 
 

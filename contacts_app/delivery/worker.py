@@ -26,6 +26,7 @@ from flask import Flask
 
 from ..config import Settings, StartError, current_settings
 from ..core.db import all_accounts, db
+from ..core.trace import mark
 from . import messages, robots
 from .attempts import Claimed, Result, limit_lock_waits
 from .channels.dingtalk import DINGTALK, DingTalk
@@ -131,6 +132,7 @@ class Worker:
                         raw.execute("LISTEN deliveries")
                         while not self.stopping.is_set():
                             for _ in raw.notifies(timeout=1, stop_after=1):
+                                mark("woken")
                                 for lane in self.lanes.values():
                                     lane.announce()
                     finally:
@@ -209,6 +211,7 @@ class Worker:
         """Claim a few due deliveries of the next account; accounts without a thread come first."""
         lane = self.lanes[channel]
         with lane.claiming:
+            mark("claiming")
             busy, full = lane.busy(), lane.full()
             for passed_over in (busy, full) if busy != full else (full,):
                 turns = 0
@@ -221,6 +224,7 @@ class Worker:
                         break
                     lane.turn = found.turn
                     if found.claimed:
+                        mark("claimed", len(found.claimed))
                         lane.hold(found.turn)
                         return found.claimed
                     # If deliveries were postponed or ended, the account may have more; otherwise another worker has

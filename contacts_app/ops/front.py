@@ -28,6 +28,7 @@ from gunicorn.http.errors import InvalidChunkSize, LimitRequestHeaders, LimitReq
 from gunicorn.http.wsgi import create
 from gunicorn.workers.base import Worker
 
+from ..core.trace import mark
 from ..web.machines import is_api_path
 from ..web.turns import ACCOUNT
 from .places import Places
@@ -250,6 +251,7 @@ class FrontWorker(Worker):  # type: ignore[misc] # gunicorn has no types
             return
         visit.pieces.append(bytes(visit.came[:end]))
         del visit.came[:end]
+        mark("arrived", visit.path)
         self._await(visit, State.SERVED, float("inf"))
         self.places.add(visit)
 

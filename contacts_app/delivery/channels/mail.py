@@ -19,6 +19,7 @@ import idna
 
 from ...config import Settings, Smtp
 from ...contacts.addresses import clean_mailbox
+from ...core.trace import mark
 from ..facts import Fact
 from . import Outcome, Told, bare, headline, or_headline, outgoing, particulars, quoted
 from .kinds import ByContact, Message, Senders
@@ -63,6 +64,7 @@ class Mailer:
             message = message_of(access.sender, recipient, told, message_id, thread)
         except ValueError:
             return Outcome("failed", "The mailbox cannot be written as mail servers know it. Enter it again.")
+        mark("made")
         self._way.begin()
         was_open = self._smtp is not None
         # A timeout for each read does not stop a server that sends a line now and then.
@@ -106,6 +108,7 @@ class Mailer:
         is_uncertain = False
         try:
             smtp = self._smtp = self._smtp or self._open(access)
+            mark("connected")
             options = []
             if not recipient.isascii():
                 if not smtp.has_extn("smtputf8"):

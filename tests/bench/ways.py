@@ -1,0 +1,186 @@
+"""Notify contacts in the ways that are compared: by the console, by Alertmanager, by a bare loop."""
+
+import http.client
+import json
+import smtplib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from email.message import EmailMessage
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import requests
+
+from tests.delivery.counterparts import SMTP_FROM, TWILIO_FROM, TWILIO_SID, TWILIO_TOKEN
+from tests.intake.alertmanager import Alertmanager, running
+
+SENDERS = 4  # connections that post alerts
+WORDS = "No space is left on /var of {}: 99.2 % of 120 GiB are used, and the logs of the last hour are not written."
+
+
+class Way(Protocol):
+    """A way to notify all contacts of a group of a size of each of some alerts."""
+
+    def prepare(self) -> None:
+        """Wait until nothing is under way, and see to it that the connections of the sender are open."""
+
+    def notify(self, contacts: int, numbers: Sequence[int]) -> None:
+        """Notify them of the alerts of these numbers; return when the last one is taken in."""
+
+
+class Post(NamedTuple):
+    """What is posted."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class Sender:
+    """Something that posts alerts over connections that it keeps."""
+
+    def __init__(self, address: str, health: str) -> None:
+        self.health = health
+        self.connections = [http.client.HTTPConnection(address, timeout=120) for _ in range(SENDERS)]
+        self.pool = ThreadPoolExecutor(SENDERS)
+
+    def open(self) -> None:
+        """Open the connections anew, which the server may have closed meanwhile."""
+        for connection in self.connections:
+            connection.close()
+            connection.request("GET", self.health)
+            connection.getresponse().read()
+
+    def post(self, posts: Sequence[Post]) -> None:
+        """Post all, as fast as they are taken; one over one connection."""
+        if len(posts) == 1:
+            self._post(self.connections[0], posts)
+            return
+        shares = [posts[first::SENDERS] for first in range(SENDERS)]
+        for _ in self.pool.map(self._post, self.connections, shares):
+            pass
+
+    def _post(self, connection: http.client.HTTPConnection, posts: Sequence[Post]) -> None:
+        for post in posts:
+            connection.request("POST", post.path, post.body, post.headers | {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            said = answer.read()
+            if answer.status not in (200, 202):
+                raise RuntimeError(said.decode())
+
+
+class ByConsole:
+    """The console, whose integrations have a token for a group of each size; `settle` waits until nothing is queued."""
+
+    def __init__(self, address: str, tokens: dict[int, str], settle: Callable[[], None]) -> None:
+        self.sender = Sender(address, "/healthz")
+        self.tokens = tokens
+        self.settle = settle
+
+    def prepare(self) -> None:
+        """Wait until nothing is under way, and open the connections."""
+        self.settle()
+        self.sender.open()
+
+    def notify(self, contacts: int, numbers: Sequence[int]) -> None:
+        """Post the alerts as a script does."""
+        self.sender.post([console_post(self.tokens[contacts], number) for number in numbers])
+
+
+def console_post(token: str, number: int) -> Post:
+    """Return an alert in the console's own format."""
+    host = f"host-{number}.example.com"
+    alert = {"title": f"{host}: the disk is full", "text": WORDS.format(host), "severity": "critical", "key": host}
+    return Post("/api/v1/alerts", {"Authorization": f"Bearer {token}"}, json.dumps(alert).encode())
+
+
+class ByAlertmanager:
+    """An Alertmanager with a receiver for each size, which has so many mailboxes; its templates are its own."""
+
+    def __init__(self, server: Alertmanager) -> None:
+        self.sender = Sender(server.url.removeprefix("http://"), "/-/ready")
+
+    def prepare(self) -> None:
+        """Open the connections; what is sent has arrived, and nothing is written down."""
+        self.sender.open()
+
+    def notify(self, contacts: int, numbers: Sequence[int]) -> None:
+        """Post the alerts as Prometheus does."""
+        posts = []
+        for number in numbers:
+            host = f"host-{number}.example.com"
+            labels = {"alertname": "DiskFull", "instance": host, "severity": "critical", "contacts": str(contacts)}
+            told = {"summary": f"{host}: the disk is full", "description": WORDS.format(host)}
+            body = json.dumps([{"labels": labels, "annotations": told}]).encode()
+            posts.append(Post("/api/v2/alerts", {}, body))
+        self.sender.post(posts)
+
+
+def alertmanager(folder: Path, smtp: str, sizes: Sequence[int]) -> AbstractContextManager[Alertmanager]:
+    """Start an Alertmanager that sends at once, over a connection without TLS, as the console here."""
+    receivers = [
+        {"name": str(size), "email_configs": [{"to": f"contact{n}@example.com"} for n in range(size)]} for size in sizes
+    ]
+    config = {
+        "global": {"smtp_smarthost": smtp, "smtp_from": SMTP_FROM, "smtp_require_tls": False, "resolve_timeout": "24h"},
+        "route": {
+            "receiver": str(sizes[0]),
+            "group_by": ["..."],
+            "group_wait": "0s",
+            "group_interval": "1s",
+            "repeat_interval": "24h",
+            "routes": [{"receiver": str(size), "matchers": [f'contacts="{size}"']} for size in sizes],
+        },
+        "receivers": receivers,
+    }
+    folder.mkdir()
+    return running(json.dumps(config), folder)  # JSON is YAML
+
+
+class BySmtplib:
+    """A bare loop: one connection, on which each message is made and sent after the other."""
+
+    def __init__(self, smtp: str) -> None:
+        self.host, _, self.port = smtp.partition(":")
+
+    def prepare(self) -> None:
+        """Do nothing."""
+
+    def notify(self, contacts: int, numbers: Sequence[int]) -> None:
+        """Send the mails."""
+        with smtplib.SMTP(self.host, int(self.port), "localhost") as smtp:
+            for number in numbers:
+                for contact in range(contacts):
+                    smtp.send_message(mail_about(number, f"contact{contact}@example.com"))
+
+
+def mail_about(number: int, receiver: str) -> EmailMessage:
+    """Return a mail of text and HTML."""
+    host = f"host-{number}.example.com"
+    message = EmailMessage()
+    message["From"], message["To"], message["Subject"] = SMTP_FROM, receiver, f"{host}: the disk is full"
+    message.set_content(WORDS.format(host))
+    message.add_alternative(f"<h1>{host}: the disk is full</h1><p>{WORDS.format(host)}</p>", subtype="html")
+    return message
+
+
+def requests_session(ca_path: Path) -> requests.Session:
+    """Return a session of a bare loop, which keeps its connection."""
+    session = requests.Session()
+    session.verify = str(ca_path)
+    return session
+
+
+def text_bare(session: requests.Session, address: str, number: str) -> None:
+    """Send one text."""
+    form = {"To": number, "From": TWILIO_FROM, "Body": WORDS}
+    url = f"{address}/2010-04-01/Accounts/{TWILIO_SID}/Messages.json"
+    session.post(url, form, auth=(TWILIO_SID, TWILIO_TOKEN), timeout=10).raise_for_status()
+
+
+def post_to_robot_bare(session: requests.Session, address: str, token: str) -> None:
+    """Send one message to a robot."""
+    body = {"msgtype": "markdown", "markdown": {"title": "The disk is full", "text": WORDS}, "at": {"atMobiles": []}}
+    url = f"{address}/robot/send?access_token={token}"
+    session.post(url, json=body, timeout=10).raise_for_status()
