@@ -31,6 +31,7 @@ check: lint ## Lint, and run the tests that need neither a browser nor long runs
 	@$(PYTEST) -m "not long" $(LONG:%=--ignore=%)
 
 # What takes too long for each change: kills, faults, crowds and clocks, and every case of what make test takes a share of.
+# What it measures goes into docs/measurements.md.
 chaos: .venv/installed-tests ## Run what takes too long for each change: kills, faults, crowds, clocks, every case.
 	@tests/browser/get-chromium
 	@$(PYTEST) --chaos -n 0 -s tests/chaos tests/test_attacks.py tests/test_costs.py tests/test_model.py tests/api/test_alerts.py tests/browser/test_accessibility.py \
@@ -67,7 +68,7 @@ sbom: .venv/installed-tests ## Write the bill of materials, build/sbom.json.
 	@mkdir -p $(dir $(SBOM))
 	@$(BIN)/cyclonedx-py requirements --output-reproducible --output-format JSON --output-file $(SBOM) requirements.txt
 
-# BENCH_SECONDS=60 watches the deliveries for a minute only.
+# All write their tables into docs/measurements.md, whatever they leave out. BENCH_SECONDS=60 watches the deliveries for a minute only.
 bench: .venv/installed-tests ## Measure a burst of alerts, then the speed of pages: minutes, and the whole machine.
 	@$(BIN)/python -W ignore -m tests.bench.burst $(BENCH_SECONDS)
 	@$(MAKE) --no-print-directory bench-speed

@@ -33,6 +33,7 @@ from contacts_app.contacts.models import Contact, decrypted
 from contacts_app.core.db import all_accounts, db
 from contacts_app.core.encryption import digest
 from contacts_app.ops import embedded
+from tests.bench.document import Finding, write_findings
 
 PASSWORD = "correct horse battery"
 CSRF_SECRET = "of this session"
@@ -51,6 +52,7 @@ _first_port = 10_000 + os.getpid() % 200 * 100  # below those that the kernel gi
 _ports = cycle(range(_first_port, _first_port + 100))
 T = TypeVar("T")
 Share = Callable[[Iterable[T], int], list[T]]
+Measured = Callable[[str, str, str], None]
 _connections: dict[str, psycopg.Connection] = {}
 
 
@@ -105,6 +107,29 @@ def share(request: pytest.FixtureRequest) -> Share[Any]:
     """Return a function that gives each caller another quarter of what there is, so that all of them have it all."""
     step = 1 if request.config.getoption("chaos") else 4
     return lambda things, number: list(things)[number % step :: step]
+
+
+@pytest.fixture
+def measured(record_property: Callable[[str, object], None]) -> Measured:
+    """Return a function that prints what a test did and what it saw; `make chaos` writes it into the part it names."""
+
+    def measure(part: str, done: str, seen: str) -> None:
+        print(f"\n  {done}: {seen}")
+        record_property("measured", [part, done, seen])
+
+    return measure
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Write into docs/measurements.md what the tests that passed have measured, if every case was asked for."""
+    if config.getoption("chaos"):
+        write_findings(
+            Finding(part, report.nodeid, done, seen)
+            for report in terminalreporter.getreports("passed")
+            for name, value in report.user_properties
+            if name == "measured"
+            for part, done, seen in [value]
+        )
 
 
 class Log(logging.Handler):

@@ -9,6 +9,7 @@ import pytest
 from flask import Flask
 
 from contacts_app.config import PROJECT, load
+from tests.bench import document
 from tests.conftest import ALL_CHANNELS
 from tests.delivery.counterparts import ALIYUN_KEY, ALIYUN_SECRET, ALIYUN_SIGN, ALIYUN_TEMPLATE
 
@@ -113,7 +114,7 @@ def test_operating_lists_every_command(app: Flask) -> None:
 
 
 def test_measurements_are_between_marks_that_fit() -> None:
-    text = (PROJECT / "docs/measurements.md").read_text()
+    text = document.MEASUREMENTS.read_text()
     marks = re.findall(r"^<!-- (\w+):(begin|end) (\w+) -->$", text, re.MULTILINE)
     begins, ends = marks[::2], marks[1::2]
     assert [(kind, name) for kind, _, name in begins] == [(kind, name) for kind, _, name in ends]
@@ -121,3 +122,15 @@ def test_measurements_are_between_marks_that_fit() -> None:
     assert {side for _, side, _ in ends} == {"end"}
     listed = re.findall(r"^\| `(\w+):(\w+)` \|", text, re.MULTILINE)
     assert listed == [(kind, name) for kind, _, name in begins]
+
+
+def test_every_part_of_the_measurements_is_written_by_what_measures_and_nothing_else_is() -> None:
+    parts = re.findall(r"^<!-- \w+:begin (\w+) -->$", document.MEASUREMENTS.read_text(), re.MULTILINE)
+    code = "\n".join(path.read_text() for path in (PROJECT / "tests").rglob("*.py"))
+    assert {*re.findall(r"\b(?:document\.write|measured)\(\s*\"(\w+)\"", code)} == {*parts}
+
+
+def test_the_tests_whose_findings_are_in_the_measurements_exist() -> None:
+    found = re.findall(r"^\|.*\| `([^`|]+)::(\w+)(?:\[[^`|]*\])?` \|$", document.MEASUREMENTS.read_text(), re.MULTILINE)
+    assert found
+    assert [(path, test) for path, test in found if f"\ndef {test}(" not in (PROJECT / path).read_text()] == []

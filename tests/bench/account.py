@@ -1,6 +1,5 @@
 """Measure the pages of one account with 20,000 contacts: `make bench-growth`; an argument says how many contacts."""
 
-import platform
 import shutil
 import statistics
 import subprocess
@@ -8,7 +7,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from math import ceil
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from contacts_app.core.db import all_accounts, db
 from contacts_app.delivery.queueing import send_test
 from contacts_app.groups.models import Group
 from contacts_app.web.arguments import PAGE_SIZE
+from tests.bench import document
 from tests.growth import CHANNELS_SET_UP, Team
 from tests.ops.test_embedded import FLASK, environment, kill, migrated, processes
 
@@ -31,7 +30,7 @@ SLOW = 1000  # milliseconds, from which a page is no longer usable
 
 
 def run(folder: Path, contacts: int) -> None:
-    """Fill an account, open its pages, and print a table."""
+    """Fill an account, open its pages, print a table and write it into docs/measurements.md."""
     data_dir = migrated(folder)
     made = subprocess.run(
         [*FLASK, "demo", "--contacts", str(contacts)],
@@ -86,8 +85,7 @@ def run(folder: Path, contacts: int) -> None:
         "notifications": lambda: team.get("/notifications"),
         "notification to all": lambda: team.get(f"/notifications/{alert_id}"),
     }
-    print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, Python {platform.python_version()}, one account of {contacts:,}")
-    print(f"contacts, medians of {ROUNDS}\n\n| | ms | KB |\n| --- | --- | --- |")
+    lines = [f"One account of {contacts:,} contacts, medians of {ROUNDS}.\n\n| | ms | KB |\n| --- | --- | --- |"]
     for name, open_page in pages.items():
         took = []
         for _ in range(ROUNDS + 1):
@@ -96,7 +94,9 @@ def run(folder: Path, contacts: int) -> None:
             took.append(1000 * (time.perf_counter() - begin))
         middle = statistics.median(took[1:])
         mark = " (slow)" if middle > SLOW else ""
-        print(f"| {name} | {middle:.0f}{mark} | {len(answer.data) / 1000:.0f} |", flush=True)
+        lines.append(f"| {name} | {middle:.0f}{mark} | {len(answer.data) / 1000:.0f} |")
+    print(text := "\n".join(lines))
+    document.write("account", text)
     with app.app_context(), all_accounts():
         db.engine.dispose()
 

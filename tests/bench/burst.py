@@ -8,7 +8,6 @@ import http.client
 import json
 import logging
 import os
-import platform
 import re
 import shutil
 import statistics
@@ -38,6 +37,7 @@ from contacts_app.delivery.worker import let_pages_go_first
 from contacts_app.groups.models import Group, Membership
 from contacts_app.intake.models import Integration
 from contacts_app.ops import embedded
+from tests.bench import document
 from tests.delivery.counterparts import AliyunSms, Authority, DingTalk, MailServer, environment
 from tests.ops.test_embedded import kill, migrated, processes
 from tests.ops.test_serve import Console
@@ -199,7 +199,7 @@ def cpu_seconds(data_dir: Path, others: int) -> dict[str, float]:
 
 
 def run(folder: Path, most_seconds: float) -> None:
-    """Measure once and print a table."""
+    """Measure once, print the tables and write them into docs/measurements.md."""
     data_dir = migrated(folder)
     others = subprocess.Popen(
         [sys.executable, "-m", "tests.bench.burst", "counterparts", str(folder)],
@@ -256,22 +256,26 @@ def run(folder: Path, most_seconds: float) -> None:
 
     idle_pages = reader.between(idle, begin)
     idle_p99 = percentile(idle_pages, 0.99)
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores (load {load:.1f} before), {memory:.0f} GiB,")
-    print(f"Python {platform.python_version()}, `{' '.join(['python -m tests.bench.burst', *sys.argv[1:]])}`\n")
-    print("| list page, 10 a second | pages | median | p99 | p99 to idle |\n| --- | --- | --- | --- | --- |")
-    print(row("idle", idle_pages))
-    print(row("while alerts come in", reader.between(begin, taken)))
-    print(row("while they are delivered", reader.between(taken, end)))
-    print(row("both", reader.between(begin, end)))
     median, p99 = statistics.median(took), percentile(took, 0.99)
-    print(f"\n{ALERTS} alerts taken in within {taken - begin:.1f} s, none refused: {median:.0f} ms, p99 {p99:.0f} ms.")
-    told_cpu = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in used.items())
-    print(f"Watched for {end - begin:.0f} s; arrived: {arrived}; CPU: {told_cpu}.\n")
-    print("| channel | state | deliveries | last after | a second |\n| --- | --- | --- | --- | --- |")
+    processor = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in used.items())
+    messages = ", ".join(f"{count:,} ({channel})" for channel, count in arrived.items())
+    lines = [
+        "| list page, 10 a second | pages | median | p99 | p99 to idle |\n| --- | --- | --- | --- | --- |",
+        row("idle", idle_pages),
+        row("while alerts come in", reader.between(begin, taken)),
+        row("while they are delivered", reader.between(taken, end)),
+        row("both", reader.between(begin, end)),
+        f"\n{ALERTS} alerts were accepted within {taken - begin:.1f} s and none was refused: median {median:.0f} ms,"
+        f" p99 {p99:.0f} ms.",
+        f"Watched for {end - begin:.0f} s. Messages that arrived: {messages}. Time of the processors: {processor}.",
+        f"Load before: {load:.1f}.\n",
+        "| channel | state | deliveries | last after | a second |\n| --- | --- | --- | --- | --- |",
+    ]
     for channel, state, count, last in states:
         speed = f"{last:.0f} s | {count / last:.0f}" if last else "|"
-        print(f"| {channel} | {state} | {count} | {speed} |")
+        lines.append(f"| {channel} | {state} | {count:,} | {speed} |")
+    print(text := "\n".join(lines))
+    document.write("burst", text)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,10 @@
 
 An embedded PostgreSQL in a folder of its own is filled with accounts of 100 contacts each; the console with the
 settings that it has by default then does everything that people and workers do, for accounts here and there. Words
-after the command: how many accounts at first and in the end; --plot draws tests/bench/growth.svg as well.
+after the command: how many accounts at first and in the end. Also draws tests/bench/growth.svg.
 """
 
 import argparse
-import os
-import platform
 import shutil
 import statistics
 import tempfile
@@ -16,7 +14,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +25,7 @@ from contacts_app.config import PROJECT
 from contacts_app.core.db import all_accounts, db
 from contacts_app.delivery.housekeeping import check_all
 from contacts_app.ops import embedded, programs
+from tests.bench import document
 from tests.conftest import watched_statements
 from tests.growth import CHANNELS_SET_UP, CONTACTS, PEOPLE, WORKERS, Act, Explainer, Team, administrator, faults, fill
 from tests.ops.test_embedded import kill, processes
@@ -183,8 +181,8 @@ def plot(small: dict[str, Measured], big: dict[str, Measured], sizes: tuple[int,
     figure.savefig(path, metadata={"Date": None})
 
 
-def run(folder: Path, sizes: tuple[int, int], draws: bool) -> None:
-    """Measure at both sizes and print what was found."""
+def run(folder: Path, sizes: tuple[int, int]) -> None:
+    """Measure at both sizes, print what was found, draw it and write it into docs/measurements.md."""
     begin = time.monotonic()
     data_dir = folder / "data"
     app = create_app({"DATA_DIR": str(data_dir)} | CHANNELS_SET_UP)
@@ -204,27 +202,27 @@ def run(folder: Path, sizes: tuple[int, int], draws: bool) -> None:
         found = [side.measured() for side in sides]
         starts = [side.start_of_a_worker() for side in sides]
     ratios = sorted(big.whole / small.whole for small, big in zip(found[0].values(), found[1].values(), strict=True))
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    print(f"\n{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, {memory:.0f} GiB,")
-    print(f"Python {platform.python_version()}, {sizes[0] * CONTACTS:,} and {sizes[1] * CONTACTS:,} contacts,")
-    print(f"medians of {TEAMS * ROUNDS}, of {TEAMS} accounts; {time.monotonic() - begin:.0f} s in all\n")
-    print(table(*found))
-    told = " and ".join(f"{took:.0f} ms" for took in starts)
-    print(f"\nOnce at the start of a worker, to have every account looked at: {told}.")
-    print(f"\nRatio: median {statistics.median(ratios):.2f}, most {ratios[-1]:.2f}; the goal is {GOAL}.")
-    if draws:
-        plot(found[0], found[1], sizes, PROJECT / "tests" / "bench" / "growth.svg")
+    small_and_big = " and ".join(f"{accounts * CONTACTS:,}" for accounts in sizes)
+    milliseconds = " and ".join(f"{took:.0f} ms" for took in starts)
+    text = f"""{small_and_big} contacts, medians of {TEAMS * ROUNDS} in {TEAMS} accounts.
+
+{table(*found)}
+
+Once at the start of a worker, to look at every account: {milliseconds}.
+Ratio of the whole: median {statistics.median(ratios):.2f}, most {ratios[-1]:.2f}; the goal is {GOAL}."""
+    print(text, f"\n{time.monotonic() - begin:.0f} s in all.")
+    plot(found[0], found[1], sizes, PROJECT / "tests" / "bench" / "growth.svg")
+    document.write("growth", text)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.bench.growth", description=__doc__)
     parser.add_argument("small", nargs="?", type=int, default=SMALL, help="accounts at first (%(default)s)")
     parser.add_argument("big", nargs="?", type=int, default=BIG, help="accounts in the end (%(default)s)")
-    parser.add_argument("--plot", action="store_true", help="draw tests/bench/growth.svg")
     chosen = parser.parse_args()
     place = Path(tempfile.mkdtemp(prefix="contacts-growth-")).resolve()
     try:
-        run(place, (chosen.small, chosen.big), chosen.plot)
+        run(place, (chosen.small, chosen.big))
     finally:
         kill(processes(place / "data"))
         shutil.rmtree(place)

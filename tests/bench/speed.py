@@ -6,7 +6,6 @@ take turns, each under gunicorn with the same settings. wrk asks, on the same ma
 
 import argparse
 import os
-import platform
 import re
 import shutil
 import statistics
@@ -17,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from itertools import product
@@ -34,6 +32,7 @@ from contacts_app.contacts.models import Contact
 from contacts_app.core.db import all_accounts, db
 from contacts_app.groups.models import Group, Membership
 from contacts_app.ops import embedded
+from tests.bench import document
 from tests.bench.burst import percentile
 from tests.bench.references.templates import DJANGO, JINJA, template
 from tests.bench.serving import BROWSER, CONSOLES, REFERENCES, Candidate, Page, Server, check, first_load, load
@@ -322,18 +321,14 @@ def timed(way: Callable[[], object]) -> float:
     return 1000 * (time.perf_counter() - begin)
 
 
-def machine(sql: psycopg.Connection) -> str:
-    """Say when and on what this was measured."""
-    cpu = re.findall(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text()) or [platform.machine()]
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+def software(sql: psycopg.Connection) -> str:
+    """Say what was measured with."""
     wrk = subprocess.run(["wrk", "-v"], capture_output=True, text=True, check=False).stdout
     wrk = re.findall(r"[0-9]+\.[0-9.]+", wrk)[0]
     postgres = sql.execute("SHOW server_version").fetchone()[0].split()[0]
     names = ("gunicorn", "Flask", "SQLAlchemy", "psycopg", "Jinja2", "Django", "Flask-Admin")
     versions = ", ".join(f"{name} {version(name)}" for name in names)
-    hardware = f"{cpu[0]}, {os.cpu_count()} cores (load {os.getloadavg()[0]:.1f} before), {memory:.0f} GiB"
-    python = f"Python {platform.python_version()}"
-    return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {hardware}; {python}, PostgreSQL {postgres}, wrk {wrk}, {versions}"
+    return f"PostgreSQL {postgres}, wrk {wrk}, {versions}; load before: {os.getloadavg()[0]:.1f}."
 
 
 def spread(values: list[float]) -> str:
@@ -416,23 +411,24 @@ def plot(bench: Bench) -> None:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, print, draw, and write it into docs/measurements.md."""
     arguments = argparse.ArgumentParser(prog="python -m tests.bench.speed", description=__doc__.splitlines()[0])
     arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--seconds", type=int, default=3, help="of each run of wrk")
-    arguments.add_argument("--plot", action="store_true", help=f"also draw {PLOT.relative_to(PROJECT)}")
     chosen = arguments.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("wrk is not installed: `apt-get install wrk`.")
     folder = Path(tempfile.mkdtemp(prefix="contacts-bench-")).resolve()
     try:
         bench = Bench(folder, chosen.seconds)
-        print(machine(bench.sql), f"; {chosen.rounds} rounds of {chosen.seconds} s", sep="", flush=True)
+        with_what = software(bench.sql)
+        print(with_what, flush=True)
         for number in range(chosen.rounds):
             bench.round(number)
-        print("", *tables(bench), NOTES, sep="\n")
-        if chosen.plot:
-            plot(bench)
+        text = "\n".join([with_what, "", *tables(bench)])
+        print(text, NOTES, sep="\n")
+        plot(bench)
+        document.write("speed", text)
     finally:
         kill(processes(folder / "data"))
         shutil.rmtree(folder)

@@ -25,12 +25,6 @@ NO_ANSWER = 0  # in place of a status
 _numbers = count(1)
 
 
-def told(done: str, lost: str = "nothing", seconds: float | None = None, more: str = "") -> None:
-    """Print what was done, what was lost and how long it took until the next good answer."""
-    pause = "" if seconds is None else f"; next good answer after {seconds:.2f} s"
-    print(f"\n  {done}: lost {lost}{pause}{more and '; '}{more}")
-
-
 @dataclass
 class Answer:
     """What came back: a status, or NO_ANSWER where the connection broke, and when."""

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.site import Site, told
+from tests.chaos.site import Site
 from tests.chaos.test_database import Server
-from tests.conftest import wait_for
+from tests.conftest import Measured, wait_for
 from tests.ops.test_embedded import let_go, new_folder
 
 LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
@@ -69,7 +69,7 @@ def now(site: Site) -> float:
     return float(site.sql("SELECT extract(epoch FROM now())")[0][0])
 
 
-def test_sessions_follow_the_clock_and_break_nothing(site: Site, clock: Clock) -> None:
+def test_sessions_follow_the_clock_and_break_nothing(site: Site, clock: Clock, measured: Measured) -> None:
     account, real = site.add_account(contacts=3), time.time()
     person = site.person(account)
     found = []
@@ -92,10 +92,11 @@ def test_sessions_follow_the_clock_and_break_nothing(site: Site, clock: Clock) -
     clock.jump("+0")
     assert other.get("/contacts").status == 200
     assert time.time() - real < 60
-    told("clock jumps by +11 h, -1 h, -400 days, +24 h, +31 days: sessions", more="idle limits hold, none is stuck")
+    jumps = "the database's clock jumps by +11 h, -1 h, -400 days, +24 h and +31 days"
+    measured("faults", jumps, "the limits of sessions hold, and no user is stuck")
 
 
-def test_log_on_limits_end_at_the_latest_when_they_should(site: Site, clock: Clock) -> None:
+def test_log_on_limits_end_at_the_latest_when_they_should(site: Site, clock: Clock, measured: Measured) -> None:
     account = site.add_account()
     person = site.person(account)
     stranger = person.again()
@@ -112,10 +113,11 @@ def test_log_on_limits_end_at_the_latest_when_they_should(site: Site, clock: Clo
     behind = guess()
     clock.jump("+11m")
     assert guess() == 422
-    told("clock jumps by -1 h and +11 min: log-on limit", more=f"{behind} in the past, lifted after 10 minutes ahead")
+    seen = f"a further log-on after the jump back is answered with {behind}; the limit ends ten minutes ahead"
+    measured("faults", "the database's clock jumps by -1 h and +11 min while log-ons are limited", seen)
 
 
-def test_what_a_dead_worker_had_is_sent_whatever_the_clock_does(site: Site, clock: Clock) -> None:
+def test_what_a_dead_worker_had_is_sent_whatever_the_clock_does(site: Site, clock: Clock, measured: Measured) -> None:
     account = site.add_account()
     waits = {}
     for offset in ("+30m", "-50m", "+0"):
@@ -137,4 +139,5 @@ def test_what_a_dead_worker_had_is_sent_whatever_the_clock_does(site: Site, cloc
         waits[offset] = time.monotonic() - began
     wait_for(lambda: site.sql("SELECT 1 FROM workers WHERE seen_at > now() - interval '20 s'"), 30, "the worker")
     shown = ", ".join(f"{offset}: {seconds:.0f} s" for offset, seconds in waits.items())
-    told("clock jumps while a dead worker holds a message", more=f"taken up after {shown}")
+    done = f"the database's clock jumps while a dead worker holds a message, with a lease of {LEASE} s"
+    measured("faults", done, f"the message is sent after {shown}")

@@ -13,8 +13,8 @@ import psycopg
 import pytest
 
 from contacts_app.ops import embedded, programs
-from tests.chaos.site import Answer, Load, Person, Site, told
-from tests.conftest import wait_for
+from tests.chaos.site import Answer, Load, Person, Site
+from tests.conftest import Measured, wait_for
 from tests.ops.test_embedded import is_ready, kill, let_go, migrated, new_folder, postmasters, processes, use
 from tests.ops.test_wsgi import address_of
 
@@ -65,7 +65,9 @@ def health(site: Site) -> int:
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-def test_a_restart_of_the_database_fails_only_what_is_under_way(site: Site, server: Server, mode: str) -> None:
+def test_a_restart_of_the_database_fails_only_what_is_under_way(
+    site: Site, server: Server, mode: str, measured: Measured
+) -> None:
     account, spans = site.add_account(quota=100_000), []
     with Load(site, account).going() as load:
         for _ in range(3):
@@ -86,14 +88,18 @@ def test_a_restart_of_the_database_fails_only_what_is_under_way(site: Site, serv
     pauses = [
         min(it.ended for it in load.answers if it.status == 200 and it.began > began) - began for began, _ in spans
     ]
-    told(
-        f"pg_ctl restart -m {mode} under load, 3 times, each {max(ended - began for began, ended in spans):.2f} s",
-        seconds=max(pauses),
-        more=f"{len(load.answers)} answers, of them {len(bad)} with 503",
+    seen = f"{len(bad)} of {len(load.answers):,} answers were 503, all under way; nothing lost"
+    measured(
+        "faults",
+        f"PostgreSQL restarted under load, 3 times (`{mode}`)",
+        f"{seen}; restarted within {max(ended - began for began, ended in spans):.2f} s, next good answer at most"
+        f" {max(pauses):.2f} s after the beginning",
     )
 
 
-def test_a_database_that_is_away_is_said_to_be_and_missed_no_longer_than_it_is(site: Site, server: Server) -> None:
+def test_a_database_that_is_away_is_said_to_be_and_missed_no_longer_than_it_is(
+    site: Site, server: Server, measured: Measured
+) -> None:
     account = site.add_account(contacts=5)
     person = site.person(account)
     server.control("stop", "-m", "fast")
@@ -113,10 +119,11 @@ def test_a_database_that_is_away_is_said_to_be_and_missed_no_longer_than_it_is(s
     assert health(site) == 200
     assert len(site.ids(account)) == 5
     wait_for(lambda: site.sql("SELECT 1 FROM workers WHERE seen_at > %s", back), 60, "the delivery worker")
-    told(
-        f"database away for {AWAY_SECONDS} s",
-        seconds=pause,
-        more=f"503 within {slowest:.2f} s, and delivery worker back after {time.monotonic() - began:.1f} s",
+    measured(
+        "faults",
+        f"the database is away for {AWAY_SECONDS} s",
+        f"503 with `Retry-After` within {slowest:.2f} s, nothing lost; good answers {pause:.2f} s after its return,"
+        f" the delivery worker after {time.monotonic() - began:.1f} s",
     )
 
 
@@ -135,7 +142,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", disk], check=True)
 
 
-def test_a_full_disk_is_said_to_be_and_takes_nothing_away(folder: Path, small_disk: Path) -> None:
+def test_a_full_disk_is_said_to_be_and_takes_nothing_away(folder: Path, small_disk: Path, measured: Measured) -> None:
     data_dir = small_disk / "data"
     subprocess.run(["cp", "-a", migrated(folder), data_dir], check=True)
     site = Site(folder, data_dir)
@@ -156,7 +163,9 @@ def test_a_full_disk_is_said_to_be_and_takes_nothing_away(folder: Path, small_di
     assert late.get("/contacts").status == person.get("/contacts").status == 200
     assert site.sql("SELECT count(*) FROM sessions WHERE seen_at < now() - interval '59 minutes'") == [(1,)]
     ballast.unlink()
-    told("disk full for the embedded server, 5 saves got 507", seconds=next_save(site, person, "after@example.com"))
+    pause = next_save(site, person, "after@example.com")
+    seen = "5 of 5 saves are refused with a sentence (507), the list can be read, nothing lost"
+    measured("faults", "the database's disk is full", f"{seen}; next save {pause:.2f} s after there is room")
 
     # The log of what is written is on the same disk: without it the server ends, and cannot start either.
     fill(ballast)
@@ -166,7 +175,10 @@ def test_a_full_disk_is_said_to_be_and_takes_nothing_away(folder: Path, small_di
     refused = [person.post("/contacts/new", name="Lost", email="lost@example.com") for _ in range(3)]
     assert {it.status for it in refused} <= {503, 507}, [it.status for it in refused]
     ballast.unlink()
-    told("disk full for its write-ahead log, 3 saves got 503", seconds=next_save(site, person, "last@example.com"))
+    pause, statuses = next_save(site, person, "last@example.com"), sorted(it.status for it in refused)
+    seen = f"saves are refused ({', '.join(map(str, statuses))}), nothing lost"
+    done = "the disk is full for the write-ahead log, which ends the database server"
+    measured("faults", done, f"{seen}; next save {pause:.2f} s after there is room, by itself")
     emails = {row[0] for row in site.sql("SELECT email FROM contacts WHERE account_id = %s", account)}
     assert {*saved, "after@example.com", "last@example.com"} == emails - {
         f"contact{n}@example.com" for n in range(1, 51)

@@ -20,7 +20,7 @@ from flask import Flask
 from contacts_app.accounts.models import LOGONS_PER_ADDRESS, LOGONS_PER_SUBJECT, User
 from contacts_app.core.db import all_accounts, db
 from contacts_app.pages.accounts.views import WRONG
-from tests.conftest import PASSWORD, Team, answers, free_port, wait_for
+from tests.conftest import PASSWORD, Measured, Team, answers, free_port, wait_for
 
 ROUNDS = 5
 TRIES = 200  # of each kind
@@ -96,18 +96,22 @@ def looked_at(port: int, emails: list[str], addresses: list[str]) -> int:
     return statuses.count(422)
 
 
-def test_fifty_guessers_of_one_password_get_ten_tries_between_them(port: int, new_team: Callable[..., Team]) -> None:
+def test_fifty_guessers_of_one_password_get_ten_tries_between_them(
+    port: int, new_team: Callable[..., Team], measured: Measured
+) -> None:
     tries = [looked_at(port, [new_team().email] * 50, [new_address() for _ in range(50)]) for _ in range(ROUNDS)]
-    print(f"50 guessers of one user's password, at once, {ROUNDS} times: passwords looked at {tries}")
+    done = f"50 guessers of one user's password at once, {ROUNDS} times"
+    measured("enemies", done, f"passwords looked at: {', '.join(map(str, tries))}")
     assert tries == [LOGONS_PER_SUBJECT] * ROUNDS
 
 
-def test_eighty_guessers_from_one_address_get_fifty_tries_between_them(port: int) -> None:
+def test_eighty_guessers_from_one_address_get_fifty_tries_between_them(port: int, measured: Measured) -> None:
     tries = []
     for number in range(ROUNDS):
         emails = [f"nobody{number}-{guesser}@example.com" for guesser in range(80)]
         tries.append(looked_at(port, emails, [new_address()] * 80))
-    print(f"80 guessers from one address, at once, {ROUNDS} times: passwords looked at {tries}")
+    done = f"80 guessers from one address at once, {ROUNDS} times"
+    measured("enemies", done, f"passwords looked at: {', '.join(map(str, tries))}")
     assert tries == [LOGONS_PER_ADDRESS] * ROUNDS
 
 
@@ -120,8 +124,8 @@ def probability_of_chance(first: list[float], second: list[float]) -> float:
     return erfc(abs(z) / sqrt(2))
 
 
-def compare(way: str, attempt: Callable[[str], float], known: list[str], unknown: list[str]) -> None:
-    """Try known and unknown e-mails in turn, and require that their times cannot be told apart."""
+def compare(attempt: Callable[[str], float], known: list[str], unknown: list[str]) -> str:
+    """Try known and unknown e-mails in turn, require that their times cannot be told apart, and return them."""
     times: dict[bool, list[float]] = {True: [], False: []}
     for number in range(TRIES + 20):
         kinds = [True, False]
@@ -133,11 +137,11 @@ def compare(way: str, attempt: Callable[[str], float], known: list[str], unknown
                 times[is_known].append(seconds)
     middle, other = median(times[True]), median(times[False])
     chance = probability_of_chance(times[True], times[False])
-    print(
-        f"{way}, {TRIES} tries each: {middle * 1000:.2f} ms for a known e-mail,"
-        f" {other * 1000:.2f} ms for an unknown one ({(middle / other - 1) * 100:+.1f} %), p = {chance:.3f}"
+    seen = (
+        f"{TRIES} of each: {middle * 1000:.2f} and {other * 1000:.2f} ms ({middle / other - 1:+.1%}), p = {chance:.3f}"
     )
-    assert chance >= 0.001 or abs(middle / other - 1) <= 0.02
+    assert chance >= 0.001 or abs(middle / other - 1) <= 0.02, seen
+    return seen
 
 
 @pytest.fixture
@@ -154,7 +158,7 @@ def unknown() -> list[str]:
 
 @pytest.mark.parametrize("is_a_users", [False, True], ids=["stranger", "known-browser-of-another"])
 def test_a_log_on_takes_as_long_for_a_known_as_for_an_unknown_email(
-    port: int, team: Team, known: list[str], unknown: list[str], is_a_users: bool
+    port: int, team: Team, known: list[str], unknown: list[str], is_a_users: bool, measured: Measured
 ) -> None:
     guesser = Guesser(port)
     if is_a_users:
@@ -165,10 +169,13 @@ def test_a_log_on_takes_as_long_for_a_known_as_for_an_unknown_email(
         assert status == 422
         return seconds
 
-    compare(f"Log-on over HTTP{' in a known browser of another user' * is_a_users}", attempt, known, unknown)
+    done = f"log-ons with known and unknown e-mails{' in a known browser of another user' * is_a_users}"
+    measured("enemies", done, compare(attempt, known, unknown))
 
 
-def test_a_password_is_looked_at_for_as_long_as_one_of_nobody(app: Flask, known: list[str], unknown: list[str]) -> None:
+def test_a_password_is_looked_at_for_as_long_as_one_of_nobody(
+    app: Flask, known: list[str], unknown: list[str], measured: Measured
+) -> None:
     def attempt(email: str) -> float:
         started = time.perf_counter()
         assert User.with_password(email, "a wrong password") is None
@@ -176,4 +183,4 @@ def test_a_password_is_looked_at_for_as_long_as_one_of_nobody(app: Flask, known:
         return time.perf_counter() - started
 
     with app.app_context(), all_accounts():
-        compare("User.with_password", attempt, known, unknown)
+        measured("enemies", "`User.with_password` with known and unknown e-mails", compare(attempt, known, unknown))

@@ -10,8 +10,7 @@ import pytest
 
 from contacts_app.cli.database import SEAL_BYTES
 from contacts_app.config import PROJECT
-from tests.chaos.site import told
-from tests.conftest import PASSWORD
+from tests.conftest import PASSWORD, Measured
 from tests.ops.test_embedded import FLASK, environment, flask, migrated, new_folder
 from tests.test_killed import ACCOUNT, ask, succeeds
 
@@ -57,17 +56,18 @@ def backup() -> Iterator[Path]:
     next(keeper, None)
 
 
-def test_a_first_start_is_killed(folder: Path) -> None:
+def test_a_first_start_is_killed(folder: Path, measured: Measured) -> None:
     length = seconds(lambda: succeeds(folder / "first", "migrate"))
     data_dir = folder / "data"
     for step in range(MOMENTS):
         kill_at(data_dir, length * step / MOMENTS, "migrate")
     succeeds(data_dir, "migrate")
     succeeds(data_dir, *ACCOUNT, text=PASSWORD)
-    told(f"kill -9 of a first start, {MOMENTS} times over {length:.1f} s")
+    done = f"a first start is killed (`kill -9`) at {MOMENTS} moments over {length:.1f} s"
+    measured("faults", done, "nothing lost, the repeat succeeds")
 
 
-def test_a_restore_is_killed(folder: Path, backup: Path) -> None:
+def test_a_restore_is_killed(folder: Path, backup: Path, measured: Measured) -> None:
     data_dir = migrated(folder)
     whole = seconds(lambda: flask(data_dir, "backup", str(folder / "empty.dump")))
     kills = 0
@@ -79,11 +79,11 @@ def test_a_restore_is_killed(folder: Path, backup: Path) -> None:
     if ask(data_dir, CONTACTS) == [(0,)]:
         assert "Restored 1 accounts with 1000 contacts." in succeeds(data_dir, "restore", str(backup))
     assert ask(data_dir, CONTACTS) == [(1000,)]
-    told(f"kill -9 of a restore, {kills} times")
+    measured("faults", f"`restore` is killed (`kill -9`), {kills} times", "all or nothing, the repeat succeeds")
 
 
 @pytest.mark.parametrize("command", ["demo", "create-account", "backup", "reencrypt"])
-def test_a_command_is_killed(folder: Path, command: str) -> None:
+def test_a_command_is_killed(folder: Path, command: str, measured: Measured) -> None:
     data_dir = migrated(folder)
     file = folder / "kept.dump"
     succeeds(data_dir, "demo", "--contacts", "10")
@@ -102,4 +102,5 @@ def test_a_command_is_killed(folder: Path, command: str) -> None:
         succeeds(data_dir, *arguments.get(command, (command,)))
     if command == "backup":
         assert not list(folder.glob(".kept.dump.*"))
-    told(f"kill -9 of {command}, {MOMENTS} times over {length:.1f} s")
+    done = f"`{command}` is killed (`kill -9`) at {MOMENTS} moments over {length:.1f} s"
+    measured("faults", done, "nothing lost, the repeat succeeds")

@@ -11,8 +11,8 @@ import psutil
 import psycopg
 import pytest
 
-from tests.chaos.site import Person, Site, told
-from tests.conftest import wait_for
+from tests.chaos.site import Person, Site
+from tests.conftest import Measured, wait_for
 from tests.ops.test_embedded import kill, new_folder, postmasters
 
 folder = pytest.fixture(new_folder, scope="module")
@@ -47,8 +47,17 @@ def _kill_postmaster(site: Site) -> None:
     kill(postmasters(site.console.data_dir))
 
 
-@pytest.mark.parametrize("harm", [_kill_worker, _kill_backend, _kill_postmaster])
-def test_a_batch_delete_is_whole_or_did_not_happen(site: Site, harm: Callable[[Site], None]) -> None:
+VICTIMS: dict[Callable[[Site], None], str] = {
+    _kill_worker: "all gunicorn workers",
+    _kill_backend: "all of PostgreSQL's backends",
+    _kill_postmaster: "PostgreSQL's postmaster",
+}
+
+
+@pytest.mark.parametrize("harm", VICTIMS)
+def test_a_batch_delete_is_whole_or_did_not_happen(
+    site: Site, harm: Callable[[Site], None], measured: Measured
+) -> None:
     account = site.add_account()
     person, remaining, pauses = site.person(account), [], []
     for moment in MOMENTS:
@@ -82,5 +91,6 @@ def test_a_batch_delete_is_whole_or_did_not_happen(site: Site, harm: Callable[[S
         assert answers[0].status != 303 or count == 0, "what was confirmed has happened"
         # The database of a worker that was killed has its commit already.
         assert moment is not None or harm is _kill_worker or count == CONTACTS, "what was not committed has not"
-    what = f"{harm.__name__.strip('_').replace('_', ' ')} -9 during a batch delete of {CONTACTS}, {len(MOMENTS)} times"
-    told(what, seconds=max(pauses), more=f"contacts left {remaining}")
+    done = f"{VICTIMS[harm]} killed (`kill -9`) during a batch delete of {CONTACTS}, at {len(MOMENTS)} moments"
+    left = ", ".join(map(str, remaining))
+    measured("faults", done, f"contacts that remain: {left}; next good answer within {max(pauses):.2f} s")

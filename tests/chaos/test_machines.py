@@ -33,7 +33,7 @@ from contacts_app.core.db import all_accounts, db
 from contacts_app.groups.models import Group, Membership
 from contacts_app.intake.models import Integration
 from contacts_app.ops import programs, system_user
-from tests.conftest import PASSWORD, free_port, wait_for
+from tests.conftest import PASSWORD, Measured, free_port, wait_for
 from tests.delivery.counterparts import Authority, MailServer
 from tests.delivery.counterparts import environment as counterparts
 from tests.ops.test_embedded import environment, flask, kill
@@ -343,7 +343,7 @@ class Writer(threading.Thread):
 
 
 def test_the_console_goes_on_by_itself_when_the_standby_takes_over(
-    site: Site, postgresql: Path, capsys: pytest.CaptureFixture[str]
+    site: Site, postgresql: Path, measured: Measured
 ) -> None:
     writers = [Writer(site, machine) for machine in site.machines]
     for writer in writers:
@@ -375,13 +375,15 @@ def test_the_console_goes_on_by_itself_when_the_standby_takes_over(
     with psycopg.connect(site.settings["DATABASE_URL"]) as connection:
         assert connection.info.port == site.second.port
     assert writers[0].browser.post("/contacts/new", name="Zoe", email="zoe@example.com") == 303
-    with capsys.disabled():
-        waits = ", ".join(f"{at - promoted:.2f} s" for at in first_good)
-        failed = sum(status == 503 for writer in writers for *_, status in writer.answers)
-        print(f"\nPostgreSQL of {postgresql}:")
-        print(f"promotion took {promoted - begin:.2f} s, {begin - killed:.2f} s after the kill;")
-        print(f"the first good write of each web server came {waits} after it. {failed} answers of 503 meanwhile.")
-        print(f"{len(confirmed)} contacts were confirmed, none lost; {len(alerts)} alerts taken in, all delivered.")
+    waits = " and ".join(f"{at - promoted:.2f} s" for at in first_good)
+    failed = sum(status == 503 for writer in writers for *_, status in writer.answers)
+    measured(
+        "failover",
+        f"the primary is killed (`kill -9`), and {begin - killed:.1f} s later the standby is promoted, which takes"
+        f" {promoted - begin:.2f} s (PostgreSQL of `{postgresql}`)",
+        f"first good write of each web server {waits} after the promotion, {failed} answers of 503 until then;"
+        f" {len(confirmed)} contacts were confirmed, none lost; {len(alerts)} alerts accepted, all delivered",
+    )
 
 
 @pytest.fixture
@@ -396,9 +398,7 @@ def far_site() -> Iterator[Site]:
         network.end()
 
 
-def test_a_database_whose_machine_vanishes_without_a_word_is_given_up(
-    far_site: Site, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_database_whose_machine_vanishes_without_a_word_is_given_up(far_site: Site, measured: Measured) -> None:
     writers = [Writer(far_site, machine) for machine in far_site.machines]
     for writer in writers:
         writer.start()
@@ -413,6 +413,6 @@ def test_a_database_whose_machine_vanishes_without_a_word_is_given_up(
         writer.stopping.set()
         writer.join(60)
     waits = [writer.confirmed(promoted)[0][0] - lost for writer in writers]
-    with capsys.disabled():
-        print(f"\nVanished: the next good writes came {', '.join(f'{wait:.1f} s' for wait in waits)} later.")
+    seen = f"first good write of each web server {' and '.join(f'{wait:.1f} s' for wait in waits)} later"
+    measured("failover", "the primary's machine vanishes from the network, and the standby is promoted", seen)
     assert max(waits) < 30

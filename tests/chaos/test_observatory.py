@@ -13,7 +13,7 @@ import pytest
 from flask import Flask
 
 from contacts_app.config import PROJECT
-from tests.conftest import answers, free_port, wait_for
+from tests.conftest import Measured, answers, free_port, wait_for
 from tests.delivery.counterparts import Authority
 
 HERE = Path(__file__).parent / "observatory"
@@ -61,15 +61,14 @@ def ports(app: Flask, settings: dict[str, str], authority: Authority) -> Iterato
 
 
 def test_mozillas_observatory_gives_an_a_plus_and_finds_nothing_amiss(
-    ports: dict[str, int], authority: Authority
+    ports: dict[str, int], authority: Authority, measured: Measured
 ) -> None:
     subprocess.run([HERE / "get-observatory"], cwd=PROJECT, check=True)
     environ = os.environ | {"PORTS": json.dumps(ports), "NODE_EXTRA_CA_CERTS": str(authority.path)}
     command = ["node", "--import", str(HERE / "to_this_machine.mjs"), str(SCANNER), "localhost"]
     found = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
     told = json.loads(found.stdout)
-    print(f"Mozilla's Observatory: {told['scan']['grade']} ({told['scan']['score']} points)")
-    for name, test in told["tests"].items():
-        print(f"  {'passed' if test['pass'] else 'FAILED'}: {name}: {test['result']}")
     assert {name: test["result"] for name, test in told["tests"].items() if not test["pass"]} == {}
     assert (told["scan"]["grade"], told["scan"]["testsFailed"]) == ("A+", 0)
+    seen = f"{told['scan']['grade']}, {told['scan']['score']} points, {len(told['tests'])} of its tests passed"
+    measured("enemies", "Mozilla's HTTP Observatory, over TLS", seen)

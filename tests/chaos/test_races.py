@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.site import Answer, Person, Site, told
+from tests.chaos.site import Answer, Person, Site
+from tests.conftest import Measured
 from tests.ops.test_embedded import new_folder
 
 CLIENTS, SECONDS = 64, 12
@@ -56,10 +57,11 @@ def race(site: Site, account: int, act: Callable[[Person, int], Answer | None]) 
 
 
 def shown(statuses: Counter[int]) -> str:
-    return ", ".join(f"{number} × {status}" for status, number in sorted(statuses.items()))
+    answers = ", ".join(f"{number:,} × {status}" for status, number in sorted(statuses.items()))
+    return f"one winner each time; answers: {answers}"
 
 
-def test_the_last_place(site: Site, account: int) -> None:
+def test_the_last_place(site: Site, account: int, measured: Measured) -> None:
     site.fill(account, 99)
     most: list[int] = []
 
@@ -76,10 +78,10 @@ def test_the_last_place(site: Site, account: int) -> None:
     assert len(site.ids(account)) in (99, 100)
     assert statuses[422]
     assert statuses[303]
-    told(f"{CLIENTS} clients race for the last place for {SECONDS} s", more=shown(statuses))
+    measured("faults", f"{CLIENTS} clients race for the last place for {SECONDS} s", shown(statuses))
 
 
-def test_the_same_number(site: Site, account: int) -> None:
+def test_the_same_number(site: Site, account: int, measured: Measured) -> None:
     def act(person: Person, number: int) -> Answer:
         if number % 16 == 0:
             found = "SELECT id FROM contacts WHERE account_id = %s LIMIT 1"
@@ -91,10 +93,10 @@ def test_the_same_number(site: Site, account: int) -> None:
     assert len(site.ids(account)) in (0, 1)
     assert statuses[422]
     assert statuses[303]
-    told(f"{CLIENTS} clients race for the same number for {SECONDS} s", more=shown(statuses))
+    measured("faults", f"{CLIENTS} clients race for the same number for {SECONDS} s", shown(statuses))
 
 
-def test_the_same_edit(site: Site, account: int) -> None:
+def test_the_same_edit(site: Site, account: int, measured: Measured) -> None:
     site.fill(account, 1)
     (contact,) = site.ids(account)
     path, saved, lock = f"/contacts/{contact}/edit", Counter[int](), threading.Lock()
@@ -113,10 +115,10 @@ def test_the_same_edit(site: Site, account: int) -> None:
     assert max(saved.values()) == 1, "two saved the same version"
     assert saved.total() == version - 1, "an edit was lost"
     assert statuses[409]
-    told(f"{CLIENTS} clients race for the same edit for {SECONDS} s", more=shown(statuses))
+    measured("faults", f"{CLIENTS} clients race for the same edit for {SECONDS} s", shown(statuses))
 
 
-def test_the_same_group(site: Site, account: int) -> None:
+def test_the_same_group(site: Site, account: int, measured: Measured) -> None:
     site.fill(account, 20)
     contacts = site.ids(account)
     site.sql("INSERT INTO groups (account_id, name) VALUES (%s, 'Race')", account)
@@ -146,10 +148,10 @@ def test_the_same_group(site: Site, account: int) -> None:
         WHERE m.account_id = %s AND (g.id IS NULL OR c.id IS NULL)"""
     assert site.sql(strays, account) == [(0,)]
     assert site.ids(account) == contacts
-    told(f"{CLIENTS} clients race for the same group for {SECONDS} s", more=shown(statuses))
+    measured("faults", f"{CLIENTS} clients race for the same group for {SECONDS} s", shown(statuses))
 
 
-def test_the_same_session(site: Site, account: int) -> None:
+def test_the_same_session(site: Site, account: int, measured: Measured) -> None:
     """All use one session while it ends by log-off, by a log-on anew and by age."""
     person = site.person(account)
     current, lock = [person.cookie, person.token], threading.Lock()
@@ -176,4 +178,4 @@ def test_the_same_session(site: Site, account: int) -> None:
     assert statuses[200]
     assert set(statuses) <= {200, 303}
     assert site.sql("SELECT count(*) FROM sessions WHERE account_id = %s", account)[0][0] <= 3
-    told(f"{CLIENTS} clients race with the end of their session for {SECONDS} s", more=shown(statuses))
+    measured("faults", f"{CLIENTS} clients race with the end of their session for {SECONDS} s", shown(statuses))

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from contacts_app.config import PROJECT
-from tests.chaos.site import Site, told
-from tests.conftest import free_port, wait_for
+from tests.chaos.site import Site
+from tests.conftest import Measured, free_port, wait_for
 from tests.ops.test_embedded import new_folder
 
 VISITORS, SECONDS = 200, 5
@@ -98,7 +98,7 @@ def trickle(port: int, beginning: bytes, stopping: threading.Event) -> None:
 
 @pytest.mark.parametrize("way", ["directly", "behind nginx"])
 @pytest.mark.parametrize("kind", BEGINNINGS)
-def test_others_are_served_as_ever(site: Site, proxy: int, kind: str, way: str) -> None:
+def test_others_are_served_as_ever(site: Site, proxy: int, kind: str, way: str, measured: Measured) -> None:
     person = site.person(site.add_account(contacts=100))
     port = site.port if way == "directly" else proxy
     person.port, person.connection = port, None
@@ -113,8 +113,6 @@ def test_others_are_served_as_ever(site: Site, proxy: int, kind: str, way: str) 
     stopping.set()
     slow.join()
     median, worst = statistics.median(times) * 1000, max(times) * 1000
-    told(
-        f"{VISITORS} visitors who send {kind}, {way}",
-        more=f"list page for others {median:.0f} ms, at worst {worst:.0f} ms",
-    )
+    seen = f"list page for others: median {median:.0f} ms, at worst {worst:.0f} ms"
+    measured("faults", f"{VISITORS} visitors who send {kind}, {way}", seen)
     assert worst < 1000

@@ -22,7 +22,7 @@ import pytest
 from contacts_app.config import PROJECT
 from contacts_app.delivery.worker import NICENESS
 from contacts_app.ops import embedded
-from tests.conftest import answers, free_port, wait_for
+from tests.conftest import Measured, answers, free_port, wait_for
 from tests.delivery.counterparts import AliyunSms, Authority, DingTalk, MailServer, Request, environment
 from tests.ops.test_embedded import FLASK, kill, migrated, new_folder, postmasters
 from tests.ops.test_embedded import environment as own_environment
@@ -230,7 +230,7 @@ def site(folder: Path) -> Iterator[Site]:
     site.close()
 
 
-def test_a_worker_killed_at_any_step_of_a_message_loses_nothing(site: Site) -> None:
+def test_a_worker_killed_at_any_step_of_a_message_loses_nothing(site: Site, measured: Measured) -> None:
     title = "Killed at a step"
     assert site.post(title)[1]["deliveries"] == DELIVERIES
     with site.locked("LOCK TABLE deliveries IN EXCLUSIVE MODE") as is_waited_for, site.working():
@@ -255,12 +255,14 @@ def test_a_worker_killed_at_any_step_of_a_message_loses_nothing(site: Site) -> N
     with site.working():
         site.wait_until_sent(title)
     twice = site.check(title)
-    print(f"killed at 4 steps; lost 0, twice {twice}")
+    measured("faults", "a delivery worker killed (`kill -9`) at 4 steps of a message", f"lost 0, twice {twice}")
     # What was held after it had been taken came twice, and of the mails those that were under way.
     assert 2 * THREADS <= twice <= 2 * THREADS + 4 * THREADS
 
 
-def test_workers_killed_at_random_moments_lose_nothing(site: Site, request: pytest.FixtureRequest) -> None:
+def test_workers_killed_at_random_moments_lose_nothing(
+    site: Site, request: pytest.FixtureRequest, measured: Measured
+) -> None:
     kills = KILLS_OF_CHAOS if request.config.getoption("chaos") else KILLS
     seed = int(os.environ.get("SEED", random.randrange(10_000)))
     chance = random.Random(seed)
@@ -287,12 +289,13 @@ def test_workers_killed_at_random_moments_lose_nothing(site: Site, request: pyte
             worker.kill()
             worker.wait()
     twice = sum(site.check(title) for title in titles)
-    print(f"killed {kills} workers; lost 0, twice {twice}, longest until the next message {max(pauses):.1f} s")
+    seen = f"lost 0, twice {twice}; next message within {max(pauses):.1f} s"
+    measured("faults", f"delivery workers killed (`kill -9`) at {kills} random moments", seen)
     assert twice <= kills * 2 * THREADS
 
 
 @pytest.mark.parametrize("victim", ["a backend", "the postmaster"])
-def test_a_database_killed_in_the_middle_loses_nothing(site: Site, victim: str) -> None:
+def test_a_database_killed_in_the_middle_loses_nothing(site: Site, victim: str, measured: Measured) -> None:
     title = f"Killed {victim}"
     assert site.post(title)[0] == 202
     with site.working() as worker:
@@ -309,7 +312,8 @@ def test_a_database_killed_in_the_middle_loses_nothing(site: Site, victim: str) 
         site.wait_until_sent(title)
         assert worker.poll() is None, "the worker itself goes on"
     twice = site.check(title)
-    print(f"killed {victim}; lost 0, twice {twice}, until the next messages {pause:.1f} s")
+    done = f"{victim} of PostgreSQL killed (`kill -9`) during a delivery"
+    measured("faults", done, f"lost 0, twice {twice}; next messages after {pause:.1f} s")
     assert twice <= 2 * THREADS
 
 

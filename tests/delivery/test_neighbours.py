@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.conftest import Team, wait_for, watched_statements
+from tests.conftest import Measured, Team, wait_for, watched_statements
 from tests.delivery import test_worker as deliveries
 from tests.delivery.counterparts import MailServer
 from tests.delivery.test_worker import Courier, Process, Robots, Texts, listeners, tell
@@ -33,6 +33,7 @@ def test_what_hangs_for_some_accounts_delays_no_other(
     texts: Texts,
     accounts: int,
     counterparts: int,
+    measured: Measured,
 ) -> None:
     hanging = [new_team(quota=1000) for _ in range(accounts)]
     for index, other in enumerate(hanging):
@@ -67,7 +68,12 @@ def test_what_hangs_for_some_accounts_delays_no_other(
         tell(other)
     wait_for(lambda: min(chat.hung, texts.hung, post.hung) >= SHARE, what="what hangs")
     found = [seconds_until_told(f"Number {number}") for number in range(3)]
-    print(f"{accounts} accounts with {counterparts} that hang: quiet {quiet}, then {found}")
+    later = max(took - quiet[channel] for seconds in found for channel, took in seconds.items())
+    measured(
+        "enemies",
+        f"{counterparts} counterparts of each of {accounts} accounts hang, on each channel",
+        f"another account's alert arrives at most {max(0, later):.1f} s later than while all is quiet",
+    )
     try:
         for seconds in found:
             assert {channel: took for channel, took in seconds.items() if took > quiet[channel] + DELAY} == {}

@@ -15,7 +15,7 @@ from contacts_app.cli.processes import CHORES
 from contacts_app.core.db import all_accounts
 from contacts_app.delivery import housekeeping, recording, robots, worker
 from tests.api.test_alerts import add_integration, integration_of
-from tests.conftest import Team, wait_for
+from tests.conftest import Measured, Team, wait_for
 from tests.delivery import test_worker as workers
 from tests.delivery.test_worker import ANN, Courier, Robots, Texts, deliveries, make_due, tell
 from tests.pages.groups.test_views import add_group
@@ -234,6 +234,7 @@ def test_a_flood_is_stopped_quickly_and_keeps_no_worker_waiting(
     new_courier: Callable[..., Courier],
     texts: Texts,
     alerts: int,
+    measured: Measured,
 ) -> None:
     """Of the 150,000 messages in `make chaos`, ANALYZE has not been told."""
     for number in range(100):
@@ -275,8 +276,10 @@ def test_a_flood_is_stopped_quickly_and_keeps_no_worker_waiting(
     with team.app.app_context(), all_accounts():
         recording.write_what_waited()  # what was sent at the moment when it was stopped
     left = states(team)
-    print(
-        f"{left['cancelled']:,} messages were stopped in {seconds:.1f} s; another's text took {longest:.2f} s at most"
+    measured(
+        "enemies",
+        f"{300 * alerts:,} messages of one team wait, and are stopped",
+        f"{left['cancelled']:,} stopped within {seconds:.1f} s; another team's text arrives within {longest:.2f} s",
     )
     assert left["queued"] + left["sending"] == 0
     assert left["cancelled"] + left["sent"] == 300 * alerts
