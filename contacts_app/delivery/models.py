@@ -11,6 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column, query_expression
 
 from ..accounts.models import Account
 from ..core.db import TIMESTAMP, Base, db
+from .answers import sentence
 from .channels.registry import KINDS, kinds_by_contact
 
 MOST_TEXT = 4000  # characters of the text of a notification, without the title
@@ -150,6 +151,11 @@ class Delivery(Base):
             postgresql_where=sa.text(IS_WAITING.replace("deliveries.", "")),
         ),
     )
+
+    @property
+    def sentence(self) -> str:
+        """Return what is known of the last attempt."""
+        return sentence(self.answer)
 
     @classmethod
     def is_late(cls, account_id: int | sa.ColumnElement[int]) -> sa.ColumnElement[bool]:

@@ -17,6 +17,7 @@ from ..config import current_settings
 from ..contacts.models import Contact
 from ..core.db import db
 from ..core.times import shown
+from ..delivery.answers import sentence
 from ..delivery.attempts import limit_lock_waits
 from ..delivery.channels.registry import kind_of
 from ..delivery.models import ChannelState, Notification
@@ -204,7 +205,7 @@ def _states(account_id: int, condition: sa.ColumnElement[bool]) -> Sequence[Fact
     for identity, name, channel, since, answer in db.session.execute(found):
         words = f"{name}: {kind_of(channel).label}"
         if since:
-            words += f", since {shown(since.astimezone(zone), '%Y-%m-%d %H:%M')}: {answer}"
+            words += f", since {shown(since.astimezone(zone), '%Y-%m-%d %H:%M')}: {sentence(answer)}"
         facts.append(Fact(f"{identity}:{channel}", words))
     return facts
 

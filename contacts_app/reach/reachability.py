@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from ..config import current_settings
 from ..contacts.models import Contact
 from ..core.db import read_rows
+from ..delivery.answers import sentence
 from ..delivery.channels.kinds import Kind
 from ..delivery.channels.registry import KINDS, kind_of
 from ..delivery.models import ChannelState, Delivery, WorkerHeartbeat
@@ -114,7 +115,9 @@ def health_of(states: str | None) -> list[Health | None]:
     """Return the state of each channel, in the order of KINDS; None for one that was never tried."""
     known: dict[str, Health] = {}
     for channel, fails, at, answer in json.loads(states or "[]"):
-        known[kind_of(channel).name] = Health("fails" if fails else "works", datetime.fromtimestamp(at, UTC), answer)
+        known[kind_of(channel).name] = Health(
+            "fails" if fails else "works", datetime.fromtimestamp(at, UTC), sentence(answer)
+        )
     known |= {channel: Health("off", answer=why) for channel, why in channels_off().items()}
     return [known.get(channel) for channel in KINDS]
 
@@ -197,7 +200,7 @@ def _gather(rows: Iterable[Any]) -> dict[int, Unreachable]:
         names[row.id] = row.name
         reasons[row.id] |= {name: Health("off", answer=off[name]) for name in off if getattr(row, f"has_{name}")}
         if row.channel is not None and row.channel not in off:
-            reasons[row.id][kind_of(row.channel).name] = Health("fails", row.failing_since, row.answer)
+            reasons[row.id][kind_of(row.channel).name] = Health("fails", row.failing_since, sentence(row.answer))
     return {
         id: Unreachable(id, name, {kind.label: reasons[id][key] for key, kind in KINDS.items() if key in reasons[id]})
         for id, name in names.items()
