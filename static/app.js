@@ -84,7 +84,7 @@ document.addEventListener("dialog:close", () => {
 });
 dialog?.addEventListener("close", () => {
   // If the test finished before its result was first shown, no response has triggered the refresh.
-  if ($("#notifications-result", dialog)) document.body.dispatchEvent(new Event("alerts:told"));
+  if ($("#notifications-result", dialog)) document.body.dispatchEvent(new Event("notifications:changed"));
   dialog.replaceChildren();
   focusNext();
 });

@@ -115,7 +115,7 @@ NOT_BY_ACCOUNT = {
 }
 # Indexes of nothing but what waits.
 OF_WORKERS = {("worker: tidy up", "deliveries_of_contacts"), ("worker: tidy up", "deliveries_waiting")}
-MOST_ROWS = 1_000  # of a table that one account may have here; the server reads small tables whole, which is no harm
+MAX_ROWS = 1_000  # of a table that one account may have here; the server reads small tables whole, which is no harm
 OF_NO_ACCOUNT = {"workers", "encryption_keys", "alembic_version"}  # few rows, however many accounts there are
 
 
@@ -381,7 +381,7 @@ def faults(plans: Iterable[Plan], connection: psycopg.Connection) -> list[str]:
             if relation in OF_NO_ACCOUNT:
                 continue
             read = node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
-            if node["Node Type"] == "Seq Scan" and read * node["Actual Loops"] > MOST_ROWS:
+            if node["Node Type"] == "Seq Scan" and read * node["Actual Loops"] > MAX_ROWS:
                 wrong.add(f"{where} in {' '.join(plan.statement.split())[:200]}")
             if index is None or index.startswith("pg_") or index in NOT_BY_ACCOUNT or (plan.act, index) in OF_WORKERS:
                 continue

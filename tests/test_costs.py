@@ -24,10 +24,10 @@ from werkzeug.routing import Rule
 from werkzeug.test import TestResponse
 
 from contacts_app import create_app
-from contacts_app.api.bodies import MOST_BYTES as ALERT_BYTES
+from contacts_app.api.bodies import MAX_BYTES as ALERT_BYTES
 from contacts_app.ops.front import HEAD_BYTES
-from contacts_app.pages.groups.views import MOST_BYTES as GROUP_BYTES
-from contacts_app.web.security import MOST_ENCODED, MOST_FIELDS
+from contacts_app.pages.groups.views import MAX_BYTES as GROUP_BYTES
+from contacts_app.web.security import MAX_ENCODED, MAX_FIELDS
 from tests.api.test_alerts import PATH as ALERTS
 from tests.api.test_alerts import token as token  # a fixture
 from tests.conftest import HTMX, PASSWORD, Share, Team
@@ -560,7 +560,7 @@ FIELDS: dict[str, Callable[[int], str]] = {
     "equal names": lambda number: "name=",
     "nothing": lambda number: "",
     "contact": lambda number: f"contact={number + 1}",
-    "encoded": lambda number: "%41=" if number < MOST_ENCODED - 100 else "",
+    "encoded": lambda number: "%41=" if number < MAX_ENCODED - 100 else "",
 }
 
 
@@ -578,7 +578,7 @@ def test_no_form_of_many_fields_is_dear(team: Team, share: Share[str]) -> None:
         def many(part: int, name: str, begin: str = begin, size: int = size) -> bytes:
             """Return the largest form with as many fields as it may have, or a part of them."""
             fields, left = [], size - len(begin) - 1
-            for number in range(MOST_FIELDS // part - 10):
+            for number in range(MAX_FIELDS // part - 10):
                 field = FIELDS[name](number)
                 if (left := left - len(field) - 1) < 0:
                     break
@@ -590,8 +590,8 @@ def test_no_form_of_many_fields_is_dear(team: Team, share: Share[str]) -> None:
             quarter, whole = (post(team.client, path, many(part, name)) for part in (4, 1))
             if told := faults(quarter, whole, plain):
                 found[f"{path} {name}"] = told
-        assert post(team.client, path, b"&" * (MOST_FIELDS + 1))() == 413
-        assert post(team.client, path, b"%41" * (MOST_ENCODED + 1))() == 413 or size < 3 * MOST_ENCODED
+        assert post(team.client, path, b"&" * (MAX_FIELDS + 1))() == 413
+        assert post(team.client, path, b"%41" * (MAX_ENCODED + 1))() == 413 or size < 3 * MAX_ENCODED
     assert not found
 
 

@@ -15,7 +15,7 @@ from tests.delivery.counterparts import ALIYUN_KEY, ALIYUN_SECRET, ALIYUN_SIGN, 
 
 DOCUMENTS = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")])
 README, OPERATING = PROJECT / "README.md", PROJECT / "docs/operating.md"
-MOST_BYTES = 12 * 1024  # of README: what is read before anything works
+MAX_BYTES = 12 * 1024  # of README: what is read before anything works
 ALIYUN = {"SMS_PROVIDER": "aliyun", "ALIYUN_ACCESS_KEY_ID": ALIYUN_KEY, "ALIYUN_ACCESS_KEY_SECRET": ALIYUN_SECRET}
 ALIYUN |= {"ALIYUN_SIGN_NAME": ALIYUN_SIGN, "ALIYUN_TEMPLATE_CODE": ALIYUN_TEMPLATE}
 # A path of the repository: it begins at its root. What is made when something runs is none (.venv/, instance/, build/).
@@ -40,7 +40,7 @@ def code(path: Path) -> list[str]:
 
 
 def test_readme_is_short() -> None:
-    assert len(README.read_bytes()) <= MOST_BYTES
+    assert len(README.read_bytes()) <= MAX_BYTES
 
 
 def test_the_first_commands_of_readme_run_and_test_the_console() -> None:

@@ -29,7 +29,7 @@ from tests.growth import (
     rows_read,
 )
 
-ACCOUNTS = 1_200  # more than MOST_ROWS
+ACCOUNTS = 1_200  # more than MAX_ROWS
 # 150,000 messages of the first account, which wait.
 FLOOD = """
     INSERT INTO alerts (account_id, id, kind, source, integration_id, integration_name, addressee, title, text,

@@ -23,7 +23,7 @@ from ..intake.formats import Refused, read
 from ..intake.models import Admission, Integration, find_duplicate
 from ..web.machines import ApiBlueprint, is_api_request
 from ..web.turns import note_account
-from .bodies import MOST_BYTES, read_body
+from .bodies import MAX_BYTES, read_body
 
 logger = logging.getLogger("contacts_app")
 blueprint = ApiBlueprint("api", __name__, below="v1")
@@ -31,13 +31,13 @@ UNKNOWN = (
     "There is no integration with this token. It may have been renewed, or its contact group may have been deleted."
 )
 
-MOST_TOKEN = 200
+MAX_TOKEN = 200
 
 
 @blueprint.url_value_preprocessor
 def take_large_bodies(endpoint: str | None, values: dict[str, object] | None) -> None:
     """Raise the size limit of bodies; this runs before anything reads the body."""
-    request.max_content_length = MOST_BYTES
+    request.max_content_length = MAX_BYTES
 
 
 @blueprint.post("/alerts")
@@ -90,7 +90,7 @@ def note_refusal(response: Response) -> Response:
     """Count and record a request with a valid token that any part of the console refuses: most senders do not retry."""
     token = _sent_token()
     is_final = 400 <= response.status_code < 500 and response.status_code != 401
-    if not (is_final and is_api_request() and 0 < len(token) <= MOST_TOKEN) or g.get("is_noted"):
+    if not (is_final and is_api_request() and 0 < len(token) <= MAX_TOKEN) or g.get("is_noted"):
         return response
     limit = current_settings().alerts_per_minute
     try:
@@ -142,7 +142,7 @@ def _token() -> str:
     token = _sent_token()
     if not token:
         _refuse("Send the token of an integration in the header Authorization, after the word Bearer.")
-    is_short = len(token) <= MOST_TOKEN
+    is_short = len(token) <= MAX_TOKEN
     wait = Integration.seconds_to_wait(token, current_settings().alerts_per_minute) if is_short else None
     db.session.commit()  # frees the connection while a slow body arrives; a rollback would discard prepared statements
     if wait is None:

@@ -8,13 +8,13 @@ from werkzeug.exceptions import ClientDisconnected
 
 from ..intake.refusals import MASKED_BYTES
 
-MOST_BYTES = 4 * 1024 * 1024  # an Alertmanager of a large site sends all alerts of a group at once
+MAX_BYTES = 4 * 1024 * 1024  # an Alertmanager of a large site sends all alerts of a group at once
 _PIECE = 64 * 1024
 _GZIP, _ZLIB, _RAW = 31, 15, -15  # zlib's wbits for each format
 
 
 def read_body() -> bytes:
-    """Return the decompressed body, at most MOST_BYTES long; raise 400, 411, 413 or 415 if that fails.
+    """Return the decompressed body, at most MAX_BYTES long; raise 400, 411, 413 or 415 if that fails.
 
     Its beginning is left in `g.body`, for the record of a refusal.
     """
@@ -24,7 +24,7 @@ def read_body() -> bytes:
 
 
 def _read() -> bytes:
-    if (request.content_length or 0) > MOST_BYTES:
+    if (request.content_length or 0) > MAX_BYTES:
         g.body = request.environ["wsgi.input"].read(MASKED_BYTES)
     try:
         return request.get_data()
@@ -42,7 +42,7 @@ def _read_chunks() -> bytes:
     # Not through Werkzeug, which silently cuts a body at the size limit.
     while piece := _piece():
         body += piece
-        if len(body) > MOST_BYTES:
+        if len(body) > MAX_BYTES:
             g.body = bytes(body[:MASKED_BYTES])
             abort(413)
     return bytes(body)
@@ -68,10 +68,10 @@ def _unpack(body: bytes) -> bytes:
     unpacking = zlib.decompressobj(_GZIP if "gzip" in coding else _ZLIB if is_zlib else _RAW)
     try:
         # Against decompression bombs: at most this much is ever decompressed.
-        unpacked = unpacking.decompress(body, MOST_BYTES + 1)
+        unpacked = unpacking.decompress(body, MAX_BYTES + 1)
     except zlib.error:
         abort(400, f"The body is not compressed with {coding}, although the header Content-Encoding says so.")
-    if len(unpacked) > MOST_BYTES:
+    if len(unpacked) > MAX_BYTES:
         g.body = unpacked[:MASKED_BYTES]
         abort(413)
     if not unpacking.eof or unpacking.unused_data:

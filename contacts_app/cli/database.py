@@ -29,7 +29,7 @@ def migrate() -> None:
     """Bring the database's schema and the accounts' quota up to date, before a new version serves it."""
     serve.prepare()
     serve.apply_settings()
-    serve.tell_of_role()
+    serve.warn_about_role()
 
 
 def _embedded_folder() -> Path:

@@ -30,10 +30,10 @@ def plainly(command: Callable[P, R]) -> Callable[P, R]:
         except StartError as error:
             sys.exit(f"alert-contacts: {error}")
         except sa.exc.IntegrityError as error:
-            told = TAKEN.get(violated_constraint(error) or "")
-            if told is None:
+            sentence = TAKEN.get(violated_constraint(error) or "")
+            if sentence is None:
                 raise
-            sys.exit(f"alert-contacts: {told}")
+            sys.exit(f"alert-contacts: {sentence}")
         except sa.exc.OperationalError as error:
             sys.exit(f"alert-contacts: the database cannot be used: {str(error.orig).splitlines()[0]}")
 

@@ -27,7 +27,7 @@ def serve_command() -> None:
 def deliver() -> None:
     """Deliver alerts in the foreground; beside gunicorn, any number of these run, on any number of machines."""
     serve.prepare()
-    serve.tell_of_role()
+    serve.warn_about_role()
     encryption.note_key()
     db.session.commit()
     worker.run(CHORES)

@@ -110,7 +110,7 @@ def fill(account_id: int, count: int) -> None:
     now: datetime = db.session.scalars(sa.select(sa.func.now())).one()
     integrations: dict[tuple[int, str], Integration] = {}
     states: dict[tuple[int, str], dict[str, Any]] = {}
-    failing = {contacts[place].id: told for place, told in FAILING.items() if place < count}
+    failing = {contacts[place].id: failure for place, failure in FAILING.items() if place < count}
     for news in NEWS:
         at = now - timedelta(minutes=news.ago)
         integration = integrations.get((news.group, news.source))
@@ -135,15 +135,15 @@ def fill(account_id: int, count: int) -> None:
             key=news.key,
             received_at=at,
         )
-        _tell(alert, members[news.group], failing, states)
+        _add(alert, members[news.group], failing, states)
     test = Notification(account_id=account_id, kind="test", source="console", addressee=contacts[0].name, severity="")
     test.title, test.text, test.status = "This is a test", "Nothing is wrong: this was a sample of a test.", "firing"
     test.received_at = now - timedelta(minutes=5)
-    _tell(test, contacts[:1], failing, states)
+    _add(test, contacts[:1], failing, states)
     db.session.execute(sa.insert(ChannelState).execution_options(render_nulls=True), list(states.values()))
 
 
-def _tell(
+def _add(
     alert: Notification,
     contacts: Sequence[Contact],
     failing: dict[int, tuple[str, str]],

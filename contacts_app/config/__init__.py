@@ -15,7 +15,7 @@ import psycopg
 from flask import current_app
 from psycopg.conninfo import conninfo_to_dict
 
-from .data_folder import kept_secret, make_private
+from .data_folder import make_private, stored_secret
 from .environment import Environment, Network, StartError
 
 __all__ = [
@@ -238,8 +238,8 @@ def _database_url(value: str) -> str | None:
         # The message of psycopg quotes the URL and so the password.
         raise StartError(f"{wrong}; this one cannot be read.") from None
     # An unescaped @ or / in a password moves its rest into the host, which error messages would then show.
-    told = " ".join(str(parts.get(name, "")) for name in ("user", "host", "dbname"))
-    if "@" in told or not re.fullmatch(r"[0-9,]*", str(parts.get("port", ""))):
+    text = " ".join(str(parts.get(name, "")) for name in ("user", "host", "dbname"))
+    if "@" in text or not re.fullmatch(r"[0-9,]*", str(parts.get("port", ""))):
         raise StartError(f"{wrong}, with %40 for @ and %2F for / in a password.")
     return url
 
@@ -250,7 +250,7 @@ def _secret_key(value: str, data_dir: Path) -> str:
         if len(value) < 32:
             raise StartError("SECRET_KEY must have at least 32 characters, best from a generator.")
         return value
-    key = kept_secret(data_dir / "secret_key", lambda: secrets.token_urlsafe(48))
+    key = stored_secret(data_dir / "secret_key", lambda: secrets.token_urlsafe(48))
     if len(key) < 32:
         raise StartError(
             f"{data_dir / 'secret_key'} is damaged; remove it (everybody logs on again) or restore it from a backup."
@@ -261,7 +261,7 @@ def _secret_key(value: str, data_dir: Path) -> str:
 def _encryption_keys(value: str, data_dir: Path) -> tuple[bytes, ...]:
     """Return the encryption keys of the database: the first encrypts, all decrypt."""
     path = data_dir / "encryption_key"
-    texts = [part.strip() for part in value.split(",")] if value else [kept_secret(path, _new_encryption_key)]
+    texts = [part.strip() for part in value.split(",")] if value else [stored_secret(path, _new_encryption_key)]
     try:
         keys = [base64.b64decode(text, validate=True) for text in texts]
     except ValueError:

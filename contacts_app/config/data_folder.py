@@ -39,7 +39,7 @@ def make_private(data_dir: Path) -> None:
         raise StartError(f"DATA_DIR must be a folder this user can write to; {data_dir}: {error.strerror}.") from None
 
 
-def kept_secret(path: Path, make: Callable[[], str]) -> str:
+def stored_secret(path: Path, make: Callable[[], str]) -> str:
     """Return the secret in the file at `path`; generate it if missing. Return an empty string if it is not ASCII."""
     make_private(path.parent)
     try:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from ..config import Settings
 from ..core.db import db
-from .channels import Outcome, Told
+from .channels import Content, Outcome
 from .channels.registry import kinds_by_contact
 from .facts import from_json
 
@@ -22,7 +22,7 @@ _limit_lock_waits = sa.text(f"SET LOCAL lock_timeout = {LOCK_MILLISECONDS}")
 # The hour of retries begins with the first attempt, however long the delivery was queued.
 GIVE_UP_AT = "CASE WHEN attempts = 0 THEN now() + interval '1 hour' ELSE give_up_at END"
 # The columns of the alert and the contact that a statement that claims selects.
-TOLD = f"""
+CLAIMED_COLUMNS = f"""
     alerts.title, alerts.text, alerts.severity, alerts.status, alerts.addressee, alerts.received_at, alerts.kind,
     alerts.facts, alerts.integration_id, alerts.integration_name, alerts.key,
     {", ".join(f"contacts.{kind.column}" for kind in kinds_by_contact())},
@@ -48,7 +48,7 @@ class Claimed(NamedTuple):
     attempts: int
     leased_until: datetime  # the end of the lease, which also identifies the claim in the row
     seconds_left: float  # until the delivery is given up
-    told: Told
+    content: Content
     integration_id: int | None
     key: str | None
     addresses: Mapping[str, str | None]  # of the contact, by the kind of channel
@@ -84,7 +84,7 @@ def claimed_from(row: Any, settings: Settings, lease: int | None = None) -> Clai
         attempts=attempts,
         leased_until=leased_until,
         seconds_left=row.seconds_left,
-        told=_told(row, settings),
+        content=_content(row, settings),
         integration_id=row.integration_id,
         key=row.key,
         addresses={kind.name: getattr(row, kind.column) for kind in kinds_by_contact()},
@@ -92,8 +92,8 @@ def claimed_from(row: Any, settings: Settings, lease: int | None = None) -> Clai
     )
 
 
-def _told(row: Any, settings: Settings) -> Told:
-    return Told(
+def _content(row: Any, settings: Settings) -> Content:
+    return Content(
         id=row.alert_id,
         title=row.title,
         text=row.text,

@@ -15,9 +15,9 @@ import idna
 from ..core.cleaning import clean_line
 
 # Per notification: alerts, texts and links of each, and the size of all of it as JSON.
-MOST_ALERTS, MOST_TEXTS, MOST_LINKS, MOST_BYTES = 20, 10, 10, 20_000
-MOST_READ = 50  # annotations or values of one alert that are parsed
-MOST_NAME, MOST_TEXT, MOST_VALUE, MOST_URL = 120, 500, 200, 2000
+MAX_ALERTS, MAX_TEXTS, MAX_LINKS, MAX_BYTES = 20, 10, 10, 20_000
+MAX_READ = 50  # annotations or values of one alert that are parsed
+MAX_NAME, MAX_TEXT, MAX_VALUE, MAX_URL = 120, 500, 200, 2000
 RUNBOOK, ERROR, VALUE = "Runbook", "Error", "Value"
 ORIGINS = ("Panel", "Dashboard", "Source")  # where an alert came from, best first
 # The labels of known annotations. IN_LINE are part of the line of the alert and not repeated.
@@ -68,12 +68,12 @@ def read_facts(alerts: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[Fact, .
     """Return the facts of the first alerts; each is given with the labels that distinguish it from the others."""
     found: list[Fact] = []
     for name, item in alerts:
-        fact = _fact(clean_line(name, MOST_NAME), item)
+        fact = _fact(clean_line(name, MAX_NAME), item)
         if not (fact.texts or fact.links):
             continue
-        if len(found) == MOST_ALERTS:
+        if len(found) == MAX_ALERTS:
             break
-        room = MOST_BYTES - sum(map(_size, found))
+        room = MAX_BYTES - sum(map(_size, found))
         fitting = next((one for one in (fact, fact.shortened()) if _size(one) <= room), None)
         if fitting is None:
             break
@@ -97,8 +97,8 @@ def value_of(item: Mapping[str, Any]) -> str:
     """Return the measured values that Grafana sends: B=22, C=1."""
     values = item.get("values")
     if isinstance(values, dict):
-        known = [(name, _number(value)) for name, value in islice(values.items(), MOST_READ) if _is_number(value)]
-        return clean_line(", ".join(f"{name}={value}" for name, value in sorted(known)), MOST_VALUE)
+        known = [(name, _number(value)) for name, value in islice(values.items(), MAX_READ) if _is_number(value)]
+        return clean_line(", ".join(f"{name}={value}" for name, value in sorted(known)), MAX_VALUE)
     text, name, values_found = item.get("valueString"), "", []
     for found in _VALUE_STRING.finditer(text[:2000] if isinstance(text, str) else ""):
         if found[1]:
@@ -106,18 +106,18 @@ def value_of(item: Mapping[str, Any]) -> str:
         elif name:
             values_found.append(f"{name}={found[2]}")
             name = ""
-    return clean_line(", ".join(values_found), MOST_VALUE)
+    return clean_line(", ".join(values_found), MAX_VALUE)
 
 
 def error_of(item: Mapping[str, Any]) -> str:
     """Return why the sender could not evaluate the rule; "" if it could."""
-    return next((clean_line(text, MOST_TEXT) for name, text in _annotations(item) if _named(name) == ERROR), "")
+    return next((clean_line(text, MAX_TEXT) for name, text in _annotations(item) if _named(name) == ERROR), "")
 
 
 def safe_link(value: str) -> str | None:
     """Return a URL that is safe as a link: http or https, with a host, without user info; None for all others."""
     value = value.strip()
-    if not re.match("https?://", value, re.IGNORECASE) or len(value) > MOST_URL or _NO_ADDRESS.search(value):
+    if not re.match("https?://", value, re.IGNORECASE) or len(value) > MAX_URL or _NO_ADDRESS.search(value):
         return None
     try:
         parts = urlsplit(value)
@@ -146,14 +146,14 @@ def _fact(alert: str, item: Mapping[str, Any]) -> Fact:
             continue
         if url := safe_link(text):
             links.setdefault(name, url)
-        elif (name, text) not in links_sent and (words := clean_line(text, MOST_TEXT)):
+        elif (name, text) not in links_sent and (words := clean_line(text, MAX_TEXT)):
             texts.setdefault(name, words)
     order = (RUNBOOK, *(name for name, _ in (*_FIELDS, *_MORE_FIELDS)))
     ordered = sorted(links.items(), key=lambda link: order.index(link[0]) if link[0] in order else len(order))
-    shown = tuple(Link(name, url) for name, url in ordered[:MOST_LINKS])
+    shown = tuple(Link(name, url) for name, url in ordered[:MAX_LINKS])
     # Value and error first: the last texts are cut if there are too many.
     first = sorted(texts.items(), key=lambda text: text[0] not in (VALUE, ERROR))
-    return Fact(alert, tuple(first[:MOST_TEXTS]), shown)
+    return Fact(alert, tuple(first[:MAX_TEXTS]), shown)
 
 
 def _size(fact: Fact) -> int:
@@ -164,12 +164,12 @@ def _annotations(item: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = item.get("annotations")
     if not isinstance(found, dict):
         return []
-    return [(name, text) for name, text in islice(found.items(), MOST_READ) if _is_text(text)]
+    return [(name, text) for name, text in islice(found.items(), MAX_READ) if _is_text(text)]
 
 
 def _named(name: str) -> str:
     """Return the label of an annotation."""
-    name = clean_line(name, MOST_NAME)
+    name = clean_line(name, MAX_NAME)
     return _NAMES.get(name.lower(), name)
 
 

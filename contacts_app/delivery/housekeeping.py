@@ -129,7 +129,7 @@ class Chores(NamedTuple):
     forget_old: Callable[[], None]
 
 
-def keep_house(stopping: threading.Event, retention_days: int, chores: Chores) -> None:
+def run_housekeeping(stopping: threading.Event, retention_days: int, chores: Chores) -> None:
     """Run the maintenance until `stopping` is set."""
     unchecked: Collection[int] | None = None  # all accounts: the settings may have changed
     next_tidy = 0.0
@@ -191,7 +191,7 @@ def _try(act: Callable[[], Any]) -> Any:
         return result
     except Exception as error:
         db.session.rollback()
-        logger.error("A part of the housekeeping has to wait: %s", reason(error))
+        logger.error("A step of the housekeeping failed: %s", reason(error))
         return None
     finally:
         db.session.remove()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 
 SLOW_SECONDS = 0.5  # for one claim, after which a replacement thread is started
 KNOWN_SECONDS = 0.5  # for which an empty queue is not queried again
-MOST_THREADS = 48  # per channel: one account fewer than this may hang at once
+MAX_THREADS = 48  # per channel: one account fewer than this may hang at once
 
 
 class Lane:
@@ -104,4 +104,4 @@ class Lane:
     def _wanted(self) -> int:
         since = time.monotonic() - SLOW_SECONDS
         slow = sum(began < since for _, began in self._held.values())
-        return min(self.share + 1 + slow, MOST_THREADS)
+        return min(self.share + 1 + slow, MAX_THREADS)

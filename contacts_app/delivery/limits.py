@@ -11,14 +11,14 @@ from werkzeug.exceptions import TooManyRequests
 from ..config import Settings, StartError
 from ..core.db import db
 from .attempts import Claimed, Result
-from .channels import Told, headline
+from .channels import Content, headline
 from .channels.kinds import ByContact
 
 WINDOW = timedelta(minutes=10)
 TESTS, TEST_WINDOW = 6, timedelta(minutes=1)
 LIMIT_OF_TESTS = f"the limit of {TESTS} tests a minute"
-MOST_ALERTS = 500  # in one message
-MOST_AT_ONCE = 2_000  # deliveries that one claim ends or postpones, so that other accounts get their turn
+MAX_ALERTS = 500  # in one message
+MAX_AT_ONCE = 2_000  # deliveries that one claim ends or postpones, so that other accounts get their turn
 # Only for contacts that exist and are not locked. In the order of their ids, in which deleting contacts locks them,
 # too: a different order could deadlock.
 _make_windows = sa.text("""
@@ -131,23 +131,24 @@ def give_back(channel: str, claims: Sequence[Claimed]) -> None:
 def hold(account_id: int, channel: str, rooms: dict[int, Room]) -> bool:
     """Postpone all due deliveries of the contacts until the limit allows a message; return whether there were any."""
     untils = {"contact_ids": list(rooms), "untils": [room.until for room in rooms.values()]}
-    values = {"account_id": account_id, "channel": channel, "most": MOST_AT_ONCE}
+    values = {"account_id": account_id, "channel": channel, "most": MAX_AT_ONCE}
     return bool(db.session.execute(_hold, values | untils).all())
 
 
-def digest(claims: Sequence[Claimed], kind: ByContact, settings: Settings) -> Told:
+def digest(claims: Sequence[Claimed], kind: ByContact, settings: Settings) -> Content:
     """Return one message about several alerts, newest first; without links if the kind has no room for them."""
-    told = [one.told for one in claims]
-    counts = Counter(one.status for one in told if one.kind == "alert")
+    contents = [one.content for one in claims]
+    counts = Counter(one.status for one in contents if one.kind == "alert")
     words = [f"{counts[status]} {status}" for status in ("firing", "resolved") if counts[status]]
     blocks = [
-        [headline(one.told), one.words, one.told.url if kind.has_room_for_links else ""] for one in reversed(claims)
+        [headline(one.content), one.words, one.content.url if kind.has_room_for_links else ""]
+        for one in reversed(claims)
     ]
-    return told[-1]._replace(
+    return contents[-1]._replace(
         title=f"{len(claims)} alerts" + (f": {', '.join(words)}" if words else ""),
         text="\n".join(line for block in blocks for line in block if line),
         severity="",
-        status="firing" if any(one.status == "firing" for one in told) else "resolved",
+        status="firing" if any(one.status == "firing" for one in contents) else "resolved",
         group="",
         url=f"{settings.public_url}/notifications" if settings.public_url else None,
         kind="system",  # so that the headline has no prefix

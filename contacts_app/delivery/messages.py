@@ -15,14 +15,14 @@ import sqlalchemy as sa
 from ..config import Settings
 from ..core.db import db
 from ..core.trace import mark
-from . import limits, order
+from . import limits, order, recording
 from .attempts import (
     CHOSEN,
+    CLAIMED_COLUMNS,
     GIVE_UP_AT,
     GONE,
     KEY,
     NOT_SENT,
-    TOLD,
     Claimed,
     Result,
     claimed_from,
@@ -32,9 +32,8 @@ from .attempts import (
 from .channels.kinds import ByContact
 from .channels.registry import kind_by_contact
 from .limits import Room
-from .recording import keep
 
-MOST_DIGESTS = 2  # in one claim, which locks all deliveries of them
+MAX_DIGESTS = 2  # in one claim, which locks all deliveries of them
 LOOKED_AT = 100  # due deliveries, many of which may be for the same few contacts
 # Round robin, so that a burst of one account does not delay the others: each claim is for the next account after the
 # one that was served last. This takes one index lookup, and one more for each account that is passed over, however
@@ -71,7 +70,7 @@ _end_gone = sa.text(f"""
         SELECT account_id, alert_id, contact_id, channel FROM deliveries
         WHERE account_id = :account_id AND contact_id = ANY (CAST(:ids AS bigint[])) AND {_DUE}
             AND NOT EXISTS (SELECT FROM contacts WHERE (contacts.account_id, contacts.id) = (:account_id, contact_id))
-        LIMIT {limits.MOST_AT_ONCE} FOR UPDATE SKIP LOCKED
+        LIMIT {limits.MAX_AT_ONCE} FOR UPDATE SKIP LOCKED
     ) AS gone
     WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, deliveries.channel)
         = (gone.account_id, gone.alert_id, gone.contact_id, gone.channel)
@@ -87,7 +86,7 @@ _count_due = sa.text(f"""
 """)  # nosec B608
 _waiting = sa.text(f"""
     SELECT due.account_id, alert_id, contact_id, attempts, message, next_attempt_at, asked_at,
-        extract(epoch FROM {GIVE_UP_AT} - now())::float AS seconds_left, {TOLD}
+        extract(epoch FROM {GIVE_UP_AT} - now())::float AS seconds_left, {CLAIMED_COLUMNS}
     FROM unnest(CAST(:ids AS bigint[])) AS wanted (id)
     CROSS JOIN LATERAL (
         SELECT * FROM deliveries
@@ -202,7 +201,9 @@ def record(
 
     Return which of the rest contain a delivery that was cancelled meanwhile, as ids of alert and contact.
     """
-    stopped = keep([one for result in results for one in limits.of_digest(result)], patience, rest=whole(rest))
+    stopped = recording.record(
+        [one for result in results for one in limits.of_digest(result)], patience, rest=whole(rest)
+    )
     lost = [one.claimed for one in results if one.outcome.state != "sent" and not one.outcome.is_uncertain]
     limits.give_back(channel, lost)
     mark("recorded", len(results))
@@ -231,7 +232,7 @@ def _read_due(mine: dict[str, Any], rooms: Mapping[int, Room], most: int) -> lis
     counts = db.session.execute(_count_due, mine | {"ids": list(rooms), "most": most_room + 1})
     over = [row.id for row in counts if row.due > rooms[row.id].messages]
     rows: list[Any] = []
-    for ids, each in (([id for id in rooms if id not in over], most), (over[:MOST_DIGESTS], limits.MOST_ALERTS)):
+    for ids, each in (([id for id in rooms if id not in over], most), (over[:MAX_DIGESTS], limits.MAX_ALERTS)):
         if ids:
             rows += db.session.execute(_waiting, mine | {"ids": ids, "most": each}).all()
     return rows
@@ -274,9 +275,9 @@ def _claimed(
             for row in rows
         ]
         if len(claims) == 1:
-            found.append(claims[0]._replace(told=order.with_words(claims[0].told, claims[0].words)))
+            found.append(claims[0]._replace(content=order.with_words(claims[0].content, claims[0].words)))
             continue
         message = rows[0].message or uuid4()
         claims = [one._replace(message=message) for one in claims]
-        found.append(claims[0]._replace(told=limits.digest(claims, kind, settings), others=tuple(claims[1:])))
+        found.append(claims[0]._replace(content=limits.digest(claims, kind, settings), others=tuple(claims[1:])))
     return found

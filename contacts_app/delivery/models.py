@@ -14,7 +14,7 @@ from ..core.db import TIMESTAMP, Base, db
 from .answers import sentence
 from .channels.registry import KINDS, kinds_by_contact
 
-MOST_TEXT = 4000  # characters of the text of a notification, without the title
+MAX_TEXT = 4000  # characters of the text of a notification, without the title
 STATES = ("queued", "sending", "sent", "failed", "cancelled", "overtaken")
 _IS_WAITING = "state IN ('queued', 'sending')"
 # The same condition, written as in the index that begins with the account, so that the planner chooses that one: the

@@ -15,10 +15,10 @@ from ..config import current_settings
 from ..core.db import db
 from ..core.times import shown
 from .attempts import CHOSEN, columns
-from .channels import Told
+from .channels import Content
 
-MOST_NEWS = 200  # alerts of one key that are read, newest first
-MOST_LINES = 5  # overtaken alerts that a message lists
+MAX_NEWS = 200  # alerts of one key that are read, newest first
+MAX_LINES = 5  # overtaken alerts that a message lists
 LATE = timedelta(hours=1)
 WAIT_SECONDS = 1  # until it is checked again whether the older one has been sent
 PENDING_OR_SENT = ("queued", "sending", "sent")
@@ -33,12 +33,12 @@ _news = sa.text(f"""
         (
             SELECT id, status, received_at FROM alerts
             WHERE account_id = :account_id AND integration_id = asked.integration_id AND alerts.key = asked.key
-            ORDER BY id DESC LIMIT {MOST_NEWS}
+            ORDER BY id DESC LIMIT {MAX_NEWS}
         ) UNION ALL (
             SELECT id, status, received_at FROM alerts
             WHERE asked.integration_id IS NULL AND account_id = :account_id AND integration_id IS NULL
                 AND alerts.key = asked.key AND kind = 'system'
-            ORDER BY id DESC LIMIT {MOST_NEWS}
+            ORDER BY id DESC LIMIT {MAX_NEWS}
         )
     ) AS news
     CROSS JOIN LATERAL (
@@ -89,24 +89,24 @@ def settle(account_id: int, channel: str, rows: Sequence[Any]) -> tuple[list[Any
     message is late.
     """
     newest: dict[tuple[int, int | None, str], Any] = {}
-    kept = []
+    sendable = []
     for row in sorted(rows, key=lambda row: row.alert_id, reverse=True):
         matter = (row.contact_id, row.integration_id, row.key)
         if not _has_key(row):
-            kept.append(row)
+            sendable.append(row)
         elif matter not in newest:
             newest[matter] = row
         elif row.asked_at is not None and row.asked_at >= newest[matter].received_at:
-            kept.append(row)  # a user sent it again after the newer one had arrived
-    asked = [*newest.values(), *filter(_has_key, kept)]
+            sendable.append(row)  # a user sent it again after the newer one had arrived
+    asked = [*newest.values(), *filter(_has_key, sendable)]
     words = {(row.alert_id, row.contact_id): _late(row) for row in rows}
     if not asked:
-        return sorted(kept, key=lambda row: row.alert_id), words
+        return sorted(sendable, key=lambda row: row.alert_id), words
     found: dict[tuple[int, int], list[Any]] = defaultdict(list)
     mine = {"account_id": account_id, "channel": channel}
     for other in db.session.execute(_news, mine | columns(asked, "alert_id", "contact_id", "integration_id", "key")):
         found[other.of_id, other.contact_id].append(other)
-    sent, waits = [row for row in kept if row not in asked], []
+    sent, waits = [row for row in sendable if row not in asked], []
     pairs: list[tuple[int, int, int]] = []
     for row in asked:
         others = found[row.alert_id, row.contact_id]
@@ -140,9 +140,9 @@ def settle(account_id: int, channel: str, rows: Sequence[Any]) -> tuple[list[Any
     return sorted(sent, key=lambda row: row.alert_id), words
 
 
-def with_words(told: Told, words: str | None) -> Told:
+def with_words(content: Content, words: str | None) -> Content:
     """Return the message with the line before its text."""
-    return told._replace(text=f"{words}\n{told.text}".rstrip()) if words else told
+    return content._replace(text=f"{words}\n{content.text}".rstrip()) if words else content
 
 
 def _has_key(row: Any) -> bool:
@@ -178,8 +178,8 @@ def _words(row: Any, older: Sequence[Any], newer: Sequence[Any]) -> str:
         return ""
     if row.kind != "system" and row.status == "resolved" and all(other.status == "firing" for other in carried):
         return f"Was firing from {_time(carried[0].received_at, row)} to {_time(row.received_at, row)}."
-    news = ", ".join(f"{other.status} {_time(other.received_at, row)}" for other in carried[-MOST_LINES:])
-    return f"Before: {'… ' if len(carried) > MOST_LINES else ''}{news}."
+    news = ", ".join(f"{other.status} {_time(other.received_at, row)}" for other in carried[-MAX_LINES:])
+    return f"Before: {'… ' if len(carried) > MAX_LINES else ''}{news}."
 
 
 def _time(at: datetime, row: Any) -> str:

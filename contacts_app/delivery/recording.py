@@ -102,7 +102,7 @@ cancelled_claims = sa.text("""
     ) AS stopped
 """)
 # A result that equals channel_states is left out, unless other results of the channel are pending.
-_keep_news = sa.text("""
+_record_news = sa.text("""
     INSERT INTO channel_news (account_id, contact_id, channel, works, used, answer)
     SELECT found.account_id, found.contact_id, :channel, works, used, found.answer
     FROM unnest(
@@ -173,7 +173,7 @@ _ask_for_check = sa.text("""
 _waiting_news = sa.text("SELECT DISTINCT account_id FROM channel_news ORDER BY account_id")
 
 
-def keep(
+def record(
     results: Sequence[Result], patience: float, robot: dict[str, Any] | None = None, rest: Sequence[Claimed] = ()
 ) -> set[tuple[int, int]]:
     """Record results of one account, with retries for `patience` seconds while the database is unavailable.
@@ -183,20 +183,20 @@ def keep(
     """
     stopped: set[tuple[int, int]] = set()
 
-    def record() -> None:
-        stopped.update(_record(results, rest))
+    def write() -> None:
+        stopped.update(_write(results, rest))
 
     try:
-        persist(record, patience)
+        persist(write, patience)
     except Exception as error:
-        logger.error("An answer could not be written down: %s", reason(error))
+        logger.error("Could not record an answer: %s", reason(error))
         db.session.rollback()
         plain = Outcome("later", "The answer could not be written down. Tell your administrator.")
         results = [
             result._replace(outcome=result.outcome._replace(answer="") if result.outcome.state == "sent" else plain)
             for result in results
         ]
-        persist(record, patience)
+        persist(write, patience)
     if robot:
         persist(lambda: robots.note_sent(robot, results), patience)
     return stopped
@@ -237,7 +237,7 @@ def persist(act: Callable[[], None], patience: float) -> None:
             if isinstance(error, REFUSED):
                 raise
             if time.monotonic() > until:
-                logger.error("What a worker knows could not be written down: %s", reason(error))
+                logger.error("Could not record results: %s", reason(error))
                 return
             time.sleep(0.5)
 
@@ -248,7 +248,7 @@ def reason(error: Exception) -> str:
     return type(original or error).__name__ if not isinstance(error, StartError) else str(error)
 
 
-def _record(results: Sequence[Result], rest: Sequence[Claimed]) -> set[tuple[int, int]]:
+def _write(results: Sequence[Result], rest: Sequence[Claimed]) -> set[tuple[int, int]]:
     """Record the results, except unsent ones whose lease has passed to another worker, and the news of channels.
 
     Return which claims of `rest` were cancelled.
@@ -256,7 +256,7 @@ def _record(results: Sequence[Result], rest: Sequence[Claimed]) -> set[tuple[int
     channel, account_id = results[0].channel, results[0].claimed.account_id
     db.session.execute(_finish, {"channel": channel} | _finished(results))
     said = {result.claimed.contact_id: result for result in results if _says_something(result)}
-    is_news = said and db.session.execute(_keep_news, {"channel": channel} | _news(list(said.values()))).all()
+    is_news = said and db.session.execute(_record_news, {"channel": channel} | _news(list(said.values()))).all()
     db.session.commit()
     if is_news:
         note_news(account_id)
@@ -294,8 +294,8 @@ def _finished(results: Sequence[Result]) -> dict[str, list[Any]]:
         found["waits"].append(wait)
         found["addresses"].append(result.address)
         found["messages"].append(result.message)
-        found["headlines"].append(outcome.content == "headline")
-        found["refusals"].append(state == "failed" and outcome.content == "refused")
+        found["headlines"].append(outcome.text_state == "headline")
+        found["refusals"].append(state == "failed" and outcome.text_state == "refused")
     return found
 
 
@@ -304,13 +304,13 @@ def _says_something(result: Result) -> bool:
 
     A refused text does not either, because it is not about the address.
     """
-    if result.used is None or result.outcome.content == "refused":
+    if result.used is None or result.outcome.text_state == "refused":
         return False
     return result.outcome.state != "later" or result.claimed.attempts > 1
 
 
 def _news(results: Sequence[Result]) -> dict[str, list[Any]]:
-    """Return the columns of _keep_news."""
+    """Return the columns of _record_news."""
     found = columns([result.claimed for result in results], "account_id", "contact_id")
     found["works"] = [result.outcome.state == "sent" for result in results]
     found["answers"] = [None if result.outcome.state == "sent" else result.outcome.answer[:500] for result in results]

@@ -14,7 +14,17 @@ from ..contacts.addresses import shown_robot
 from ..contacts.models import decrypted
 from ..core.db import db
 from . import order
-from .attempts import CHOSEN, GIVE_UP_AT, NOT_SENT, TOLD, Claimed, Result, claimed_from, columns, limit_lock_waits
+from .attempts import (
+    CHOSEN,
+    CLAIMED_COLUMNS,
+    GIVE_UP_AT,
+    NOT_SENT,
+    Claimed,
+    Result,
+    claimed_from,
+    columns,
+    limit_lock_waits,
+)
 from .channels import Outcome, dingtalk, outgoing
 from .channels.dingtalk import DINGTALK
 from .channels.kinds import Senders
@@ -24,7 +34,7 @@ from .senders import guarded
 ROBOT_LIMIT, ROBOT_WINDOW = 20, timedelta(minutes=1)
 LOCKED_PAUSE = timedelta(seconds=0.5)
 UNREADABLE = "The robot's address cannot be read, because ENCRYPTION_KEYS of this worker lacks its key."
-MOST_SECRETS = 5  # tried for one message in a row, because refused requests count against the robot's limit, too
+MAX_SECRETS = 5  # tried for one message in a row, because refused requests count against the robot's limit, too
 NOT_TRIED_SECONDS = 15  # until the other secrets are tried, so that the robot's limit is not exceeded
 NOT_TRIED = "The secret of this contact was not tried yet: {} of other contacts were refused before it. Correct those."
 # Accounts for which no message is being sent come first.
@@ -50,7 +60,7 @@ _lock_robot = sa.text("SELECT 1 FROM robots WHERE account_id = :account_id AND u
 _waiting_for_robot = sa.text(f"""
     SELECT deliveries.account_id, alert_id, deliveries.contact_id, attempts, message, asked_at,
         extract(epoch FROM {GIVE_UP_AT} - now())::float AS seconds_left,
-        dingtalk_url_encrypted, dingtalk_secret_encrypted, dingtalk_keyword, worked_at, failing_since, {TOLD}
+        dingtalk_url_encrypted, dingtalk_secret_encrypted, dingtalk_keyword, worked_at, failing_since, {CLAIMED_COLUMNS}
     FROM contacts
     CROSS JOIN LATERAL (
         SELECT * FROM deliveries
@@ -131,10 +141,10 @@ def claim(settings: Settings, busy: Sequence[int] = (), full: Sequence[int] = ()
     if len(recent) >= ROBOT_LIMIT:
         plan(robot, recent[-ROBOT_LIMIT] + ROBOT_WINDOW)
         return True
-    rows = db.session.execute(_waiting_for_robot, robot | {"most": 2 * dingtalk.MOST_ALERTS}).all()
+    rows = db.session.execute(_waiting_for_robot, robot | {"most": 2 * dingtalk.MAX_ALERTS}).all()
     sendable, words = order.settle(found.account_id, DINGTALK.name, rows)
-    kept = {(row.alert_id, row.contact_id) for row in sendable}
-    chosen = _choose([row for row in rows if (row.alert_id, row.contact_id) in kept], ROBOT_LIMIT - len(recent))
+    keys = {(row.alert_id, row.contact_id) for row in sendable}
+    chosen = _choose([row for row in rows if (row.alert_id, row.contact_id) in keys], ROBOT_LIMIT - len(recent))
     if not chosen:
         db.session.execute(_lock_robot, robot)
         # Due deliveries that could not be read are locked, so check again after a pause.
@@ -150,7 +160,8 @@ def claim(settings: Settings, busy: Sequence[int] = (), full: Sequence[int] = ()
         robot=robot,
         message=message,
         claimed=[
-            one._replace(told=order.with_words(one.told, words.get((one.alert_id, one.contact_id)))) for one in claims
+            one._replace(content=order.with_words(one.content, words.get((one.alert_id, one.contact_id))))
+            for one in claims
         ],
         url=next(filter(None, map(_url, chosen)), None),
         secrets=secrets,
@@ -162,31 +173,31 @@ def claim(settings: Settings, busy: Sequence[int] = (), full: Sequence[int] = ()
 
 def send(bundle: Bundle, settings: Settings, senders: Senders) -> list[Result]:
     """Send a bundle, and return the result of each delivery."""
-    alerts = list({one.told.id: one.told for one in bundle.claimed}.values())
+    alerts = list({one.content.id: one.content for one in bundle.claimed}.values())
     mobiles = list(dict.fromkeys(mobile for one in bundle.claimed if (mobile := one.addresses[SMS.name])))
     # Contacts that share the robot may have different secrets; a wrong one must not block the messages to all.
     outcomes: dict[str | None, Outcome] = {}
     outcome = Outcome("later", UNREADABLE)
     posts, untried = 0, None
     for secret in (bundle.tries or [None]) if bundle.url else ():
-        if posts >= min(bundle.room, MOST_SECRETS):
+        if posts >= min(bundle.room, MAX_SECRETS):
             untried = Outcome("later", NOT_TRIED.format(posts), wait=NOT_TRIED_SECONDS)
             break
         send = partial(dingtalk.send, senders.get(outgoing.session), settings, str(bundle.url), secret, bundle.keyword)
         tried = guarded(partial(send, alerts, mobiles, str(bundle.message), bundle.room > posts + 1))
         posts += tried.posts
         outcome = outcomes[secret] = tried._replace(posts=posts)  # the last outcome is that of the message
-        if outcome.state != "failed" or outcome.content == "refused":
+        if outcome.state != "failed" or outcome.text_state == "refused":
             break
     halves: dict[int, UUID] = {}
-    if outcome.state == "failed" and outcome.content == "refused" and len(alerts) > 1:
-        outcome, halves = outcome._replace(state="later", wait=1), _halves([told.id for told in alerts])
+    if outcome.state == "failed" and outcome.text_state == "refused" and len(alerts) > 1:
+        outcome, halves = outcome._replace(state="later", wait=1), _halves([alert.id for alert in alerts])
     # A message that may have arrived is repeated with the same id; all others may be combined differently.
-    kept = bundle.message if outcome.is_uncertain else None
+    repeated = bundle.message if outcome.is_uncertain else None
     results = []
     for one, its in zip(bundle.claimed, bundle.secrets, strict=True):
         own = outcomes.get(its, untried or outcome)
-        said = own if outcome.state == "failed" and outcome.content != "refused" else outcome
+        said = own if outcome.state == "failed" and outcome.text_state != "refused" else outcome
         # A success shows nothing about a secret that was refused or not tried.
         is_known = bool(outcomes) and own is said and its in (None, *outcomes)
         results.append(
@@ -196,7 +207,7 @@ def send(bundle: Bundle, settings: Settings, senders: Senders) -> list[Result]:
                 outcome=said,
                 address=shown_robot(bundle.url) if bundle.url else None,
                 used=bundle.robot["url_hash"].hex() if is_known else None,
-                message=halves.get(one.alert_id, kept),
+                message=halves.get(one.alert_id, repeated),
             )
         )
     return results
@@ -228,7 +239,7 @@ def _choose(rows: Sequence[Any], budget: int) -> Sequence[Any]:
         return [row for row in rows if row.message == rows[0].message]
     alerts = list(dict.fromkeys(row.alert_id for row in rows))
     # Send each alert in a message of its own as long as the rate limit allows that for all.
-    chosen = set(alerts[:1] if len(alerts) <= budget else alerts[: dingtalk.MOST_ALERTS])
+    chosen = set(alerts[:1] if len(alerts) <= budget else alerts[: dingtalk.MAX_ALERTS])
     return [row for row in rows if row.alert_id in chosen]
 
 

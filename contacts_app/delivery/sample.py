@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import count
 
-from .models import MOST_TEXT
+from .models import MAX_TEXT
 
 TITLE = "Only a test “测试”"
 
@@ -16,7 +16,7 @@ def text(address: str | None) -> str:
     link = f"{address or 'https://www.example.com'}/contacts?q=a&show=all"
     text = ""
     for line in _lines(link):
-        if len(text) + len(line) > MOST_TEXT:
+        if len(text) + len(line) > MAX_TEXT:
             return text
         text += line
     return text

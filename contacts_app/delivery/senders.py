@@ -33,9 +33,9 @@ def attempt(channel: str, claimed: Claimed, senders: Senders) -> Result:
 def _message(claimed: Claimed) -> Message:
     """Return the message of the claim; a retry has the same id."""
     if claimed.others:
-        return Message(claimed.told, f"digest-{claimed.message}")
+        return Message(claimed.content, f"digest-{claimed.message}")
     thread = f"{claimed.account_id}-{claimed.integration_id}-{claimed.key}" if claimed.key else None
-    return Message(claimed.told, f"alert-{claimed.account_id}-{claimed.alert_id}-{claimed.contact_id}", thread)
+    return Message(claimed.content, f"alert-{claimed.account_id}-{claimed.alert_id}-{claimed.contact_id}", thread)
 
 
 def guarded(send: Callable[[], Outcome]) -> Outcome:

@@ -32,9 +32,9 @@ from .attempts import Claimed, Result, limit_lock_waits
 from .channels.dingtalk import DINGTALK, DingTalk
 from .channels.kinds import ByContact, Kind, Senders
 from .channels.registry import KINDS
-from .housekeeping import Chores, keep_house
+from .housekeeping import Chores, run_housekeeping
 from .lanes import Lane
-from .recording import keep, persist, reason
+from .recording import persist, reason, record
 from .senders import attempt
 
 logger = logging.getLogger("contacts_app")
@@ -43,7 +43,7 @@ WRITE_SECONDS = 0.2
 SEND_SECONDS = 25  # the maximum for a message and, if it is refused, its headline, and for recording the result
 NICENESS = 10
 POLL_SECONDS, BEAT_SECONDS, TEND_SECONDS = 2, 5, 0.2
-MOST_TURNS = 5  # accounts that are tried in a row when other workers claim at the same moment
+MAX_TURNS = 5  # accounts that are tried in a row when other workers claim at the same moment
 # If the row of this worker is locked, insert another one.
 _seen = sa.text("""
     WITH own AS (
@@ -86,7 +86,7 @@ class Worker:
         for target in (self._listen, self.beat):
             threading.Thread(target=target, daemon=True).start()
         with self.app.app_context(), all_accounts():
-            keep_house(self.stopping, self.settings.retention_days, self.chores)
+            run_housekeeping(self.stopping, self.settings.retention_days, self.chores)
             tending.join()
             for lane in self.lanes.values():
                 lane.join()
@@ -215,7 +215,7 @@ class Worker:
             busy, full = lane.busy(), lane.full()
             for passed_over in (busy, full) if busy != full else (full,):
                 turns = 0
-                while turns < MOST_TURNS and not self.stopping.is_set() and not lane.is_quiet(passed_over):
+                while turns < MAX_TURNS and not self.stopping.is_set() and not lane.is_quiet(passed_over):
                     announced = lane.announced
                     found = messages.claim(channel, lane.turn, self.settings, passed_over)
                     if found.turn is None:
@@ -241,7 +241,7 @@ class Worker:
                 lane.hold(bundle.robot["account_id"])
         if isinstance(bundle, bool):
             return bundle
-        keep(robots.send(bundle, self.settings, senders), self.settings.delivery_lease, bundle.robot)
+        record(robots.send(bundle, self.settings, senders), self.settings.delivery_lease, bundle.robot)
         return True
 
     def leave(self) -> None:

@@ -12,15 +12,15 @@ from typing import Any, NamedTuple, NoReturn
 
 from ..core.cleaning import clean_line, clean_paragraphs
 from ..core.times import shown
-from ..delivery.facts import IN_LINE, MOST_ALERTS, Fact, error_of, read_facts, value_of
-from ..delivery.models import MOST_TEXT
+from ..delivery.facts import IN_LINE, MAX_ALERTS, Fact, error_of, read_facts, value_of
+from ..delivery.models import MAX_TEXT
 
 STATUSES = ("firing", "resolved")
 PLAIN_FIELDS = ("title", "text", "severity", "status", "key")
-MOST_TITLE, MOST_SEVERITY, MOST_KEY, MOST_ADDRESS = 200, 40, 200, 1000
-MOST_LISTED = 1000  # alerts that get a line of text, of which a few dozen fit into it; all are counted
-MOST_SURROGATES = 10_000  # lone surrogates in a body, which are not UTF-8; decoding one costs as much as many letters
-MOST_LABELS = 100  # that the line of one alert shows
+MAX_TITLE, MAX_SEVERITY, MAX_KEY, MAX_ADDRESS = 200, 40, 200, 1000
+MAX_LISTED = 1000  # alerts that get a line of text, of which a few dozen fit into it; all are counted
+MAX_SURROGATES = 10_000  # lone surrogates in a body, which are not UTF-8; decoding one costs as much as many letters
+MAX_LABELS = 100  # that the line of one alert shows
 SEVERITIES = (
     *("none", "debug", "info", "information", "notice", "low", "minor"),
     *("warn", "warning", "medium", "average", "error", "high", "major"),
@@ -103,7 +103,7 @@ def read(body: bytes, zone: tzinfo = UTC) -> Incoming:
 def _json(body: bytes) -> Any:
     if not body.strip():
         raise Refused('The body is empty. Send JSON, such as {"title": "Disk is full"}.')
-    if next(islice(_SURROGATE.finditer(body), MOST_SURROGATES, None), None):
+    if next(islice(_SURROGATE.finditer(body), MAX_SURROGATES, None), None):
         raise Refused(NOT_UTF_8)
     try:
         return json.loads(body, parse_constant=_refuse_constant)
@@ -130,8 +130,8 @@ def _read_plain(data: Mapping[str, Any]) -> Incoming:
     return Incoming(
         source="plain",
         title=_title(_text(data, "title")),
-        text=clean_paragraphs(_text(data, "text"), MOST_TEXT),
-        severity=clean_line(_text(data, "severity"), MOST_SEVERITY),
+        text=clean_paragraphs(_text(data, "text"), MAX_TEXT),
+        severity=clean_line(_text(data, "severity"), MAX_SEVERITY),
         status="firing" if data.get("status") is None else _status(data),
         key=_key(_text(data, "key")),
     )
@@ -152,12 +152,12 @@ def _read_group(data: Mapping[str, Any], zone: tzinfo) -> Incoming:
         if custom_title.strip() and not _GRAFANA_TITLE.match(custom_title):
             title = _title(custom_title)
         if message.strip() and not _GRAFANA_MESSAGE.match(message):
-            text = clean_paragraphs(message, MOST_TEXT)
+            text = clean_paragraphs(message, MAX_TEXT)
     return Incoming(
         source="grafana" if is_grafana else "alertmanager",
         title=title,
         text=text,
-        severity=clean_line(common.get("severity") or _worst_severity(alerts.severities[status]), MOST_SEVERITY),
+        severity=clean_line(common.get("severity") or _worst_severity(alerts.severities[status]), MAX_SEVERITY),
         status=status,
         key=_key(_text(data, "groupKey")),
         facts=read_facts(
@@ -174,7 +174,7 @@ def _read_classic(data: Mapping[str, Any]) -> Incoming:
         raise Refused(f'The field "state" must be one of {", ".join(CLASSIC_STATES)}, not {_quoted(state)}.')
     found = data.get("evalMatches")
     matches = [match for match in found if isinstance(match, dict)] if isinstance(found, list) else []
-    values = {str(match.get("metric")): match.get("value") for match in matches[:MOST_ALERTS]}
+    values = {str(match.get("metric")): match.get("value") for match in matches[:MAX_ALERTS]}
     sent = {"values": values, "generatorURL": data.get("ruleUrl"), "imageURL": data.get("imageUrl")}
     value = value_of(sent)
     no_data = "There is no data." if state == "no_data" else ""
@@ -183,8 +183,8 @@ def _read_classic(data: Mapping[str, Any]) -> Incoming:
     return Incoming(
         source="grafana",
         title=_title(_text(data, "ruleName") or _text(data, "title")),
-        text=clean_paragraphs("\n".join(filter(None, words)), MOST_TEXT),
-        severity=clean_line(_texts(data, "tags").get("severity", ""), MOST_SEVERITY),
+        text=clean_paragraphs("\n".join(filter(None, words)), MAX_TEXT),
+        severity=clean_line(_texts(data, "tags").get("severity", ""), MAX_SEVERITY),
         status=CLASSIC_STATES[state],
         key=_key(f"rule-{rule}") if isinstance(rule, int | str) else None,
         facts=read_facts([("", sent)]),
@@ -201,7 +201,7 @@ def _alerts(data: Mapping[str, Any], zone: tzinfo) -> _Alerts:
         raise Refused('The field "alerts" must contain at least one alert.')
     alerts = _Alerts([], Counter(), {}, {status: {} for status in STATUSES})
     for index, item in enumerate(found):
-        if index < MOST_LISTED:
+        if index < MAX_LISTED:
             alerts.listed.append(_alert(item, f"alerts[{index}]", zone))
         elif not isinstance(item, dict) or item.get("status") not in STATUSES:
             _status(_object(item, f"alerts[{index}]"), f"alerts[{index}].")  # raises
@@ -253,10 +253,10 @@ def _group_text(data: Mapping[str, Any], common: Mapping[str, str], status: str,
     if truncated is not None and (isinstance(truncated, bool) or not isinstance(truncated, int)):
         raise _wrong_type("truncatedAlerts", "a number", truncated)
     left_out = f"{truncated} more alerts were left out by the sender." if truncated and 0 < truncated < 2**64 else ""
-    address = clean_line(_text(data, "externalURL"), MOST_ADDRESS)
+    address = clean_line(_text(data, "externalURL"), MAX_ADDRESS)
     # Added after the text is cut, so that many alerts do not push it out.
     end = "".join(f"\n{line}" for line in (left_out, address) if line)
-    return (clean_paragraphs("\n".join(lines), MOST_TEXT - len(end)) + end).strip()
+    return (clean_paragraphs("\n".join(lines), MAX_TEXT - len(end)) + end).strip()
 
 
 def _alert_line(alert: _Alert, common: Mapping[str, str], status: str) -> str:
@@ -282,7 +282,7 @@ def _alert_line(alert: _Alert, common: Mapping[str, str], status: str) -> str:
 
 def _lines(value: str) -> list[str]:
     """Return the lines of an annotation that are not empty."""
-    lines = clean_paragraphs(value, MOST_TEXT).splitlines()
+    lines = clean_paragraphs(value, MAX_TEXT).splitlines()
     return [line for line in (" ".join(line.split()) for line in lines) if line]
 
 
@@ -292,7 +292,7 @@ def _distinguishing_labels(alert: _Alert, common: Mapping[str, str]) -> str:
 
 
 def _labels(labels: Iterable[tuple[str, str]]) -> str:
-    shown = sorted(islice(((name, value) for name, value in labels if not name.startswith("__")), MOST_LABELS))
+    shown = sorted(islice(((name, value) for name, value in labels if not name.startswith("__")), MAX_LABELS))
     return " ".join(", ".join(f"{name}={value}" for name, value in shown).split())
 
 
@@ -365,13 +365,13 @@ def _quoted(value: str) -> str:
 
 
 def _title(value: str, ending: str = "") -> str:
-    title = clean_line(value, MOST_TITLE - len(ending))
+    title = clean_line(value, MAX_TITLE - len(ending))
     is_visible = any(unicodedata.category(character)[0] in "LNPS" for character in title)
     return (title if is_visible else "Alert") + ending
 
 
 def _key(value: str) -> str | None:
     """Return a key that can be stored; one that is too long or not printable is replaced by its SHA-256."""
-    if len(value) <= MOST_KEY and value.isprintable():
+    if len(value) <= MAX_KEY and value.isprintable():
         return value or None
     return sha256(value.encode("utf-8", "surrogatepass")).hexdigest()

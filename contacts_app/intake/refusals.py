@@ -12,13 +12,13 @@ from sqlalchemy.orm import Mapped, mapped_column
 from ..core.db import TIMESTAMP, Base, db
 from .models import Admission, Integration
 
-MOST_BODY = 2048  # characters of a body that are stored
-MASKED_BYTES = 2 * MOST_BODY  # masked before the body is cut, so that the cut leaves no part of a secret
+MAX_BODY = 2048  # characters of a body that are stored
+MASKED_BYTES = 2 * MAX_BODY  # masked before the body is cut, so that the cut leaves no part of a secret
 LONGEST_WORD = 500
-MOST_SENTENCE = 500
-MOST_RECORDS = 20  # per integration, and new ones per minute; every refusal is counted
+MAX_SENTENCE = 500
+MAX_RECORDS = 20  # per integration, and new ones per minute; every refusal is counted
 RETENTION_DAYS = 7
-MOST_SENDERS = 5  # named at the top of the page
+MAX_SENDERS = 5  # named at the top of the page
 
 _HIDDEN_NAME = (
     r"[\w-]{0,30}(?:passw|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key|private[_-]?key|authori[sz]ation"
@@ -88,8 +88,8 @@ class Refusal(Base):
             ["account_id", "integration_id"], ["integrations.account_id", "integrations.id"], ondelete="CASCADE"
         ),
         sa.CheckConstraint("status BETWEEN 400 AND 499", name="refusal_status_is_the_senders_fault"),
-        sa.CheckConstraint(f"char_length(sentence) BETWEEN 1 AND {MOST_SENTENCE}", name="refusal_sentence_is_short"),
-        sa.CheckConstraint(f"char_length(body) <= {MOST_BODY}", name="refusal_body_is_short"),
+        sa.CheckConstraint(f"char_length(sentence) BETWEEN 1 AND {MAX_SENTENCE}", name="refusal_sentence_is_short"),
+        sa.CheckConstraint(f"char_length(body) <= {MAX_BODY}", name="refusal_body_is_short"),
         sa.Index("refusals_refused_at", "refused_at"),
     )
 
@@ -113,10 +113,10 @@ class RefusedSender(NamedTuple):
 def record(admission: Admission, status: int, sentence: str, body: bytes, token: str) -> None:
     """Record a refused request; the caller holds the lock of the integration.
 
-    The latest MOST_RECORDS of each integration are stored, and at most as many new ones a minute.
+    The latest MAX_RECORDS of each integration are stored, and at most as many new ones a minute.
     """
-    limited = {"account_id": admission.account_id, "integration_id": admission.integration_id, "most": MOST_RECORDS}
-    values = {"status": status, "sentence": sentence[:MOST_SENTENCE] or "-", "body": masked(body, token)}
+    limited = {"account_id": admission.account_id, "integration_id": admission.integration_id, "most": MAX_RECORDS}
+    values = {"status": status, "sentence": sentence[:MAX_SENTENCE] or "-", "body": masked(body, token)}
     if db.session.execute(_insert, limited | values).first():
         db.session.execute(_delete_beyond_limit, limited)
 
@@ -155,7 +155,7 @@ def masked(body: bytes, token: str) -> str:
     text = _UNWANTED.sub("", text.replace("\r\n", "\n")).replace(token, "…")
     for pattern, replacement in _MASKS:
         text = pattern.sub(replacement, text)
-    return text[:MOST_BODY]
+    return text[:MAX_BODY]
 
 
 def _masked_address(address: str) -> str:
@@ -185,7 +185,7 @@ def _senders(account_id: sa.ColumnElement[int]) -> sa.ColumnElement[str]:
         .add_columns(sa.func.coalesce(last, "").label("sentence"))
         .where(Integration.account_id == account_id, Integration.refused_count > 0)
         .order_by(Integration.refused_at.desc())
-        .limit(MOST_SENDERS)
+        .limit(MAX_SENDERS)
         .subquery()
     )
     row = sa.func.json_build_array(*newest.c)

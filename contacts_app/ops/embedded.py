@@ -109,7 +109,7 @@ def _leave(data_dir: Path, owner: int) -> None:
                 stop = ("-m", "fast", "-w", "-t", str(RECOVERY_LIMIT), "stop")
                 ended = run("pg_ctl", "-D", _pgdata(data_dir), *stop, check=False)
                 if _listens(data_dir):
-                    print(f"alert-contacts: the embedded PostgreSQL still runs: {ended.told}.", file=sys.stderr)
+                    print(f"alert-contacts: the embedded PostgreSQL still runs: {ended.last_line}.", file=sys.stderr)
 
 
 @contextmanager
@@ -180,8 +180,8 @@ def _start(data_dir: Path) -> None:
             time.sleep(0.2)
             continue
         lines = [line for line in reason.splitlines() if "FATAL" in line or "PANIC" in line]
-        told = lines[0].split("FATAL:")[-1].strip() if lines else f"{result.told}; see {log}"
-        raise StartError(f"the embedded PostgreSQL in {pgdata} does not start: {told}.")
+        reason = lines[0].split("FATAL:")[-1].strip() if lines else f"{result.last_line}; see {log}"
+        raise StartError(f"the embedded PostgreSQL in {pgdata} does not start: {reason}.")
 
 
 def _initialise(data_dir: Path) -> None:

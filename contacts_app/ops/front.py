@@ -285,7 +285,7 @@ class FrontWorker(Worker):  # type: ignore[misc] # gunicorn has no types
 
     def _refuse(self, visit: Visit, status: int) -> None:
         self.refused[status] += 1
-        visit.answer, visit.sent, visit.keeps = self.refusal(status, visit.path), 0, False
+        visit.answer, visit.sent, visit.is_keepalive = self.refusal(status, visit.path), 0, False
         self._answer(visit)
 
     def _answer(self, visit: Visit) -> None:
@@ -298,7 +298,7 @@ class FrontWorker(Worker):  # type: ignore[misc] # gunicorn has no types
             self._await(visit, State.ANSWER, ANSWER_SECONDS)
             return
         visit.answer = b""
-        if visit.keeps:
+        if visit.is_keepalive:
             visit.forget()
             self._await(visit, State.IDLE, self.cfg.keepalive if self.alive else FAREWELL_SECONDS)
             if visit.came:
@@ -317,7 +317,7 @@ class FrontWorker(Worker):  # type: ignore[misc] # gunicorn has no types
                 visit.answer = self._ask_app(visit)
             except Exception as error:
                 self.log.error("%s: %s", HTTPStatus(500).phrase, type(error).__name__)
-                visit.answer, visit.keeps = self.refusal(500, visit.path), False
+                visit.answer, visit.is_keepalive = self.refusal(500, visit.path), False
             if not visit.has_turn:  # over its limit once authenticated; the app has not handled it
                 visit.answer, visit.has_turn = b"", True
                 self.places.give_back(visit)
@@ -355,7 +355,7 @@ class FrontWorker(Worker):  # type: ignore[misc] # gunicorn has no types
                 self.log.access(response, visit.request, environ, datetime.now() - began)
             if hasattr(pieces, "close"):
                 pieces.close()
-        visit.keeps = not response.should_close()
+        visit.is_keepalive = not response.should_close()
         whole = b"".join(answer.pieces)
         answer.pieces.clear()  # frees memory now: the environ refers to it, and the garbage collector runs rarely
         return whole

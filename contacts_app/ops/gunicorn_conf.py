@@ -19,7 +19,7 @@ from ..web.machines import is_api_path
 from ..web.security import headers
 from . import embedded
 from .front import FrontWorker
-from .serve import tell_of_role
+from .serve import warn_about_role
 
 _settings = load(os.environ)
 
@@ -43,22 +43,22 @@ class worker_class(FrontWorker):
         sentence = ". ".join(BUSY) if status == 503 else TEXTS[status][1]
         is_program = is_api_path(path)
         body = (json.dumps({"error": sentence}) if is_program else sentence).encode() + b"\n"
-        told = {
+        fields = {
             "Connection": "close",
             "Content-Type": "application/json" if is_program else "text/plain; charset=utf-8",
             "Content-Length": str(len(body)),
         }
         if status == 503:
-            told["Retry-After"] = str(RETRY_SECONDS)
+            fields["Retry-After"] = str(RETRY_SECONDS)
         lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
-        lines += [f"{name}: {value}" for name, value in (told | headers(_settings.https)).items()]
+        lines += [f"{name}: {value}" for name, value in (fields | headers(_settings.https)).items()]
         return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
 workers = _settings.workers
 threads = _settings.threads
-# Load the app once before the fork; db.py gives each worker its own connections.
+# Load the app once before the fork; core/db.py gives each worker its own connections.
 preload_app = True
 no_control_socket = True
 # Only PROXY_COUNT decides which proxies are trusted for the client address.
@@ -77,7 +77,7 @@ def on_starting(server: Any) -> None:
             if _settings.database_url is None:
                 embedded.ensure(_settings.data_dir)
             check_server()
-            tell_of_role()
+            warn_about_role()
     except StartError as error:
         print(f"alert-contacts: {error}", file=sys.stderr)
         sys.exit(4)

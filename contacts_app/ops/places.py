@@ -8,7 +8,7 @@ from typing import Generic, Protocol, TypeVar
 ALERT_PATIENCE = 2  # seconds that an alert may wait for a thread
 PATIENCE = 30  # seconds that any other request may wait
 
-MOST_KNOWN = 10_000
+MAX_KNOWN = 10_000
 
 
 class Asking(Protocol):
@@ -71,7 +71,7 @@ class Places(Generic[Request]):
         with self._change:
             if self.known.get(request.credential) == who == request.who:
                 return True
-            if len(self.known) >= MOST_KNOWN:
+            if len(self.known) >= MAX_KNOWN:
                 self.known.clear()
             self.known[request.credential] = who
             for running in [each for each in self._running if each.credential == request.credential]:

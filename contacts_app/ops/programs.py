@@ -17,7 +17,7 @@ class Ended(NamedTuple):
 
     pid: int
     returncode: int
-    told: str
+    last_line: str
 
 
 def run(
@@ -51,10 +51,10 @@ def run(
         output.seek(0)
         lines = output.read().decode(errors="replace").strip().splitlines() or [program]
     wrong = [line for line in lines if re.search("FATAL|PANIC|error:", line)]
-    told = (wrong or lines)[-1].removesuffix(".")
+    last_line = (wrong or lines)[-1].removesuffix(".")
     if check and process.returncode:
-        raise StartError(f"the embedded PostgreSQL: {told}.")
-    return Ended(process.pid, process.returncode, told)
+        raise StartError(f"the embedded PostgreSQL: {last_line}.")
+    return Ended(process.pid, process.returncode, last_line)
 
 
 def bin_dir() -> Path:

@@ -39,7 +39,7 @@ def prepare() -> None:
     migrations.upgrade()
 
 
-def tell_of_role() -> None:
+def warn_about_role() -> None:
     """Warn if row-level security does not apply to the role of DATABASE_URL; `serve` warns for its child processes."""
     if current_settings().database_url is None or BY_SERVE in os.environ:
         return
@@ -71,7 +71,7 @@ def run() -> None:
         _check_port(settings)
         prepare()
         apply_settings()
-        tell_of_role()
+        warn_about_role()
         is_new = not Account.any_exists()
         db.session.remove()
         db.engine.dispose()

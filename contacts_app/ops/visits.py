@@ -17,14 +17,14 @@ BLOCK = 64 * 1024
 
 
 class State(Enum):
-    """What a connection is waiting for."""
+    """The state of a connection."""
 
-    IDLE = "the next request"
-    HEAD = "the rest of a head"
-    BODY = "the rest of a body"
-    SERVED = "the console"
-    ANSWER = "the visitor to take the answer"
-    FAREWELL = "the visitor to close"
+    IDLE = "waiting for the next request"
+    HEAD = "reading the head of a request"
+    BODY = "reading the body of a request"
+    SERVED = "waiting for the application"
+    ANSWER = "sending the response"
+    FAREWELL = "waiting for the client to close"
 
 
 class Visit:
@@ -36,7 +36,7 @@ class Visit:
         self.state, self.since, self.ends, self.events = State.HEAD, 0.0, 0.0, 0
         self.came = bytearray()
         self.answer, self.sent = b"", 0
-        self.keeps = False  # keep-alive after the response
+        self.is_keepalive = False  # whether the connection stays open after the response
         self.has_turn = True  # False once its account turns out to be at its limit of threads
         self.forget()
 

@@ -25,7 +25,7 @@ class EditForm(FlaskForm, Generic[Row]):
     opened = HiddenField()
     form_errors: Sequence[str] = ()
     is_merged = False  # with changes that another user saved meanwhile
-    kept: Sequence[str] = ()  # labels of the fields that only the other user changed
+    adopted: Sequence[str] = ()  # labels of the fields that only the other user changed
     theirs: Mapping[str, Any] = {}  # conflicts, by field name: the other user's value as the form shows it
 
     def find(self, account_id: int, identity: int) -> Row:
@@ -110,7 +110,7 @@ class EditForm(FlaskForm, Generic[Row]):
             if names <= not_typed:
                 for field in differing:
                     field.fill(saved[field.name])
-                    self.kept = [*self.kept, field.label.text]
+                    self.adopted = [*self.adopted, field.label.text]
             else:
                 self.theirs = {**self.theirs, **{field.name: field.as_shown(saved[field.name]) for field in differing}}
         self.is_merged = True

@@ -7,11 +7,11 @@ CONTACT_GONE = "This contact does not exist, or somebody has deleted it meanwhil
 GROUP_GONE = "This group does not exist, or somebody has deleted it meanwhile."
 
 
-def told_deleted(names: Sequence[str], asked: int, things: str) -> str:
+def deletion_message(names: Sequence[str], asked: int, things: str) -> str:
     """Return the message how many of the `asked` rows were deleted and how many had been deleted by others."""
-    told = f"{names[0]} has been deleted." if len(names) == 1 else f"{len(names)} {things} have been deleted."
+    deleted = f"{names[0]} has been deleted." if len(names) == 1 else f"{len(names)} {things} have been deleted."
     gone = asked - len(names)
     if not gone:
-        return told
+        return deleted
     were_gone = "1 was gone already." if gone == 1 else f"{gone} were gone already."
-    return f"{told} {were_gone}" if names else f"Nothing to delete: {were_gone}"
+    return f"{deleted} {were_gone}" if names else f"Nothing to delete: {were_gone}"

@@ -26,7 +26,7 @@ from ..groups.models import Group, Membership
 from .models import ReportedFact, SystemNotice
 from .reachability import is_reachable
 
-MOST_LISTED = 50  # facts that one notification lists; the others are counted
+MAX_LISTED = 50  # facts that one notification lists; the others are counted
 GRACE_PERIOD = "10 minutes"  # after a group is created: members are about to be added
 NEARLY = 0.9
 LOCKED_RETRY, FAILED_RETRY = timedelta(seconds=30), timedelta(minutes=5)  # until an account is checked again
@@ -168,8 +168,8 @@ def _claim_days_notification(account_id: int, kind: Kind) -> bool:
 
 
 def _lines(facts: Sequence[Fact]) -> list[str]:
-    lines = [fact.words for fact in facts[:MOST_LISTED]]
-    return [*lines, f"and {len(facts) - MOST_LISTED} more"] if len(facts) > MOST_LISTED else lines
+    lines = [fact.words for fact in facts[:MAX_LISTED]]
+    return [*lines, f"and {len(facts) - MAX_LISTED} more"] if len(facts) > MAX_LISTED else lines
 
 
 def _send(account_id: int, kind: Kind, facts: Sequence[Fact], rest: Sequence[str] = ()) -> None:

@@ -21,7 +21,7 @@ from ..groups.models import Membership
 from ..intake.models import Integration
 from ..intake.refusals import RefusedSender, read_senders, refused_senders
 
-MOST_NAMED = 5  # contacts that the top of the page names
+MAX_NAMED = 5  # contacts that the top of the page names
 NO_WORKER = (
     "Nothing is delivered at the moment: no delivery worker is running. Start one with `flask --app wsgi deliver`."
 )
@@ -135,7 +135,7 @@ def reach_statement() -> sa.Select[*tuple[Any, ...]]:
         )
         .where(Contact.account_id == account_id, ~is_reachable())
         .order_by(by_name, Contact.id)
-        .limit(MOST_NAMED)
+        .limit(MAX_NAMED)
         .subquery()
     )
     # Counted over an index of the states and of the memberships: to check each contact takes twice as long.

@@ -10,7 +10,7 @@ from flask import Flask, Response, request
 SMALLEST = 1024  # bytes; a smaller body fits into one packet anyway
 PAGE_LEVEL, FILE_LEVEL = 2, 9  # 1 to 9: a page is compressed for each request, a file once
 TYPES = {"text/html", "text/css", "text/javascript", "image/svg+xml"}
-MOST_PADDING = 100
+MAX_PADDING = 100
 
 
 def init_app(app: Flask) -> None:
@@ -51,7 +51,7 @@ def _compressed_page(body: bytes) -> bytes:
     in the same page, such as the CSRF token. The padding is that of "Heal the Breach", which Django uses as well.
     """
     out = BytesIO()
-    name = "a" * (1 + secrets.randbelow(MOST_PADDING))
+    name = "a" * (1 + secrets.randbelow(MAX_PADDING))
     with gzip.GzipFile(name, "wb", PAGE_LEVEL, out, mtime=0) as file:
         file.write(body)
     return out.getvalue()

@@ -22,7 +22,7 @@ INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2
 TRIMMED = "".join(filter(lambda character: character.isspace() or INVISIBLE.match(character), map(chr, range(0x10000))))
 LONGEST_NAME = 64
 LONGEST_PASTED = 1000  # of a pasted address, with the text around it
-KEPT = 2000  # characters of an entry that is too long that the form shows again
+MAX_SHOWN = 2000  # characters of an entry that is too long that the form shows again
 # The full-width forms of ASCII characters, which Chinese input methods produce.
 FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 # Text around a copied address: "Mobile:", "tel:", "TEL;TYPE=CELL:", a name before it, a link
@@ -171,17 +171,17 @@ class NormalField(StringField):
         """Compute the normal form before the other validators run."""
         typed = self.data or ""
         try:
-            self.normal = self.normalise(typed) if len(typed) > KEPT or typed.strip(TRIMMED) else None
+            self.normal = self.normalise(typed) if len(typed) > MAX_SHOWN or typed.strip(TRIMMED) else None
         except Doubtful as doubt:
             self.doubted = doubt.normal
             if self.confirmed != doubt.normal:
                 raise StopValidation(str(doubt)) from None
             self.normal = doubt.normal
         except ValueError as error:
-            if len(typed) <= KEPT:
+            if len(typed) <= MAX_SHOWN:
                 raise StopValidation(str(error)) from None
-            self.data = typed[:KEPT]
-            raise StopValidation(f"{error} Only the first {KEPT:,} are kept here.") from None
+            self.data = typed[:MAX_SHOWN]
+            raise StopValidation(f"{error} Only the first {MAX_SHOWN:,} are kept here.") from None
         self.normal = self.normal or None
 
 

@@ -50,8 +50,8 @@ def failed(status: int, title: str, sentence: str) -> Response:
     """Respond with an error: a full page, or for htmx a message that leaves the current page unchanged."""
     if not wants_fragment():
         return make_response(render_template("error.html", title=title, sentence=sentence, status=status), status)
-    told = f"{title}. {sentence}" if status >= 500 else sentence
-    response = make_response(render_template("_error.html", sentence=told), status)
+    message = f"{title}. {sentence}" if status >= 500 else sentence
+    response = make_response(render_template("_error.html", sentence=message), status)
     # Only dialogs send POST requests. Their message goes inside the dialog, because the page behind a modal is inert.
     response.headers["HX-Retarget"] = "#dialog-messages" if request.method == "POST" else "#messages"
     response.headers["HX-Reswap"] = "innerHTML"

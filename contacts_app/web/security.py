@@ -37,8 +37,8 @@ HEADERS = {
 }
 
 
-MOST_ENCODED = 22_000  # percent-encoded bytes, of which a form of 64 KB can have as many
-MOST_FIELDS = 30_000  # the form of a group has one for each member
+MAX_ENCODED = 22_000  # percent-encoded bytes, of which a form of 64 KB can have as many
+MAX_FIELDS = 30_000  # the form of a group has one for each member
 
 
 def init_app(app: Flask) -> None:
@@ -59,7 +59,7 @@ def _refuse_non_forms() -> None:
     # bound the cost of parsing as well.
     if re.search(rb"%(?![0-9A-Fa-f]{2})", body):
         abort(400)
-    if body.count(b"%") > MOST_ENCODED or body.count(b"&") > MOST_FIELDS:
+    if body.count(b"%") > MAX_ENCODED or body.count(b"&") > MAX_FIELDS:
         abort(413)
     if is_page and request.method == "POST" and (request.is_json or (request.files and not _takes_files())):
         abort(415)

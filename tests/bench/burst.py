@@ -44,7 +44,7 @@ from tests.ops.test_serve import Console
 
 ALERTS, CONTACTS, ROBOTS = 500, 100, 5
 SENDERS = 4  # connections that post alerts
-PAGES_PER_SECOND, IDLE_SECONDS, MOST_SECONDS = 10, 30, 600
+PAGES_PER_SECOND, IDLE_SECONDS, MAX_SECONDS = 10, 30, 600
 EMAIL, PASSWORD = "bench@example.com", "correct horse battery"
 CHANNELS = ("sms", "email", "dingtalk")
 
@@ -284,7 +284,7 @@ if __name__ == "__main__":
     else:
         place = Path(tempfile.mkdtemp(prefix="contacts-bench-")).resolve()
         try:
-            run(place, float(sys.argv[1]) if len(sys.argv) > 1 else MOST_SECONDS)
+            run(place, float(sys.argv[1]) if len(sys.argv) > 1 else MAX_SECONDS)
         finally:
             kill(processes(place / "data"))
             shutil.rmtree(place)

@@ -102,7 +102,7 @@ def main() -> None:
         bob = add(team, "Bob", pager="4720")
         cid = add(team, "Cid", mobile="+8613800000001", pager="4713")
         alert = tell(team, ann, bob, cid)
-        arrived = sorted((address, message.told.title) for address, message in received)
+        arrived = sorted((address, message.content.title) for address, message in received)
         assert arrived == [("4711", "Disk full"), ("4713", "Disk full")], arrived
         rows = db.session.scalars(sa.select(Delivery).order_by(Delivery.contact_id, Delivery.channel)).all()
         assert [(row.contact_id, row.channel, row.state, row.address) for row in rows] == [

@@ -1,4 +1,4 @@
-"""Show that a robot is told what it takes, mentions who it should, and that every refusal is explained."""
+"""Show that a robot receives what it takes, mentions who it should, and that every refusal is explained."""
 
 import json
 import re
@@ -14,7 +14,7 @@ import requests
 
 from contacts_app import config
 from contacts_app.delivery import sample
-from contacts_app.delivery.channels import Outcome, Told, dingtalk, headline, outgoing, quoted
+from contacts_app.delivery.channels import Content, Outcome, dingtalk, headline, outgoing, quoted
 from contacts_app.delivery.channels.dingtalk import escaped, text_of
 from contacts_app.delivery.channels.registry import kind_of
 from tests.delivery.counterparts import Authority, DingTalk, environment
@@ -24,12 +24,12 @@ Send = Callable[..., Outcome]
 _uuids = count(1)
 
 
-def told(title: str = "Disk full", text: str = "", **columns: Any) -> Told:
+def content(title: str = "Disk full", text: str = "", **columns: Any) -> Content:
     values: dict[str, Any] = {
         **{"id": 1, "title": title, "text": text, "severity": "critical", "status": "firing", "group": "On call"},
         **{"received_at": datetime(2026, 3, 1, 12, 30, tzinfo=UTC), "url": None, "kind": "alert"},
     }
-    return Told(**values | columns)
+    return Content(**values | columns)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def send(session: requests.Session, settings: config.Settings) -> Send:
 
     def send(
         url: str,
-        alerts: Sequence[Told] = (told(),),
+        alerts: Sequence[Content] = (content(),),
         secret: str | None = None,
         keyword: str | None = None,
         mobiles: Sequence[str] = (),
@@ -90,7 +90,7 @@ def send(session: requests.Session, settings: config.Settings) -> Send:
 
 
 def test_a_message_shows_the_alert(chat: DingTalk, send: Send) -> None:
-    alert = told(text="97 % used\non db-1", url="https://console.example.com/notifications/1")
+    alert = content(text="97 % used\non db-1", url="https://console.example.com/notifications/1")
     assert send(chat.add("robot-1"), [alert]) == ("sent", "The robot took the message.", None, False, "whole", 1)
     (message,) = chat.messages
     assert message.title == "[Firing] Disk full"
@@ -112,11 +112,11 @@ def test_a_message_shows_the_alert(chat: DingTalk, send: Send) -> None:
     ],
 )
 def test_a_headline_says_what_it_is(columns: dict[str, str], expected: str) -> None:
-    assert headline(told(**columns)) == expected
+    assert headline(content(**columns)) == expected
 
 
 def test_several_alerts_are_one_message(chat: DingTalk, send: Send) -> None:
-    alerts = [told("Disk full", "one\ntwo\nthree\nfour"), told("Disk full", status="resolved"), told("Fan")]
+    alerts = [content("Disk full", "one\ntwo\nthree\nfour"), content("Disk full", status="resolved"), content("Fan")]
     assert send(chat.add("robot-1"), alerts).state == "sent"
     (message,) = chat.messages
     assert message.title == "3 alerts"
@@ -126,12 +126,12 @@ def test_several_alerts_are_one_message(chat: DingTalk, send: Send) -> None:
 
 
 def test_no_alert_of_many_is_left_out(chat: DingTalk, send: Send) -> None:
-    alerts = [told(f"{number:02} {'很' * 198}", "很" * 200) for number in range(dingtalk.MOST_ALERTS)]
+    alerts = [content(f"{number:02} {'很' * 198}", "很" * 200) for number in range(dingtalk.MAX_ALERTS)]
     assert send(chat.add("robot-1"), alerts, keyword="报警", mobiles=["+12025550123"] * 2000).state == "sent"
     (message,) = chat.messages
     assert 14_000 < len(json.dumps(message.text, ensure_ascii=False).encode()) < 17_000
     titles = re.findall(r"^(?:####|-) \\\[Firing\\\] ([0-9]+) 很", message.text, re.MULTILINE)
-    assert titles == [f"{number:02}" for number in range(dingtalk.MOST_ALERTS)]
+    assert titles == [f"{number:02}" for number in range(dingtalk.MAX_ALERTS)]
     assert "#### " in message.text
     assert "\n- " in message.text
     assert "报警" in message.text
@@ -140,7 +140,7 @@ def test_no_alert_of_many_is_left_out(chat: DingTalk, send: Send) -> None:
 
 @pytest.mark.parametrize("text", ["很" * 20_000, "x" * 30_000, "[" * 20_000, "\\" * 20_000, "🔥" * 9000])
 def test_a_long_alert_is_cut(chat: DingTalk, send: Send, text: str) -> None:
-    assert send(chat.add("robot-1"), [told(text=text)], keyword="k" * 60).state == "sent"
+    assert send(chat.add("robot-1"), [content(text=text)], keyword="k" * 60).state == "sent"
     text = chat.messages[0].text
     assert 16_000 < len(json.dumps(text, ensure_ascii=False).encode()) < 17_000
     kept = text.partition(" …\n")[0]
@@ -213,7 +213,7 @@ def test_a_keyword_is_no_markup_as_far_as_it_stands_literally(
 
 
 def test_a_keyword_that_stands_in_the_text_is_not_repeated() -> None:
-    assert text_of([told()], "Disk", [], 0).count("Disk") == 1
+    assert text_of([content()], "Disk", [], 0).count("Disk") == 1
 
 
 def test_a_keyword_that_is_escaped_in_the_text_is_put_in(chat: DingTalk, send: Send) -> None:
@@ -224,7 +224,7 @@ def test_a_time_is_told_with_its_zone(
     chat: DingTalk, session: requests.Session, authority: Authority, tmp_path: Path
 ) -> None:
     zone = ZoneInfo("Asia/Shanghai")
-    alert = told(received_at=datetime(2026, 3, 1, 20, 30, tzinfo=zone))
+    alert = content(received_at=datetime(2026, 3, 1, 20, 30, tzinfo=zone))
     assert "Time: 2026-03-01 20:30:00 UTC+08:00" in text_of([alert], None, [], 0)
     chat.replies.append((200, {"errcode": 130101, "errmsg": ""}))
     environ = {"DATA_DIR": str(tmp_path), "TIMEZONE": "Asia/Shanghai"} | environment(authority.path, chat)
@@ -370,7 +370,7 @@ def test_what_a_server_says_is_shortened() -> None:
 def test_a_code_is_explained_and_shown(chat: DingTalk, send: Send, code: int, words: str) -> None:
     chat.replies.append((200, {"errcode": code, "errmsg": "x"}))
     outcome = send(chat.add("robot-1"))
-    assert (outcome.state, outcome.content, chat.requests) == ("failed", "whole", 1)
+    assert (outcome.state, outcome.text_state, chat.requests) == ("failed", "whole", 1)
     assert words in outcome.answer
     assert outcome.answer.endswith(f" ({code})")
 
@@ -387,9 +387,9 @@ def test_a_code_is_explained_and_shown(chat: DingTalk, send: Send, code: int, wo
 )
 def test_of_a_text_that_is_refused_the_headline_is_sent(chat: DingTalk, send: Send, code: int, words: str) -> None:
     chat.replies.append((200, {"errcode": code, "errmsg": "x"}))
-    alert = told("See https://evil.example/x", "the text", url="https://c.io/1", integration="the sender")
+    alert = content("See https://evil.example/x", "the text", url="https://c.io/1", integration="the sender")
     outcome = send(chat.add("robot-1", keywords=["报警"]), [alert], keyword="报警", mobiles=["+8613800000000"])
-    assert (outcome.state, outcome.content, outcome.posts) == ("sent", "headline", 2)
+    assert (outcome.state, outcome.text_state, outcome.posts) == ("sent", "headline", 2)
     assert outcome.answer.startswith("Only the headline was sent. The text ")
     assert words in outcome.answer
     assert outcome.answer.endswith(f" ({code})")
@@ -409,8 +409,8 @@ def test_a_headline_that_is_refused_as_well_is_not_the_robot_s_fault(chat: DingT
 
 
 def test_a_robot_takes_the_hardest_alert(chat: DingTalk, send: Send) -> None:
-    alert = told(sample.TITLE, sample.text("https://contacts.example.com"), kind="test")
-    assert send(chat.add("robot-1"), [alert]).content == "whole"
+    alert = content(sample.TITLE, sample.text("https://contacts.example.com"), kind="test")
+    assert send(chat.add("robot-1"), [alert]).text_state == "whole"
     assert len(chat.messages[0].text) > 4000
 
 

@@ -21,7 +21,7 @@ from contacts_app.delivery.channels import Outcome, mail, outgoing
 from contacts_app.delivery.channels.mail import Mailer
 from contacts_app.web.fields import clean_email
 from tests.delivery.counterparts import SMTP_FROM, SMTP_PASSWORD, Authority, MailServer, environment
-from tests.delivery.test_dingtalk import told
+from tests.delivery.test_dingtalk import content
 
 SENT = Outcome("sent", "The mail server took the message.")
 Start = Callable[..., MailServer]
@@ -65,7 +65,7 @@ def mailer_for(folder: Path, environ: dict[str, str]) -> Mailer:
 
 
 def send(mailer: Mailer, address: str = "ann@example.com", thread: str | None = None, **columns: Any) -> Outcome:
-    outcome = mailer.send(address, told(**columns), f"alert-{next(_numbers)}", thread)
+    outcome = mailer.send(address, content(**columns), f"alert-{next(_numbers)}", thread)
     assert SMTP_PASSWORD not in outcome.answer
     assert 0 < len(outcome.answer) <= 500
     return outcome
@@ -207,7 +207,7 @@ def test_of_a_message_that_is_refused_the_headline_is_sent(
 
 def test_a_message_that_is_too_big_is_sent_as_its_headline(server: MailServer, mailer: Mailer) -> None:
     server.most_bytes = 3000
-    assert send(mailer, text="x" * 2000).content == "headline"
+    assert send(mailer, text="x" * 2000).text_state == "headline"
     server.most_bytes = 100
     assert send(mailer)[4:] == ("refused", 2)
 
@@ -229,7 +229,7 @@ def test_an_unknown_recipient_is_final(server: MailServer, mailer: Mailer) -> No
 def test_a_server_that_does_not_relay_may_be_set_up_better_within_the_hour(server: MailServer, mailer: Mailer) -> None:
     server.foreign.add("ann@example.com")
     outcome = send(mailer)
-    assert (outcome.state, outcome.content) == ("later", "whole")
+    assert (outcome.state, outcome.text_state) == ("later", "whole")
     words = "The mail server refused to send for this console; check SMTP_USER and SMTP_PASSWORD: 554 5.7.1 <ann@"
     assert outcome.answer.startswith(words)
 
@@ -412,7 +412,7 @@ def test_a_mailbox_that_is_saved_can_be_written_to(typed: str) -> None:
     local, _, domain = recipient.rpartition("@")
     assert domain.isascii()
     assert (len(local.encode()) <= 64, len(domain) <= 253, len(recipient.encode()) <= 254) == (True,) * 3
-    message = mail.message_of(SMTP_FROM, recipient, told(), "1", None)
+    message = mail.message_of(SMTP_FROM, recipient, content(), "1", None)
     assert message["To"].addresses[0].addr_spec == recipient
     # A long mailbox stands in the next line, as headers are folded.
     assert re.search(rb"\r\nTo:(\r\n)? ", message.as_bytes())

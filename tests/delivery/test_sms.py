@@ -8,10 +8,10 @@ import pytest
 
 from contacts_app import config
 from contacts_app.delivery import sample
-from contacts_app.delivery.channels import Outcome, Told, headline, outgoing, sms
+from contacts_app.delivery.channels import Content, Outcome, headline, outgoing, sms
 from contacts_app.delivery.channels.aliyun import signature
 from contacts_app.delivery.channels.sms import GSM_BASIC, GSM_EXTENSION, text_of
-from contacts_app.delivery.models import MOST_TEXT
+from contacts_app.delivery.models import MAX_TEXT
 from contacts_app.intake import formats as intake
 from tests.delivery.counterparts import (
     ALIYUN_SECRET,
@@ -23,10 +23,10 @@ from tests.delivery.counterparts import (
     TwilioSms,
     environment,
 )
-from tests.delivery.test_dingtalk import told
+from tests.delivery.test_dingtalk import content
 
 Send = Callable[..., Outcome]
-ALERT = told(text="97 % used & 磁盘 + ~*")
+ALERT = content(text="97 % used & 磁盘 + ~*")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def send(authority: Authority, tmp_path: Path) -> Send:
     def send(
         server: AliyunSms | TwilioSms,
         mobile: str = "+8613800000000",
-        alert: Told = ALERT,
+        alert: Content = ALERT,
         **environ: str,
     ) -> Outcome:
         always = {"DATA_DIR": str(tmp_path)} | environment(authority.path, sms=server)
@@ -101,7 +101,7 @@ def parts(text: str) -> int:
 )
 def test_a_text_is_cut_to_two_parts(text: str, length: int | None, end: str) -> None:
     # A headline without brackets, which would take two septets each.
-    cut = text_of(told("Disk full, and full", text, kind="system"))
+    cut = text_of(content("Disk full, and full", text, kind="system"))
     assert length is None or len(cut) == length
     assert cut.endswith(end)
     assert parts(cut) == 2
@@ -109,8 +109,8 @@ def test_a_text_is_cut_to_two_parts(text: str, length: int | None, end: str) -> 
 
 
 def test_a_short_text_stands_as_it_is() -> None:
-    assert text_of(told(text=" 97 %\tused \n\n on db-1 ")) == "[Firing] Disk full\n97 % used\non db-1"
-    assert text_of(told()) == "[Firing] Disk full"
+    assert text_of(content(text=" 97 %\tused \n\n on db-1 ")) == "[Firing] Disk full\n97 % used\non db-1"
+    assert text_of(content()) == "[Firing] Disk full"
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_short_text_stands_as_it_is() -> None:
     ],
 )
 def test_a_text_is_written_in_the_alphabet_of_telephones_where_nothing_is_lost(text: str, sent: str) -> None:
-    assert text_of(told(text=text)) == f"[Firing] Disk full\n{sent}"
+    assert text_of(content(text=text)) == f"[Firing] Disk full\n{sent}"
 
 
 def test_the_console_itself_makes_no_text_wide() -> None:
@@ -135,13 +135,13 @@ def test_the_console_itself_makes_no_text_wide() -> None:
     alert["annotations"] = {"summary": "The disk is full", "description": "97 % " * 90}
     body = {"version": "4", "status": "firing", "groupKey": "k", "alerts": [alert]}
     found = intake.read(json.dumps(body).encode())
-    text = text_of(told(found.title, found.text))
+    text = text_of(content(found.title, found.text))
     assert set(text) <= GSM_BASIC | GSM_EXTENSION
     assert len(text) > 290
 
 
 def test_a_letter_that_is_cut_off_makes_no_text_wide() -> None:
-    assert text_of(told("Disk", "x" * 400 + "很", kind="system")) == "Disk\n" + "x" * 298 + "..."
+    assert text_of(content("Disk", "x" * 400 + "很", kind="system")) == "Disk\n" + "x" * 298 + "..."
 
 
 def test_the_alphabet_is_the_one_of_telephones() -> None:
@@ -259,32 +259,34 @@ def test_the_message_tells_two_meanings_of_a_code_apart_and_no_code_is_hidden(
     assert code in outcome.answer
 
 
-LINKED = told(text="See https://wiki.example.com/disk now.\nwww.example.com\n见http://a:9093，满", url="https://c.io/1")
+LINKED = content(
+    text="See https://wiki.example.com/disk now.\nwww.example.com\n见http://a:9093，满", url="https://c.io/1"
+)
 
 
 def test_a_text_has_no_link_unless_a_setting_allows_it(aliyun: AliyunSms, twilio: TwilioSms, send: Send) -> None:
-    assert send(twilio, alert=LINKED).content == "whole"
+    assert send(twilio, alert=LINKED).text_state == "whole"
     assert twilio.messages[0].text == "[Firing] Disk full\nSee (link) now.\n(link)\n见(link)，满"
-    assert send(twilio, alert=LINKED, SMS_LINKS="1").content == "whole"
+    assert send(twilio, alert=LINKED, SMS_LINKS="1").text_state == "whole"
     assert twilio.messages[1].text == f"[Firing] Disk full\n{LINKED.text}"
-    assert send(aliyun, alert=LINKED).content == "whole"
+    assert send(aliyun, alert=LINKED).text_state == "whole"
 
 
 @pytest.mark.parametrize(
     ("most", "words", "alert", "environ", "code"),
     [
-        (20, set(), told("Disk full on the db", "97 %"), {}, "PARAM_LENGTH_LIMIT"),
-        (20, set(), told("磁盘满了" * 10, "97 %"), {}, "PARAM_LENGTH_LIMIT"),
-        (35, set(), told(text="https://a.io"), {"SMS_LINKS": "1"}, "PARAM_NOT_SUPPORT_URL"),
-        (35, {"casino"}, told(text="casino"), {}, "BLACK_KEY_CONTROL_LIMIT"),
+        (20, set(), content("Disk full on the db", "97 %"), {}, "PARAM_LENGTH_LIMIT"),
+        (20, set(), content("磁盘满了" * 10, "97 %"), {}, "PARAM_LENGTH_LIMIT"),
+        (35, set(), content(text="https://a.io"), {"SMS_LINKS": "1"}, "PARAM_NOT_SUPPORT_URL"),
+        (35, {"casino"}, content(text="casino"), {}, "BLACK_KEY_CONTROL_LIMIT"),
     ],
 )
 def test_of_a_text_that_is_refused_the_headline_is_sent(
-    aliyun: AliyunSms, send: Send, most: int, words: set[str], alert: Told, environ: dict[str, str], code: str
+    aliyun: AliyunSms, send: Send, most: int, words: set[str], alert: Content, environ: dict[str, str], code: str
 ) -> None:
     aliyun.most, aliyun.words = most, words
     outcome = send(aliyun, alert=alert, **environ)
-    assert (outcome.state, outcome.content, outcome.posts) == ("sent", "headline", 2)
+    assert (outcome.state, outcome.text_state, outcome.posts) == ("sent", "headline", 2)
     assert outcome.answer.startswith("Only the headline was sent. The ")
     assert outcome.answer.endswith(f"(isv.{code})")
     (message,) = aliyun.messages
@@ -295,7 +297,7 @@ def test_of_a_text_that_is_refused_the_headline_is_sent(
 def test_a_code_that_may_mean_the_length_is_tried_with_the_headline(aliyun: AliyunSms, send: Send) -> None:
     wrong = (200, {"Code": "isv.INVALID_PARAMETERS", "Message": "参数异常"})
     aliyun.replies.append(wrong)
-    assert send(aliyun).content == "headline"
+    assert send(aliyun).text_state == "headline"
     aliyun.replies.extend([wrong, wrong])
     # Refused again: then it was not for the text.
     expected = ("failed", "Alibaba Cloud refused the text: isv.INVALID_PARAMETERS 参数异常", None, False, "whole", 2)
@@ -310,7 +312,7 @@ def test_a_headline_that_is_refused_as_well_is_not_the_number_s_fault(
     server.words = {"Disk"}
     outcome = send(server)
     server.close()
-    assert (outcome.state, outcome.content, outcome.posts, server.requests) == ("failed", "refused", 2, 2)
+    assert (outcome.state, outcome.text_state, outcome.posts, server.requests) == ("failed", "refused", 2, 2)
     assert send_once_refused(send, authority, provider).posts == 1
 
 
@@ -318,26 +320,26 @@ def send_once_refused(send: Send, authority: Authority, provider: type[AliyunSms
     """Return what becomes of an alert that is nothing but a short headline, which is not sent twice."""
     server = provider(authority)
     server.words = {"Disk"}
-    outcome = send(server, alert=told("Disk"))
+    outcome = send(server, alert=content("Disk"))
     server.close()
     assert server.requests == 1
-    assert (outcome.state, outcome.content) == ("failed", "refused")
+    assert (outcome.state, outcome.text_state) == ("failed", "refused")
     return outcome
 
 
 def test_a_variable_is_filled_up_to_its_length(aliyun: AliyunSms, send: Send) -> None:
     aliyun.most = 134
     for length, text in (("35", "x" * 400), ("134", "x" * 400), ("134", "很" * 400), ("100", "🔥" * 400)):
-        assert send(aliyun, alert=told(text=text), ALIYUN_CONTENT_LENGTH=length).content == "whole"
+        assert send(aliyun, alert=content(text=text), ALIYUN_CONTENT_LENGTH=length).text_state == "whole"
         units = len(aliyun.messages[-1].text.encode("utf-16-le")) // 2
         assert int(length) - 1 <= units <= int(length)
 
 
 @pytest.mark.parametrize("links", ["0", "1"])
 def test_a_test_is_as_hard_as_an_alert_can_be(twilio: TwilioSms, send: Send, links: str) -> None:
-    alert = told(sample.TITLE, sample.text("https://contacts.example.com"), kind="test")
-    assert MOST_TEXT - 100 < len(alert.text) <= MOST_TEXT
-    assert send(twilio, alert=alert, SMS_LINKS=links).content == "whole"
+    alert = content(sample.TITLE, sample.text("https://contacts.example.com"), kind="test")
+    assert MAX_TEXT - 100 < len(alert.text) <= MAX_TEXT
+    assert send(twilio, alert=alert, SMS_LINKS=links).text_state == "whole"
     text = twilio.messages[0].text
     assert parts(text) == 2
     assert 130 < len(text.encode("utf-16-le")) // 2 <= 134
@@ -347,11 +349,11 @@ def test_a_test_is_as_hard_as_an_alert_can_be(twilio: TwilioSms, send: Send, lin
 
 
 def test_a_test_finds_out_that_links_are_refused(aliyun: AliyunSms, send: Send) -> None:
-    alert = told(sample.TITLE, sample.text(None), kind="test")
-    assert send(aliyun, alert=alert).content == "whole"
-    assert send(aliyun, alert=alert, SMS_LINKS="1").content == "headline"
+    alert = content(sample.TITLE, sample.text(None), kind="test")
+    assert send(aliyun, alert=alert).text_state == "whole"
+    assert send(aliyun, alert=alert, SMS_LINKS="1").text_state == "headline"
     aliyun.most = 34
-    assert send(aliyun, alert=alert).content == "headline"
+    assert send(aliyun, alert=alert).text_state == "headline"
 
 
 def test_twilio_takes_a_text(twilio: TwilioSms, send: Send) -> None:
@@ -428,5 +430,5 @@ def test_what_may_have_arrived_is_uncertain(
 def test_a_console_without_provider_says_so(tmp_path: Path) -> None:
     settings = config.load({"DATA_DIR": str(tmp_path)})
     with outgoing.session(settings) as session:
-        outcome = sms.send(session, settings, "+8613800000000", told())
+        outcome = sms.send(session, settings, "+8613800000000", content())
     assert outcome == ("failed", "Text messages are not set up: SMS_PROVIDER is not set.", None, False, "whole", 1)

@@ -426,7 +426,7 @@ def test_an_address_that_was_changed_while_it_was_tried_is_not_judged_by_that(
 def test_of_many_wrong_secrets_few_are_tried_at_once_and_count_against_the_limit_of_a_robot(
     team: Team, courier: Courier, chat: Robots
 ) -> None:
-    url, most = chat.add("token-of-robot-1", SECRET), robots.MOST_SECRETS
+    url, most = chat.add("token-of-robot-1", SECRET), robots.MAX_SECRETS
     for number in range(2 * most + 2):
         team.add(dingtalk_url=url, dingtalk_secret=f"SEC{number:032}")
     team.add(dingtalk_url=url, dingtalk_secret=SECRET)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from contacts_app.delivery.channels import Told, bare, dingtalk, mail, sms
-from contacts_app.delivery.facts import MOST_ALERTS, MOST_BYTES, Fact, Link, from_json, read_facts, safe_link
+from contacts_app.delivery.channels import Content, bare, dingtalk, mail, sms
+from contacts_app.delivery.facts import MAX_ALERTS, MAX_BYTES, Fact, Link, from_json, read_facts, safe_link
 from contacts_app.intake.configurations import alertmanager_config
 from contacts_app.intake.formats import Incoming
 from tests.api.test_alerts import add_integration, alerts_of, post, token
@@ -42,20 +42,20 @@ BROKEN: dict[str, Any] = {
 }
 
 
-def told_of(incoming: Incoming, **changes: Any) -> Told:
+def content_of(incoming: Incoming, **changes: Any) -> Content:
     at = datetime(2026, 11, 25, 8, tzinfo=UTC)
-    told = Told(1, incoming.title, incoming.text, "", incoming.status, "Night", at, None, "alert", "Grafana")
+    told = Content(1, incoming.title, incoming.text, "", incoming.status, "Night", at, None, "alert", "Grafana")
     return told._replace(facts=incoming.facts, **changes)
 
 
-def mails(told: Told) -> tuple[str, str]:
+def mails(told: Content) -> tuple[str, str]:
     """Return the plain and the HTML part of the mail."""
     message = mail.message_of("console@example.com", "ann@example.com", told, "1", None)
     parts = [message.get_body([kind]) for kind in ("plain", "html")]
     return tuple(part.get_content() for part in parts if part)
 
 
-def bot(*alerts: Told) -> str:
+def bot(*alerts: Content) -> str:
     return dingtalk.text_of(alerts, None, [], 0)
 
 
@@ -96,7 +96,7 @@ def test_an_alert_without_data_names_its_rule_and_its_error() -> None:
     assert told.title == "Load of the web (DatasourceError)"
     assert told.text.startswith(f"error: {error}; since 2026-11-25 09:51:03 UTC")
     assert told.facts[0].texts == (("Error", error),)
-    for text in (*mails(told_of(told)), sms.text_of(told_of(told))):
+    for text in (*mails(content_of(told)), sms.text_of(content_of(told))):
         assert "Load of the web" in text
         assert "failed to execute query" in text
 
@@ -207,8 +207,8 @@ def test_what_leads_elsewhere_is_no_link_anywhere(team: Team, token: str, value:
     told = read_json(grafana(item, externalURL=""))
     assert all(fact.links == () for fact in told.facts)
     # An address that stands in the words may be a link to what is read there, as in any mail.
-    assert all(url == shown for url, shown in re.findall(r'<a href="([^"]*)">([^<]*)', mails(told_of(told))[1]))
-    assert "](" not in re.sub(r"\\.", "", bot(told_of(told)))
+    assert all(url == shown for url, shown in re.findall(r'<a href="([^"]*)">([^<]*)', mails(content_of(told))[1]))
+    assert "](" not in re.sub(r"\\.", "", bot(content_of(told)))
     assert post(team.app, token, grafana(item, externalURL="")).status_code == 202
     page = team.get(f"/notifications/{alerts_of(team)[0]['id']}").text
     assert 'rel="noopener noreferrer"' not in page
@@ -233,9 +233,9 @@ def test_what_is_kept_is_bounded(team: Team, token: str) -> None:
     (second,) = read_facts([("", item | {"annotations": links, "panelURL": links["link1"]})])
     assert second.links[0].name == "Panel"
     many = read_json(group(*(alert(f"web{number}") for number in range(100))))
-    assert len(many.facts) == MOST_ALERTS
+    assert len(many.facts) == MAX_ALERTS
     big = [item | {"annotations": notes}] * 100
-    assert len(json.dumps(read_json(group(*big)).facts, ensure_ascii=False).encode()) <= MOST_BYTES + 2
+    assert len(json.dumps(read_json(group(*big)).facts, ensure_ascii=False).encode()) <= MAX_BYTES + 2
     assert_can_be_kept(read_json(group(*big)))
     assert post(team.app, token, group(*[item] * 2)).status_code == 202
 
@@ -250,12 +250,12 @@ def test_odd_annotations_cost_little_and_lose_no_alert() -> None:
     assert time.thread_time() - started < 2
 
 
-# Told
+# What the messages show
 
 
 def test_mail_carries_value_runbook_and_one_link_for_each_alert() -> None:
     second = UNIFIED | alert("web2") | {"panelURL": "", "annotations": {"impact": "Slow <pages>"}}
-    told = told_of(read_json(grafana(UNIFIED, second, externalURL="")))
+    told = content_of(read_json(grafana(UNIFIED, second, externalURL="")))
     plain, html = mails(told)
     assert "instance=web1\nRunbook: https://wiki.example.com/load\nPanel: " in plain
     assert f"instance=web2\nimpact: Slow <pages>\nDashboard: {G}/d/abc?orgId=1" in plain
@@ -270,7 +270,7 @@ def test_mail_carries_value_runbook_and_one_link_for_each_alert() -> None:
 
 def test_words_of_somebodys_own_do_not_hide_value_and_error() -> None:
     item = UNIFIED | {"annotations": {"Error": "no route to host"}}
-    told = told_of(read_json(grafana(item, title="Own", message="Own words.")))
+    told = content_of(read_json(grafana(item, title="Own", message="Own words.")))
     for text in (*mails(told), bot(told)):
         assert "Own words." in text
         assert "Value: B=22.1235, C=1" in text
@@ -279,7 +279,7 @@ def test_words_of_somebodys_own_do_not_hide_value_and_error() -> None:
 
 def test_dingtalk_carries_links_that_stay_links() -> None:
     item = alert("web1", runbook_url="https://wiki.example.com/a_(b)*[c]~d", impact="*[x](y)*")
-    told = told_of(read_json(group(item, externalURL="")))
+    told = content_of(read_json(group(item, externalURL="")))
     text = bot(told)
     assert "[Runbook](https://wiki.example.com/a_%28b%29%2A%5Bc%5D%7Ed) · [Source](http://prometheus/graph)" in text
     assert r"impact: \*\[x\](y)\*" in text
@@ -290,13 +290,13 @@ def test_dingtalk_carries_links_that_stay_links() -> None:
 
 
 def test_texts_stay_without_links_of_alerts() -> None:
-    told = told_of(read_json(grafana(UNIFIED, externalURL="")))
+    told = content_of(read_json(grafana(UNIFIED, externalURL="")))
     assert "http" not in sms.text_of(told)
     assert "B=22.1235" in sms.text_of(told)
 
 
 def test_a_headline_goes_without_links_that_may_have_been_refused() -> None:
-    told = bare(told_of(read_json(grafana(UNIFIED))))
+    told = bare(content_of(read_json(grafana(UNIFIED))))
     assert "http" not in bot(told) + "".join(mails(told)).replace("<meta http", "")
 
 

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from contacts_app.delivery.facts import Fact, Link
-from contacts_app.intake.formats import MOST_LABELS, MOST_LISTED, MOST_SURROGATES, Incoming, Refused, read
+from contacts_app.intake.formats import MAX_LABELS, MAX_LISTED, MAX_SURROGATES, Incoming, Refused, read
 
 DIRECTION = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
@@ -166,31 +166,31 @@ def test_the_address_stands_last_however_many_alerts_there_are() -> None:
 
 
 def test_of_thousands_of_alerts_all_count_and_the_first_are_listed() -> None:
-    same, others = [alert("web1")] * MOST_LISTED, [alert(f"web{number}", "resolved") for number in range(2000)]
+    same, others = [alert("web1")] * MAX_LISTED, [alert(f"web{number}", "resolved") for number in range(2000)]
     others[-1]["labels"] |= {"severity": "critical", "alertname": "Down"}
     others[-2] |= {"status": "firing", "labels": {"severity": "critical"}}
     told = read_json(group(*same, *others, commonLabels={}, groupLabels={}))
     assert told.title == "HighLoad and others (1001 firing, 1999 resolved)"
     assert told.severity == "critical"
-    bare = group(alert("web1")) | {"alerts": [{"status": "firing"}] * (MOST_LISTED + 1500)}
+    bare = group(alert("web1")) | {"alerts": [{"status": "firing"}] * (MAX_LISTED + 1500)}
     assert "1,500 more alerts are counted, but not listed here." in read_json(bare).text
     for wrong in (1, {}, {"status": "no"}):
-        with pytest.raises(Refused, match=rf"alerts\[{MOST_LISTED + 1500}\]"):
+        with pytest.raises(Refused, match=rf"alerts\[{MAX_LISTED + 1500}\]"):
             read_json(bare | {"alerts": [*bare["alerts"], wrong]})
 
 
 def test_halves_of_pairs_are_left_out_as_long_as_they_are_few() -> None:
     half = "\ud800".encode("utf-8", "surrogatepass")
-    assert read(b'{"title": "a' + half * MOST_SURROGATES + b'"}').title.startswith("a")
+    assert read(b'{"title": "a' + half * MAX_SURROGATES + b'"}').title.startswith("a")
     with pytest.raises(Refused, match="UTF-8"):
-        read(b'{"title": "a' + half * (MOST_SURROGATES + 1) + b'"}')
-    assert read(b'{"title": "' + "힣퀀".encode() * MOST_SURROGATES + b'"}').title.startswith("힣퀀")
+        read(b'{"title": "a' + half * (MAX_SURROGATES + 1) + b'"}')
+    assert read(b'{"title": "' + "힣퀀".encode() * MAX_SURROGATES + b'"}').title.startswith("힣퀀")
 
 
 def test_of_thousands_of_labels_the_first_are_told() -> None:
     labels = {f"label{number:05}": "x" for number in range(10_000)}
     told = read_json(group(alert("web1") | {"labels": labels}, commonLabels={})).text
-    assert told.count("label") == MOST_LABELS
+    assert told.count("label") == MAX_LABELS
     assert told.startswith("label00000=x, label00001=x")
 
 

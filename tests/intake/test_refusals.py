@@ -13,12 +13,12 @@ import pytest
 import sqlalchemy as sa
 from werkzeug.test import TestResponse
 
-from contacts_app.api.bodies import MOST_BYTES
+from contacts_app.api.bodies import MAX_BYTES
 from contacts_app.cli.processes import CHORES
 from contacts_app.core.db import all_accounts, db
 from contacts_app.delivery.housekeeping import tidy
 from contacts_app.intake import refusals
-from contacts_app.intake.refusals import MOST_BODY, MOST_RECORDS, masked
+from contacts_app.intake.refusals import MAX_BODY, MAX_RECORDS, masked
 from tests.api.test_alerts import (
     DISK,
     PATH,
@@ -69,7 +69,7 @@ REFUSED: list[tuple[int, dict[str, Any]]] = [
     (400, {"json": DISK, "query_string": "a=%FF"}),
     (404, {"data": "", "path": "/api/v1/alert"}),
     (405, {"json": DISK, "method": "PUT"}),
-    (413, {"data": b"{" + b" " * MOST_BYTES, "content_type": JSON}),
+    (413, {"data": b"{" + b" " * MAX_BYTES, "content_type": JSON}),
     (411, {"json": DISK, "headers": {"Transfer-Encoding": "gzip"}}),
     (415, {"data": b"title=Disk", "content_type": "application/x-www-form-urlencoded"}),
     (415, {"data": b'{"title": "Disk"}', "content_type": "text/plain"}),
@@ -86,7 +86,7 @@ def test_whatever_is_refused_of_a_valid_token_is_kept_and_shown(
     assert (kept["integration_id"], kept["status"], kept["sentence"]) == (integration["id"], status, sentence)
     assert (integration["refused_count"], integration["window_count"], integration["used_at"]) == (1, 1, None)
     sent = request_.get("data", b"")
-    assert not sent or kept["body"] == sent.decode()[:MOST_BODY]
+    assert not sent or kept["body"] == sent.decode()[:MAX_BODY]
     page = shown(team)
     assert all(part in page for part in ("Refused 1 time since", f"HTTP {status}", sentence, "Last refused"))
     assert "was refused 1 time since" in banner(team)
@@ -209,16 +209,16 @@ def test_a_flood_of_refusals_fills_no_disk_and_is_counted(team: Team, token: str
     with ThreadPoolExecutor(8) as threads:
         assert set(threads.map(refuse, range(60))) == {400}
     assert integration_of(team)["refused_count"] == 60
-    assert len(refusals_of(team)) == MOST_RECORDS
+    assert len(refusals_of(team)) == MAX_RECORDS
     newest = refusals_of(team)[-1]["id"]
     team.sql.execute(
         "UPDATE refusals SET refused_at = now() - interval '2 minutes' WHERE account_id = %s", [team.account_id]
     )
     assert refuse(60) == 400
     kept = refusals_of(team)
-    assert len(kept) == MOST_RECORDS
+    assert len(kept) == MAX_RECORDS
     assert kept[-1]["id"] > newest
-    assert all(len(row["body"]) == MOST_BODY for row in kept)
+    assert all(len(row["body"]) == MAX_BODY for row in kept)
 
 
 @pytest.fixture

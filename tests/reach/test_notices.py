@@ -228,7 +228,7 @@ def test_of_many_channels_that_fail_some_are_named_and_the_rest_counted(team: Te
     ask(team)
     ((title, text),) = sent(team)
     assert title == "55 channels of the team fail"
-    assert (text.count("\n"), text.splitlines()[-1]) == (notices.MOST_LISTED, "and 5 more")
+    assert (text.count("\n"), text.splitlines()[-1]) == (notices.MAX_LISTED, "and 5 more")
 
 
 def test_the_quota_is_reported_at_nine_tenths_and_again_after_it_had_been_lower(new_team: Any) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from werkzeug.datastructures import MultiDict
 from wtforms import Form
 
-from contacts_app.web.fields import INVISIBLE, KEPT, UNREADABLE, EmailField, NormalField, TelField, clean_email
+from contacts_app.web.fields import INVISIBLE, MAX_SHOWN, UNREADABLE, EmailField, NormalField, TelField, clean_email
 from contacts_app.web.fields import clean_text as clean_text_of
 
 repeatable = settings(derandomize=True, deadline=None, database=None, max_examples=150)
@@ -255,14 +255,16 @@ def test_a_bad_field_has_a_message_and_no_normal_form() -> None:
     assert (sheet.name.data, sheet.email.data) == ("An\x00n", "ann@")
 
 
-@pytest.mark.parametrize(("length", "kept"), [(80, 80), (81, 81), (KEPT, KEPT), (KEPT + 1, KEPT), (60_000, KEPT)])
+@pytest.mark.parametrize(
+    ("length", "kept"), [(80, 80), (81, 81), (MAX_SHOWN, MAX_SHOWN), (MAX_SHOWN + 1, MAX_SHOWN), (60_000, MAX_SHOWN)]
+)
 def test_what_is_too_long_is_told_its_limit_and_its_beginning_is_kept(length: int, kept: int) -> None:
     sheet, valid = filled(name="x" * length)
     assert valid == (length <= 80)
     assert sheet.name.data == "x" * kept
     if not valid:
         told = f"This has at most 80 characters; this one has {length:,}."
-        assert sheet.name.errors == [told + (" Only the first 2,000 are kept here." if length > KEPT else "")]
+        assert sheet.name.errors == [told + (" Only the first 2,000 are kept here." if length > MAX_SHOWN else "")]
 
 
 @pytest.mark.parametrize("typed", ["  " * 100 + "x" * 80 + "\u200b" * 50, "e\u0301" * 80, "\u1100\u1161\u11a8" * 80])

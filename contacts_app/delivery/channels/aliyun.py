@@ -113,7 +113,7 @@ def _outcome(answer: outgoing.Answer, access: Aliyun) -> Outcome:
         return Outcome("sent", "Alibaba Cloud took the text.")
     shown = quoted_code(code, *secrets)
     if reason := _explained(code, message):
-        return Outcome("failed", f"{reason} ({shown})", content="refused" if code.startswith(CONTENT) else "whole")
+        return Outcome("failed", f"{reason} ({shown})", text_state="refused" if code.startswith(CONTENT) else "whole")
     said = f"{shown} {quoted(message, *secrets)}".rstrip()
     if "BUSINESS_LIMIT" in code:
         span = next((span for words, span in LIMITS.items() if re.search(words, f"{code} {message}", re.I)), "")
@@ -121,8 +121,8 @@ def _outcome(answer: outgoing.Answer, access: Aliyun) -> Outcome:
         return Outcome("later", f"The number has been sent too many texts for {limits} at Alibaba Cloud. ({said})")
     if code.startswith(LATER):
         return Outcome("later", f"Alibaba Cloud cannot send at the moment: {said}")
-    content = "doubtful" if code == PERHAPS_CONTENT else "whole"
-    return Outcome("failed", f"Alibaba Cloud refused the text: {said}", content=content)
+    text_state = "doubtful" if code == PERHAPS_CONTENT else "whole"
+    return Outcome("failed", f"Alibaba Cloud refused the text: {said}", text_state=text_state)
 
 
 def _explained(code: str, message: str) -> str | None:

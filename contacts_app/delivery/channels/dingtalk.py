@@ -22,12 +22,12 @@ from ...config import Settings
 from ...contacts.addresses import clean_dingtalk_url, shown_robot
 from ...contacts.models import decrypted
 from ...core.times import shown
-from . import Outcome, Told, bare, headline, or_headline, outgoing, particulars, quoted
+from . import Content, Outcome, bare, headline, or_headline, outgoing, particulars, quoted
 from .kinds import Kind
 
-MOST_BYTES = 17_000  # of the text encoded as JSON; DingTalk accepts 20,000 for the whole message
-MOST_MENTIONS = 100
-MOST_ALERTS = 50  # in one message: so many short titles fit in any script
+MAX_BYTES = 17_000  # of the text encoded as JSON; DingTalk accepts 20,000 for the whole message
+MAX_MENTIONS = 100
+MAX_ALERTS = 50  # in one message: so many short titles fit in any script
 SHORT_TITLE = 80
 FIRST_LINES, FIRST_CHARACTERS = 3, 300  # of each of several alerts
 BLOCKED_SECONDS = 600
@@ -83,7 +83,7 @@ def send(
     url: str,
     secret: str | None,
     keyword: str | None,
-    alerts: Sequence[Told],
+    alerts: Sequence[Content],
     mobiles: Sequence[str],
     uuid: str,
     may_repeat: bool = True,
@@ -96,9 +96,9 @@ def send(
     parts = urlsplit(url)
     if parts.netloc.lower() not in settings.dingtalk_hosts:
         return Outcome("failed", "The robot's host is not one of DingTalk's. Enter the robot's address again.")
-    numbers = [_mention(mobile) for mobile in mobiles[:MOST_MENTIONS]]
+    numbers = [_mention(mobile) for mobile in mobiles[:MAX_MENTIONS]]
 
-    def post(alerts: Sequence[Told], uuid: str) -> Outcome:
+    def post(alerts: Sequence[Content], uuid: str) -> Outcome:
         body = {
             "msgtype": "markdown",
             "markdown": {"title": _title(alerts), "text": text_of(alerts, keyword, numbers, len(mobiles))},
@@ -108,9 +108,9 @@ def send(
         return _post(session, settings, url, secret, keyword, body)
 
     outcome = post(alerts, uuid)
-    if outcome.content == "refused" and not may_repeat:
+    if outcome.text_state == "refused" and not may_repeat:
         return outcome._replace(state="later")
-    return or_headline(outcome, lambda: post([bare(told) for told in alerts], f"{uuid}-headline"))
+    return or_headline(outcome, lambda: post([bare(content) for content in alerts], f"{uuid}-headline"))
 
 
 def _post(
@@ -127,14 +127,14 @@ def _post(
     return _outcome(answer, settings, secret, keyword, (token, secret or ""))
 
 
-def text_of(alerts: Sequence[Told], keyword: str | None, numbers: Sequence[str], count: int) -> str:
+def text_of(alerts: Sequence[Content], keyword: str | None, numbers: Sequence[str], count: int) -> str:
     """Return the Markdown text with the keyword and the mentions of `numbers`, out of `count` people in all."""
     mentions = " ".join(f"@{number}" for number in numbers)
     if count > len(numbers):
         mentions += f" and {count - len(numbers)} more"
     # Reserve room for the keyword and the mentions, because the robot requires the keyword.
     mark = _keyword(keyword) if keyword else ""
-    room = MOST_BYTES - _size(mentions) - _size(mark) - 100
+    room = MAX_BYTES - _size(mentions) - _size(mark) - 100
     text = _alert(alerts[0], alerts[0].text, room) if len(alerts) == 1 else _alerts(alerts, room)
     if keyword and keyword not in text:
         text += f"\n\n{mark}"
@@ -159,20 +159,20 @@ def escaped(words: str) -> str:
     return words.replace("@", "@\u200b")
 
 
-def _title(alerts: Sequence[Told]) -> str:
+def _title(alerts: Sequence[Content]) -> str:
     return headline(alerts[0]) if len(alerts) == 1 else f"{len(alerts)} alerts"
 
 
-def _alerts(alerts: Sequence[Told], room: int) -> str:
+def _alerts(alerts: Sequence[Content], room: int) -> str:
     """Return the Markdown of several alerts: all titles, and the texts of the first ones as far as they fit."""
     title = f"### {len(alerts)} alerts"
-    blocks = [_short(told) for told in alerts]
+    blocks = [_short(content) for content in alerts]
     room -= _size("\n\n".join([title, *blocks]))
-    for index, told in enumerate(alerts):
-        lines = told.text.strip().splitlines()
+    for index, content in enumerate(alerts):
+        lines = content.text.strip().splitlines()
         first = "\n".join(lines[:FIRST_LINES])
         is_cut = len(lines) > FIRST_LINES or len(first) > FIRST_CHARACTERS
-        block = _alert(told, first[:FIRST_CHARACTERS] + (" …" if is_cut else ""), MOST_BYTES, FEW_DETAILS)
+        block = _alert(content, first[:FIRST_CHARACTERS] + (" …" if is_cut else ""), MAX_BYTES, FEW_DETAILS)
         room -= _size(block) - _size(blocks[index])
         if room < 0:
             break
@@ -180,27 +180,29 @@ def _alerts(alerts: Sequence[Told], room: int) -> str:
     return "\n\n".join([title, *blocks])
 
 
-def _short(told: Told) -> str:
-    title = headline(told)
+def _short(content: Content) -> str:
+    title = headline(content)
     return f"- {escaped(title if len(title) <= SHORT_TITLE else title[: SHORT_TITLE - 1] + '…')}"
 
 
-def _alert(told: Told, text: str, room: int, details: int = DETAILS) -> str:
+def _alert(content: Content, text: str, room: int, details: int = DETAILS) -> str:
     """Return the Markdown of one alert, with its text cut to fit into `room` bytes."""
-    head = f"#### {escaped(headline(told))}\n\n"
-    facts = " · ".join(f"{name}: {escaped(value)}" for name, value in particulars(told))
-    tail = f"{_details(told, details)}\n\n{facts}" + (f"\n\n[Open in the console]({told.url})" if told.url else "")
+    head = f"#### {escaped(headline(content))}\n\n"
+    facts = " · ".join(f"{name}: {escaped(value)}" for name, value in particulars(content))
+    tail = f"{_details(content, details)}\n\n{facts}" + (
+        f"\n\n[Open in the console]({content.url})" if content.url else ""
+    )
     room -= _size(head) + _size(tail)
     lines = [escaped(line.strip()) for line in text.strip().splitlines()]
     body = _cut(NEWLINE.join(lines), room)
     return f"{head}{body}{tail}" if body else f"{head.rstrip()}{tail}"
 
 
-def _details(told: Told, room: int) -> str:
+def _details(content: Content, room: int) -> str:
     """Return the values and links of the alerts, as many as fit into `room` bytes."""
     found = ""
-    for fact in told.facts:
-        lines = [escaped(f"{name}: {value}") for name, value in fact.texts_beside(told.text)]
+    for fact in content.facts:
+        lines = [escaped(f"{name}: {value}") for name, value in fact.texts_beside(content.text)]
         if links := " · ".join(f"[{link.name}]({_link(link.url)})" for link in fact.main_links):
             lines.append(links)
         if lines and fact.alert:
@@ -275,7 +277,7 @@ def _outcome(
         return Outcome("later", f"DingTalk is busy. ({code})")
     reason = _reason(message, answer, secret, keyword) if code == REFUSED else FAILED.get(code)
     if reason:
-        return Outcome("failed", f"{reason} ({code})", content="refused" if code in CONTENT else "whole")
+        return Outcome("failed", f"{reason} ({code})", text_state="refused" if code in CONTENT else "whole")
     return Outcome("failed", f"DingTalk refused the message: {code} {quoted(message, *secrets)}".rstrip())
 
 

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, cast
 
 from ...config import Settings
-from . import Outcome, Told
+from . import Content, Outcome
 
 
 class Message(NamedTuple):
     """A message to one address: a retry has the same `id`, related messages have the same `thread`."""
 
-    told: Told
+    content: Content
     id: str
     thread: str | None = None
 

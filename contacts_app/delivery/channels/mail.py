@@ -21,7 +21,7 @@ from ...config import Settings, Smtp
 from ...contacts.addresses import clean_mailbox
 from ...core.trace import mark
 from ..facts import Fact
-from . import Outcome, Told, bare, headline, or_headline, outgoing, particulars, quoted
+from . import Content, Outcome, bare, headline, or_headline, outgoing, particulars, quoted
 from .kinds import ByContact, Message, Senders
 
 NOT_SET_UP = "E-mail is not set up: SMTP_HOST is not set."
@@ -54,14 +54,14 @@ class Mailer:
         self._way = outgoing.Attempt(outgoing.ANYWHERE)  # the server is the operator's own
         self._socket: socket.socket | None = None
 
-    def send(self, address: str, told: Told, message_id: str, thread: str | None) -> Outcome:
+    def send(self, address: str, content: Content, message_id: str, thread: str | None) -> Outcome:
         """Send one message; mail clients group messages with the same `thread`."""
         access = self._settings.smtp
         if access is None:
             return Outcome("failed", NOT_SET_UP)
         try:
             recipient = as_known_to_servers(address)
-            message = message_of(access.sender, recipient, told, message_id, thread)
+            message = message_of(access.sender, recipient, content, message_id, thread)
         except ValueError:
             return Outcome("failed", "The mailbox cannot be written as mail servers know it. Enter it again.")
         mark("made")
@@ -79,7 +79,7 @@ class Mailer:
             outcome = or_headline(
                 outcome,
                 lambda: self._attempt(
-                    access, recipient, message_of(access.sender, recipient, bare(told), message_id, thread)
+                    access, recipient, message_of(access.sender, recipient, bare(content), message_id, thread)
                 ),
             )
         finally:
@@ -129,7 +129,7 @@ class Mailer:
             return Outcome("sent", "The mail server took the message.")
         except _Refused as refusal:
             self._begin_anew()
-            return Outcome("later" if refusal.is_passing else "failed", refusal.words, content=refusal.content)
+            return Outcome("later" if refusal.is_passing else "failed", refusal.words, text_state=refusal.text_state)
         except outgoing.CannotReach as error:
             words = error.words
         except ssl.SSLCertVerificationError:
@@ -246,13 +246,13 @@ class Email(ByContact):
 
     def send(self, senders: Senders, address: str, message: Message) -> Outcome:
         """Send one mail."""
-        return senders.get(Mailer).send(address, message.told, message.id, message.thread)
+        return senders.get(Mailer).send(address, message.content, message.id, message.thread)
 
 
 EMAIL = Email()
 
 
-def message_of(sender: str, recipient: str, told: Told, message_id: str, thread: str | None) -> EmailMessage:
+def message_of(sender: str, recipient: str, content: Content, message_id: str, thread: str | None) -> EmailMessage:
     """Return the message as plain text and HTML; raise ValueError if the recipient is not a valid address."""
     policy = (SMTP if recipient.isascii() else SMTPUTF8).clone(cte_type="7bit")
     domain = sender.rpartition("@")[2]
@@ -261,9 +261,9 @@ def message_of(sender: str, recipient: str, told: Told, message_id: str, thread:
     local, _, at = recipient.rpartition("@")
     message["To"] = Address(username=local, domain=at)
     # Without the zero-width space a title could inject header text as an encoded word, which clients decode.
-    message["Subject"] = headline(told).replace("=?", "=\u200b?")
+    message["Subject"] = headline(content).replace("=?", "=\u200b?")
     # The time of the alert, not of this delivery, so that mail clients sort by it.
-    message["Date"] = format_datetime(told.received_at)
+    message["Date"] = format_datetime(content.received_at)
     message["Message-ID"] = f"<{message_id}@{domain}>"
     if thread is not None:
         first = f"<thread-{hashlib.sha256(thread.encode()).hexdigest()[:32]}@{domain}>"
@@ -271,8 +271,8 @@ def message_of(sender: str, recipient: str, told: Told, message_id: str, thread:
         message["References"] = first
     message["Auto-Submitted"] = "auto-generated"
     message["X-Auto-Response-Suppress"] = "All"
-    message.set_content(_plain(told))
-    message.add_alternative(_html(told), subtype="html")
+    message.set_content(_plain(content))
+    message.add_alternative(_html(content), subtype="html")
     return message
 
 
@@ -302,11 +302,11 @@ def _tls(connect: Connect) -> type[smtplib.SMTP_SSL]:
 
 
 class _Refused(Exception):
-    """The server refused the message, temporarily if `is_passing`; `content` is as in Outcome."""
+    """The server refused the message, temporarily if `is_passing`; `text_state` is as in Outcome."""
 
-    def __init__(self, words: str, is_passing: bool = False, content: str = "whole") -> None:
+    def __init__(self, words: str, is_passing: bool = False, text_state: str = "whole") -> None:
         super().__init__(words)
-        self.content = content
+        self.text_state = text_state
         self.words = words
         self.is_passing = is_passing
 
@@ -321,11 +321,11 @@ def _expect(access: Smtp, reply: tuple[int, bytes], what: str) -> None:
             what = "to send for this console; check SMTP_USER and SMTP_PASSWORD"
         # Only errors about this mailbox or message are permanent; the server may be reconfigured within the hour.
         is_final = code >= 500 and what in ("the mailbox", "the message")
-        content = _content(words.decode(errors="replace")) if is_final and what == "the message" else "whole"
-        raise _Refused(_words(access, code, words, what), is_passing=not is_final, content=content)
+        text_state = _text_state(words.decode(errors="replace")) if is_final and what == "the message" else "whole"
+        raise _Refused(_words(access, code, words, what), is_passing=not is_final, text_state=text_state)
 
 
-def _content(words: str) -> str:
+def _text_state(words: str) -> str:
     """Return "refused" if the error is about the content, by its enhanced status code (RFC 3463) or else its words.
 
     Otherwise return "doubtful": the server accepted the mailbox, so an unexplained error may be about this message.
@@ -356,10 +356,10 @@ def as_known_to_servers(address: str) -> str:
     return address if domain.isascii() else f"{local}@{idna.encode(domain, uts46=True).decode()}"
 
 
-def _plain(told: Told) -> str:
-    facts = "\n".join(f"{name}: {value}" for name, value in particulars(told))
-    parts = [headline(told), told.text.strip(), *(_plain_fact(fact, told.text) for fact in told.facts)]
-    parts += [facts, told.url or ""]
+def _plain(content: Content) -> str:
+    facts = "\n".join(f"{name}: {value}" for name, value in particulars(content))
+    parts = [headline(content), content.text.strip(), *(_plain_fact(fact, content.text) for fact in content.facts)]
+    parts += [facts, content.url or ""]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -368,18 +368,18 @@ def _plain_fact(fact: Fact, words: str) -> str:
     return "\n".join([fact.alert, *lines] if fact.alert and lines else lines)
 
 
-def _html(told: Told) -> str:
+def _html(content: Content) -> str:
     """Return simple HTML without colours of text and background, so that dark mode works."""
-    title = headline(told)
+    title = headline(content)
     paragraphs = [f'<h1 style="font-size:18px;margin:0 0 12px">{linked(title)}</h1>']
-    if told.text.strip():
-        paragraphs.append(f'<p style="white-space:pre-wrap;margin:0 0 12px">{linked(told.text.strip())}</p>')
-    paragraphs += [html for fact in told.facts if (html := _html_fact(fact, told.text))]
-    facts = "<br>".join(f"{name}: {linked(value)}" for name, value in particulars(told))
+    if content.text.strip():
+        paragraphs.append(f'<p style="white-space:pre-wrap;margin:0 0 12px">{linked(content.text.strip())}</p>')
+    paragraphs += [html for fact in content.facts if (html := _html_fact(fact, content.text))]
+    facts = "<br>".join(f"{name}: {linked(value)}" for name, value in particulars(content))
     paragraphs.append(f'<p style="font-size:13px;margin:0 0 12px">{facts}</p>')
-    if told.url:
-        paragraphs.append(f'<p style="margin:0"><a href="{escape(told.url)}">Open in the console</a></p>')
-    border = f"border-left:4px solid {COLOURS[told.status]};padding:4px 0 4px 16px"
+    if content.url:
+        paragraphs.append(f'<p style="margin:0"><a href="{escape(content.url)}">Open in the console</a></p>')
+    border = f"border-left:4px solid {COLOURS[content.status]};padding:4px 0 4px 16px"
     style = f"{border};font-family:sans-serif;font-size:15px;line-height:1.5;{WRAPPED}"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'

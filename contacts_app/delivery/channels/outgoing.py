@@ -24,7 +24,7 @@ from urllib3.exceptions import HTTPError
 from ...config import Network, Settings
 
 SECONDS = 10.0
-MOST_BYTES = 64 * 1024
+MAX_BYTES = 64 * 1024
 ANYWHERE: tuple[Network, ...] = (ipaddress.IPv4Network("0.0.0.0/0"), ipaddress.IPv6Network("::/0"))
 IPV6_UNICAST = ipaddress.IPv6Network("2000::/3")
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
@@ -101,7 +101,7 @@ def post(session: requests.Session, url: str, **request: Any) -> Answer:
             body = b""
             for chunk in response.iter_content(8192):
                 body += chunk
-                if len(body) > MOST_BYTES:
+                if len(body) > MAX_BYTES:
                     raise CannotReach(f"{host} answered more than 64 KiB.", is_uncertain=True)
             return Answer(response.status_code, body, response.headers)
     except requests.exceptions.InvalidSchema:

@@ -7,7 +7,7 @@ import requests
 
 from ...config import Aliyun, Settings, Twilio
 from ...contacts.addresses import clean_mobile, shown_mobile
-from . import Outcome, Told, aliyun, bare, headline, or_headline, outgoing, twilio, without_links
+from . import Content, Outcome, aliyun, bare, headline, or_headline, outgoing, twilio, without_links
 from .kinds import ByContact, Message, Senders
 
 NOT_SET_UP = "Text messages are not set up: SMS_PROVIDER is not set."
@@ -36,7 +36,7 @@ SAME_IN_GSM = str.maketrans(
     | {chr(code + 0xFEE0): chr(code) for code in range(0x21, 0x7F)}  # the full-width forms of ASCII
 )
 SEPTETS, UCS2_UNITS = 153, 67  # the size of a part without the concatenation header
-MOST = SEPTETS * PARTS
+MAX_CHARACTERS = SEPTETS * PARTS
 SHORTEST = 20  # characters that every variable of a template accepts
 
 
@@ -72,33 +72,33 @@ class Sms(ByContact):
 
     def send(self, senders: Senders, address: str, message: Message) -> Outcome:
         """Send one text message."""
-        return send(senders.get(outgoing.session), senders.settings, address, message.told)
+        return send(senders.get(outgoing.session), senders.settings, address, message.content)
 
 
 SMS = Sms()
 
 
-def send(session: requests.Session, settings: Settings, mobile: str, told: Told) -> Outcome:
+def send(session: requests.Session, settings: Settings, mobile: str, content: Content) -> Outcome:
     """Send one text message to a number in E.164, or only the headline if the text is refused."""
     send: Callable[[str], Outcome]
     match settings.sms:
         case Aliyun() as access:
             send, most, least = partial(aliyun.send, session, access, mobile), access.content_length, SHORTEST
         case Twilio() as access:
-            send, most, least = partial(twilio.send, session, access, mobile), MOST, MOST
+            send, most, least = partial(twilio.send, session, access, mobile), MAX_CHARACTERS, MAX_CHARACTERS
         case None:
             return Outcome("failed", NOT_SET_UP)
-    text, shorter = text_of(told, most, settings.sms_links), text_of(bare(told), least)
+    text, shorter = text_of(content, most, settings.sms_links), text_of(bare(content), least)
     return or_headline(send(text), lambda: send(shorter)) if shorter != text else send(text)
 
 
-def text_of(told: Told, most: int = MOST, has_links: bool = False) -> str:
+def text_of(content: Content, most: int = MAX_CHARACTERS, has_links: bool = False) -> str:
     """Return headline and text, cut to two parts and to `most` characters.
 
     If all characters can be replaced by GSM ones, they are, because a GSM part holds more than twice as much as a UCS-2
     part. Otherwise the text is sent as UCS-2 without replacements.
     """
-    lines = [headline(told), *(" ".join(line.split()) for line in told.text.splitlines())]
+    lines = [headline(content), *(" ".join(line.split()) for line in content.text.splitlines())]
     text = "\n".join(line for line in lines if line)
     text = text if has_links else without_links(text)
     plain = _cut(_in_parts(text.translate(SAME_IN_GSM), _septets, SEPTETS, "..."), _ucs2_units, most, "...")

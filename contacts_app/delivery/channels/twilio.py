@@ -68,6 +68,6 @@ def _outcome(answer: outgoing.Answer, access: Twilio) -> Outcome:
         code = code or LOG_ON
     # With another HTTP status this code means that the credentials are valid but lack the permission to send.
     if code in FAILED and not (code == LOG_ON and answer.status != 401):
-        return Outcome("failed", f"{FAILED[code]} ({code})", content="refused" if code in CONTENT else "whole")
+        return Outcome("failed", f"{FAILED[code]} ({code})", text_state="refused" if code in CONTENT else "whole")
     said_words = quoted(message, access.auth_token, access.account_sid)
     return Outcome("failed", f"Twilio refused the text: {code or f'HTTP {answer.status}'} {said_words}".rstrip())

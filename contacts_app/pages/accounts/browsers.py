@@ -19,7 +19,7 @@ from ...core.db import db
 
 COOKIE = "known_browser"
 LIFE = timedelta(days=400)  # the longest lifetime that browsers accept for a cookie
-MOST_USERS = 5  # of one browser, such as a shared one at the desk of a shift
+MAX_USERS = 5  # of one browser, such as a shared one at the desk of a shift
 
 
 class _Known(NamedTuple):
@@ -36,7 +36,7 @@ def remember(user: User) -> None:
     key = user.account_id, user.id
     former = {known[:2]: known for known in _noted()}
     name = former.pop(key).name if key in former else secrets.token_urlsafe(16)
-    noted = [_Known(*key, name, _mark(user.password_hash)), *former.values()][:MOST_USERS]
+    noted = [_Known(*key, name, _mark(user.password_hash)), *former.values()][:MAX_USERS]
 
     @after_this_request
     def note(response: Response) -> Response:

@@ -24,12 +24,12 @@ from ...reach.reachability import Health, health_of, reach_of
 from ...web import htmx
 from ...web.arguments import PAGE_SIZE, read_ids
 from ..notifications.results import result_of
-from ..wording import CONTACT_GONE, NAMES_SHOWN, told_deleted
+from ..wording import CONTACT_GONE, NAMES_SHOWN, deletion_message
 from .forms import ContactForm, read_query
 from .listing import COLUMNS, FIELDS, FILTERS, ListedContact, Page, Query, search
 
 blueprint = Blueprint("contacts", __name__)
-ROW, ROWS_KEPT = "contacts.row", 500  # of 5 KB each
+ROW, CACHED_ROWS = "contacts.row", 500  # of 5 KB each
 
 
 @blueprint.get("/")
@@ -82,12 +82,12 @@ def _edit(contact: Contact | None = None) -> ResponseReturnValue:
         return _dialog(form, contact_id)
     if not (form.validate() and (saved := form.save(account_id, contact))):
         return _dialog(form, contact_id, 409 if form.theirs else 422)
-    told = f"{saved.name} has been {'saved' if contact_id else 'created'}."
-    if form.kept:
-        told += f" What somebody else has changed meanwhile stays as they saved it: {', '.join(form.kept)}."
+    message = f"{saved.name} has been {'saved' if contact_id else 'created'}."
+    if form.adopted:
+        message += f" What somebody else has changed meanwhile stays as they saved it: {', '.join(form.adopted)}."
     test, no_test = _test(saved) if request.form.get("action") == "test" else (None, "")
     db.session.commit()
-    return changed(told + no_test, test=test)
+    return changed(message + no_test, test=test)
 
 
 def _dialog(form: ContactForm, contact_id: int | None, status: int = 200) -> Response:
@@ -124,7 +124,7 @@ def delete() -> ResponseReturnValue:
     db.session.commit()
     if not names and not htmx.wants_fragment():
         abort(404, CONTACT_GONE)
-    return changed(told_deleted(names, len(ids), "contacts"), 200 if names else 404)
+    return changed(deletion_message(names, len(ids), "contacts"), 200 if names else 404)
 
 
 def changed(message: str, status: int = 200, test: Notification | None = None) -> Response:
@@ -193,7 +193,7 @@ def remember_rows(app: Flask) -> None:
     def nothing_known() -> list[Health | None]:
         return health_of(None)  # depends only on the settings of the app
 
-    @lru_cache(ROWS_KEPT)
+    @lru_cache(CACHED_ROWS)
     def row(places: tuple[str, ...], account_id: int, contact: ListedContact) -> str:
         cell = cells()
         known = health_of(contact.states) if contact.states else nothing_known()

@@ -20,18 +20,18 @@ from ...web import htmx
 from ...web.arguments import PAGE_SIZE, read_ids, read_page, read_text
 from ..contacts import listing as contacts
 from ..contacts.views import changed
-from ..wording import GROUP_GONE, NAMES_SHOWN, told_deleted
+from ..wording import GROUP_GONE, NAMES_SHOWN, deletion_message
 from . import listing
 from .forms import GroupForm, read_members
 
 blueprint = Blueprint("groups", __name__)
-MOST_BYTES = 1024 * 1024  # a form has the id of each member, and there may be tens of thousands
+MAX_BYTES = 1024 * 1024  # a form has the id of each member, and there may be tens of thousands
 
 
 @blueprint.url_value_preprocessor
 def take_large_forms(endpoint: str | None, values: dict[str, Any] | None) -> None:
     """Raise the size limits for forms with many members, before anything parses the form."""
-    request.max_content_length = request.max_form_memory_size = MOST_BYTES
+    request.max_content_length = request.max_form_memory_size = MAX_BYTES
 
 
 @blueprint.get("/groups")
@@ -83,9 +83,9 @@ def _edit(group: Group | None = None) -> ResponseReturnValue:
         return _dialog(form, group_id)
     if not (form.validate() and (saved := form.save(visitor().account_id, group))):
         return _dialog(form, group_id, 409 if form.theirs else 422)
-    told = f"{saved.name} has been {'saved' if group_id else 'created'}."
+    message = f"{saved.name} has been {'saved' if group_id else 'created'}."
     db.session.commit()
-    return _changed(f"{told} It holds what somebody else has changed meanwhile, too." if form.is_merged else told)
+    return _changed(f"{message} It holds what somebody else has changed meanwhile, too." if form.is_merged else message)
 
 
 def _dialog(form: GroupForm, group_id: int | None, status: int = 200) -> Response:
@@ -120,7 +120,7 @@ def delete() -> ResponseReturnValue:
     db.session.commit()
     if not names and not htmx.wants_fragment():
         abort(404, GROUP_GONE)
-    message = told_deleted(names, len(ids), "groups")
+    message = deletion_message(names, len(ids), "groups")
     if names and "stop" in request.form:
         stopped = stop_integrations(account_id, integrations, visitor().email)  # after the deletion: no new alerts
         message += f" {stopped_words(stopped)}"

@@ -82,12 +82,12 @@ _page_statement = (
 )
 _words = sa.func.concat_ws("\n", Notification.title, Notification.text, Notification.addressee, Notification.source)
 # The worst case of strpos is the product of both lengths, and an account may have many long texts.
-MOST_SOUGHT = 48
-_needle = sa.func.left(sa.func.lower(sa.bindparam("text")), MOST_SOUGHT)
+MAX_SOUGHT = 48
+_needle = sa.func.left(sa.func.lower(sa.bindparam("text")), MAX_SOUGHT)
 _is_found = sa.func.strpos(sa.func.lower(_words), _needle) > 0
 
 
-class ListedAlert(NamedTuple):
+class ListedNotification(NamedTuple):
     """One row of the list of notifications."""
 
     id: int
@@ -106,13 +106,13 @@ class ListedAlert(NamedTuple):
     overtaken: int
 
 
-def search(account_id: int, text: str, show: str, before: int | None) -> tuple[Sequence[ListedAlert], bool]:
+def search(account_id: int, text: str, show: str, before: int | None) -> tuple[Sequence[ListedNotification], bool]:
     """Return a page of the account's notifications with ids below `before`, newest first, and whether more follow."""
     parameters = {"account_id": account_id, "text": text, "before": before or 2**63 - 1}
     statement = _page_statement.where(SHOWS[show][1])
     if text:
         statement = statement.where(_is_found)
-    rows = [ListedAlert(*row) for row in db.session.execute(statement, parameters)]
+    rows = [ListedNotification(*row) for row in db.session.execute(statement, parameters)]
     return rows[:PAGE_SIZE], len(rows) > PAGE_SIZE
 
 

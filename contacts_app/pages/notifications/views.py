@@ -152,7 +152,7 @@ def _show(alert: Notification, said: str = "") -> Response:
 def _refreshing(response: Response, context: dict[str, Any]) -> Response:
     """Trigger a refresh of the list of contacts when all deliveries are final."""
     if htmx.wants_fragment() and not context["is_waiting"]:
-        response.headers["HX-Trigger"] = "alerts:told"
+        response.headers["HX-Trigger"] = "notifications:changed"
     return response
 
 

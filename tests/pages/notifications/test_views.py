@@ -66,7 +66,7 @@ def polls(answer: TestResponse) -> bool:
 
 def told(answer: TestResponse) -> bool:
     """Tell whether the page that shows the contacts is told that the messages are at their end."""
-    return answer.headers.get("HX-Trigger") == "alerts:told"
+    return answer.headers.get("HX-Trigger") == "notifications:changed"
 
 
 def state_of(team: Team, contact: int) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def test_each_message_tells_its_story(team: Team) -> None:
     ]
     assert "1 failed 3 waiting 1 sent" in words(answer.text)
     assert "98 %\nof /var" in answer.text
-    for fact in ("Told to Night", "From A script", "Severity critical"):
+    for fact in ("Sent to Night", "From A script", "Severity critical"):
         assert fact in words(answer.text)
 
 
@@ -369,7 +369,7 @@ def test_what_a_notification_names_is_a_link_for_as_long_as_it_exists(team: Team
     team.sql.execute("DELETE FROM groups WHERE id = %s", [group])
     team.sql.execute("DELETE FROM contacts WHERE id = %s", [ann])
     assert links() == []
-    assert "Told to Night" in words(team.get(path).text)
+    assert "Sent to Night" in words(team.get(path).text)
 
 
 def test_the_list_leads_to_the_group_that_was_told_for_as_long_as_it_exists(team: Team, other_team: Team) -> None:
