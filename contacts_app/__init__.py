@@ -9,9 +9,9 @@ from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from . import api, cli, config, pages
-from .accounts import permissions
 from .core import db
 from .ops import embedded
+from .pages import visitors
 from .web import assets, compression, errors, security, templating
 
 __version__ = "0.2.0"
@@ -55,7 +55,7 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     errors.init_app(app)
     # The order matters: authorize before a body is read, so that no large form is parsed for an unknown client; check
     # the CSRF token last, so that a user whose session has expired is sent to the log-on page and gets no CSRF error.
-    app.before_request(permissions.authorize)
+    app.before_request(visitors.authorize)
     security.init_app(app)
     pages.init_app(app)
     assets.init_app(app)

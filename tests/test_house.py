@@ -26,6 +26,8 @@ MAY_IMPORT = {
     "": {*GROUND, *ROOMS, *FACES},
     "gunicorn_conf": {"ops"},  # its name before 0.2.0
 }
+# What rooms know of the web, beside the normal forms in web.fields: a worker's threads enter the app's context.
+KNOWN_OF_THE_WEB = {"delivery/worker.py": {"flask.Flask"}}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TESTS = sorted({*Path(__file__).parent.rglob("*.py")} - {Path(__file__)})  # this one holds examples
 # Public all the same: collections.namedtuple documents them.
@@ -74,6 +76,27 @@ def test_nothing_of_the_house_is_imported_inside_a_function(path: Path) -> None:
         if isinstance(child, ast.ImportFrom) and (child.level or (child.module or "").startswith("contacts_app"))
     }
     assert not inside
+
+
+def imported_names(path: Path) -> Iterator[str]:
+    """Yield what a module imports, wherever it does, as `module.name`; a relative import begins with its dots."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in MODULES if room_of(path) in ROOMS],
+    ids=lambda path: path.relative_to(PACKAGE).as_posix(),
+)
+def test_rooms_know_no_request(path: Path) -> None:
+    of_the_web = re.compile(r"(flask|werkzeug|flask_wtf|wtforms)\b|\.+web\.")
+    found = {name for name in imported_names(path) if of_the_web.match(name)}
+    allowed = KNOWN_OF_THE_WEB.get(path.relative_to(PACKAGE).as_posix(), set())
+    assert {name for name in found if name not in allowed and not name.startswith("..web.fields.")} == set()
 
 
 def is_private(name: str) -> bool:

@@ -1,6 +1,7 @@
 """Run the console and its workers in the foreground."""
 
 import click
+from flask.cli import ScriptInfo, pass_script_info
 
 from ..core import encryption
 from ..core.db import db
@@ -23,11 +24,12 @@ def serve_command() -> None:
 
 
 @click.command()
+@pass_script_info
 @plainly
-def deliver() -> None:
+def deliver(info: ScriptInfo) -> None:
     """Deliver alerts in the foreground; beside gunicorn, any number of these run, on any number of machines."""
     serve.prepare()
     serve.warn_about_role()
     encryption.note_key()
     db.session.commit()
-    worker.run(CHORES)
+    worker.run(info.load_app(), CHORES)

@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 import sqlalchemy as sa
-from werkzeug.exceptions import TooManyRequests
 
 from ..config import Settings, StartError
 from ..core.db import db
@@ -86,6 +85,14 @@ _next_test = sa.text("""
     SELECT ceil(extract(epoch FROM min(sent_at[cardinality(sent_at) + 1 - :most]) + CAST(:window AS interval) - now()))
     FROM send_windows WHERE account_id = :account_id AND kind = 'test' AND contact_id = ANY (CAST(:ids AS bigint[]))
 """)
+
+
+class TooManyTests(Exception):
+    """All contacts of a test have reached the limit of tests."""
+
+    def __init__(self, wait: int) -> None:
+        super().__init__(wait)
+        self.wait = wait  # seconds until one of them may be sent a test
 
 
 class Room(NamedTuple):
@@ -172,11 +179,9 @@ def of_digest(result: Result) -> list[Result]:
 
 
 def admit_tests(account_id: int, contact_ids: Collection[int]) -> set[int]:
-    """Count a test for each contact, and return those below the limit; raise TooManyRequests if there are none."""
+    """Count a test for each contact, and return those below the limit; raise TooManyTests if there are none."""
     mine = {"account_id": account_id, "ids": list(contact_ids), "window": TEST_WINDOW, "most": TESTS}
     admitted = set(db.session.scalars(_admit_tests, mine))
     if contact_ids and not admitted:
-        seconds = max(int(db.session.scalar(_next_test, mine) or 1), 1)
-        wait = f"{seconds} second" + ("" if seconds == 1 else "s")
-        raise TooManyRequests(f"A contact gets at most {TESTS} tests a minute. Try again in {wait}.", None, seconds)
+        raise TooManyTests(max(int(db.session.scalar(_next_test, mine) or 1), 1))
     return admitted

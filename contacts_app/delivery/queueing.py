@@ -50,7 +50,7 @@ def notify(notification: Notification, contact_ids: Collection[int]) -> int:
 def send_test(account_id: int, name: str, contact_ids: Collection[int]) -> Notification:
     """Queue a test to the contacts like an alert, with the most demanding text, and return it.
 
-    The deliveries to contacts above the limit of tests are cancelled. If that is all of them, raise TooManyRequests.
+    The deliveries to contacts above the limit of tests are cancelled. If that is all of them, raise TooManyTests.
     """
     left_out = set(contact_ids) - admit_tests(account_id, contact_ids)
     notification = Notification(

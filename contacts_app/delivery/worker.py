@@ -259,10 +259,7 @@ def let_pages_go_first() -> None:
             Path("/proc/self/autogroup").write_text(str(NICENESS))
 
 
-def run(chores: Chores) -> None:
+def run(app: Flask, chores: Chores) -> None:
     """Run a worker in the foreground until SIGTERM or Ctrl-C."""
-    from flask import current_app
-
     let_pages_go_first()
-    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
     Worker(app, current_settings(), chores).run()

@@ -2,9 +2,16 @@
 
 from collections.abc import Sequence
 
+from ..delivery.limits import TESTS
+
 NAMES_SHOWN = 10  # in a confirmation for several rows
 CONTACT_GONE = "This contact does not exist, or somebody has deleted it meanwhile."
 GROUP_GONE = "This group does not exist, or somebody has deleted it meanwhile."
+
+
+def too_many_tests(wait: int) -> str:
+    """Return the sentence for a test that may be sent again in `wait` seconds."""
+    return f"A contact gets at most {TESTS} tests a minute. Try again in {wait} second{'' if wait == 1 else 's'}."
 
 
 def deletion_message(names: Sequence[str], asked: int, things: str) -> str:

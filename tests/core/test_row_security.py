@@ -11,11 +11,11 @@ from flask.ctx import RequestContext
 
 from contacts_app import create_app
 from contacts_app.accounts.models import Account, Session
-from contacts_app.accounts.permissions import visitor
 from contacts_app.contacts.models import Contact
 from contacts_app.core.db import NO_ACCOUNT, SETTING, all_accounts, db
 from contacts_app.groups.models import Group, Membership
 from contacts_app.intake.models import Integration
+from contacts_app.pages.visitors import visitor
 from tests.conftest import Team, watched_statements
 
 # They tell whose request it is, and so are read before that is known.

@@ -12,12 +12,13 @@ from itsdangerous import BadSignature
 from werkzeug.exceptions import TooManyRequests
 
 from ...accounts.models import LOGON_WINDOW, Account, LogonAttempt, Session, User
-from ...accounts.permissions import TOKEN, Permission, public, requires, visitor, visitor_or_none, visitor_to_show
+from ...accounts.permissions import Permission, public, requires
 from ...accounts.setup import setup_token
 from ...config import current_settings
 from ...core.db import db
 from ...web import htmx
 from ...web.machines import is_api_path, is_api_request
+from ..visitors import TOKEN, visitor, visitor_or_none, visitor_to_show
 from . import browsers, proxies
 from .forms import LogonForm, PasswordForm, SetupForm
 

@@ -10,13 +10,14 @@ from urllib.parse import urlencode
 from flask import Blueprint, Flask, Response, abort, current_app, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup
-from werkzeug.exceptions import BadRequest, TooManyRequests
+from werkzeug.exceptions import BadRequest
 
 from ...accounts.models import Account
-from ...accounts.permissions import Permission, requires, visitor
+from ...accounts.permissions import Permission, requires
 from ...contacts.models import Contact
 from ...core.db import db
 from ...delivery.channels.registry import KINDS
+from ...delivery.limits import TooManyTests
 from ...delivery.models import Notification
 from ...delivery.queueing import send_test
 from ...groups.models import groups_of, left_by
@@ -24,7 +25,8 @@ from ...reach.reachability import Health, health_of, reach_of
 from ...web import htmx
 from ...web.arguments import PAGE_SIZE, read_ids
 from ..notifications.results import result_of
-from ..wording import CONTACT_GONE, NAMES_SHOWN, deletion_message
+from ..visitors import visitor
+from ..wording import CONTACT_GONE, NAMES_SHOWN, deletion_message, too_many_tests
 from .forms import ContactForm, read_query
 from .listing import COLUMNS, FIELDS, FILTERS, ListedContact, Page, Query, search
 
@@ -100,8 +102,8 @@ def _test(contact: Contact) -> tuple[Notification | None, str]:
     """Send a test to a saved contact; if that is impossible, return no test and the reason, to append to a sentence."""
     try:
         return send_test(contact.account_id, contact.name, [contact.id]), ""
-    except TooManyRequests as error:
-        return None, f" {error.description}"
+    except TooManyTests as error:
+        return None, f" {too_many_tests(error.wait)}"
 
 
 @blueprint.route("/contacts/delete", methods=["GET", "POST"])

@@ -9,7 +9,7 @@ from flask import Blueprint, Response, abort, request, url_for
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import BadRequest
 
-from ...accounts.permissions import Permission, requires, visitor
+from ...accounts.permissions import Permission, requires
 from ...contacts.models import Contact
 from ...core.db import db
 from ...delivery.stopping import stop_integrations, stopped_words, waiting_of
@@ -20,6 +20,7 @@ from ...web import htmx
 from ...web.arguments import PAGE_SIZE, read_ids, read_page, read_text
 from ..contacts import listing as contacts
 from ..contacts.views import changed
+from ..visitors import visitor
 from ..wording import GROUP_GONE, NAMES_SHOWN, deletion_message
 from . import listing
 from .forms import GroupForm, read_members

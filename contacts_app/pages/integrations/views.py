@@ -7,7 +7,7 @@ from flask import Blueprint, abort, flash, redirect, render_template, request, u
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm.exc import StaleDataError
 
-from ...accounts.permissions import Permission, requires, visitor
+from ...accounts.permissions import Permission, requires
 from ...config import current_settings
 from ...core.db import db
 from ...delivery.stopping import stop_integrations, stopped_words, waiting_of
@@ -15,6 +15,7 @@ from ...groups.models import Group
 from ...intake import refusals
 from ...intake.configurations import alertmanager_config, curl_example, grafana_config
 from ...intake.models import Integration
+from ..visitors import visitor
 from ..wording import GROUP_GONE
 from .forms import IntegrationForm
 

@@ -6,16 +6,18 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from flask import abort
 from werkzeug.datastructures import CombinedMultiDict
+from werkzeug.exceptions import TooManyRequests
 
 from ...contacts.models import Contact
 from ...core.db import db
 from ...delivery.channels.registry import KINDS
+from ...delivery.limits import TooManyTests
 from ...delivery.models import Notification
 from ...delivery.queueing import send_test
 from ...groups.models import Group
 from ...reach.reachability import channels_off
 from ...web.arguments import read_ids
-from ..wording import CONTACT_GONE, GROUP_GONE
+from ..wording import CONTACT_GONE, GROUP_GONE, too_many_tests
 
 # Contacts that share a robot get one message, which mentions them.
 _MESSAGES = ", ".join(f"{kind.messages} AS {kind.name}" for kind in KINDS.values())
@@ -72,5 +74,8 @@ class Trial(NamedTuple):
         return found["contacts"], costs
 
     def send(self) -> Notification:
-        """Queue the test in the current transaction."""
-        return send_test(self.account_id, self.addressee, self.contact_ids)
+        """Queue the test in the current transaction; respond with 429 if all contacts have reached the limit."""
+        try:
+            return send_test(self.account_id, self.addressee, self.contact_ids)
+        except TooManyTests as error:
+            raise TooManyRequests(too_many_tests(error.wait), retry_after=error.wait) from error

@@ -7,7 +7,7 @@ from flask import Blueprint, Response, abort, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import BadRequest
 
-from ...accounts.permissions import Permission, requires, visitor
+from ...accounts.permissions import Permission, requires
 from ...core.db import db
 from ...delivery.channels.registry import KINDS, kind_of
 from ...delivery.facts import from_json
@@ -17,6 +17,7 @@ from ...delivery.stopping import stop_alerts, stop_integrations, stopped_words, 
 from ...intake.models import Integration
 from ...web import htmx
 from ...web.arguments import read_ids, read_page, read_text
+from ..visitors import visitor
 from ..wording import NAMES_SHOWN
 from .listing import DELIVERY_STATES, SHOWS, search
 from .results import no_worker, result_of
