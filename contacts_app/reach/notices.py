@@ -19,7 +19,7 @@ from ..core.db import db
 from ..core.times import shown
 from ..delivery.answers import sentence
 from ..delivery.attempts import limit_lock_waits
-from ..delivery.channels.registry import kind_of
+from ..delivery.channels.registry import label_of
 from ..delivery.models import ChannelState, Notification
 from ..delivery.queueing import notify
 from ..groups.models import Group, Membership
@@ -203,7 +203,7 @@ def _states(account_id: int, condition: sa.ColumnElement[bool]) -> Sequence[Fact
     )
     facts, zone = [], current_settings().timezone
     for identity, name, channel, since, answer in db.session.execute(found):
-        words = f"{name}: {kind_of(channel).label}"
+        words = f"{name}: {label_of(channel)}"
         if since:
             words += f", since {shown(since.astimezone(zone), '%Y-%m-%d %H:%M')}: {sentence(answer)}"
         facts.append(Fact(f"{identity}:{channel}", words))

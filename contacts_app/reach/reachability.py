@@ -15,7 +15,7 @@ from ..contacts.models import Contact
 from ..core.db import read_rows
 from ..delivery.answers import sentence
 from ..delivery.channels.kinds import Kind
-from ..delivery.channels.registry import KINDS, kind_of
+from ..delivery.channels.registry import KINDS, label_of
 from ..delivery.models import ChannelState, Delivery, WorkerHeartbeat
 from ..groups.models import Membership
 from ..intake.models import Integration
@@ -112,12 +112,10 @@ def states_of_contacts(ids: sa.ColumnElement[Any]) -> sa.Select[int, str]:
 
 
 def health_of(states: str | None) -> list[Health | None]:
-    """Return the state of each channel, in the order of KINDS; None for one that was never tried."""
+    """Return the state of each known channel, in the order of KINDS; None for one that was never tried."""
     known: dict[str, Health] = {}
     for channel, fails, at, answer in json.loads(states or "[]"):
-        known[kind_of(channel).name] = Health(
-            "fails" if fails else "works", datetime.fromtimestamp(at, UTC), sentence(answer)
-        )
+        known[channel] = Health("fails" if fails else "works", datetime.fromtimestamp(at, UTC), sentence(answer))
     known |= {channel: Health("off", answer=why) for channel, why in channels_off().items()}
     return [known.get(channel) for channel in KINDS]
 
@@ -189,6 +187,11 @@ def _fails(contact: Any) -> sa.ColumnElement[bool]:
     return sa.and_(of_contact, ChannelState.failing_since.is_not(None))
 
 
+def _place(channel: str) -> int:
+    """Return the place of a channel in the order of KINDS; the last for an unknown one."""
+    return [*KINDS, channel].index(channel)
+
+
 def _gather(rows: Iterable[Any]) -> dict[int, Unreachable]:
     """Return the contacts in rows with id, name, and the columns of `_has` and `_KNOWN`, by id."""
     off = channels_off()
@@ -200,9 +203,9 @@ def _gather(rows: Iterable[Any]) -> dict[int, Unreachable]:
         names[row.id] = row.name
         reasons[row.id] |= {name: Health("off", answer=off[name]) for name in off if getattr(row, f"has_{name}")}
         if row.channel is not None and row.channel not in off:
-            reasons[row.id][kind_of(row.channel).name] = Health("fails", row.failing_since, sentence(row.answer))
+            reasons[row.id][row.channel] = Health("fails", row.failing_since, sentence(row.answer))
     return {
-        id: Unreachable(id, name, {kind.label: reasons[id][key] for key, kind in KINDS.items() if key in reasons[id]})
+        id: Unreachable(id, name, {label_of(key): reasons[id][key] for key in sorted(reasons[id], key=_place)})
         for id, name in names.items()
     }
 

@@ -1,6 +1,5 @@
 """Show that every place asks the registry for the kind of a channel: a fourth works, and an unknown one is an error."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -21,11 +20,10 @@ from contacts_app.core.db import all_accounts
 from contacts_app.delivery import messages
 from contacts_app.delivery.channels.kinds import Kind, Senders
 from contacts_app.delivery.channels.registry import KINDS, UnknownKind, kind_by_contact, kind_of
-from contacts_app.delivery.models import Delivery, Notification
+from contacts_app.delivery.models import Notification
 from contacts_app.delivery.queueing import send_again
 from contacts_app.delivery.senders import attempt
 from contacts_app.delivery.worker import Worker
-from contacts_app.reach.reachability import health_of
 from tests.conftest import Team
 
 PROJECT = Path(__file__).parents[2]
@@ -77,7 +75,6 @@ def test_an_unknown_kind_is_an_error_and_never_another_one(
         lambda: kind_by_contact(name),
         lambda: messages.claim(name, 0, known),
         lambda: attempt(name, None, Senders(known)),  # the claim is not looked at
-        lambda: health_of(json.dumps([[name, False, 0, None]])),
         lambda: send_again(alert, 1, name),
         lambda: send_again(alert, 1, None),
     ]
@@ -98,20 +95,6 @@ def test_a_worker_does_not_start_with_a_kind_that_nothing_delivers(
     monkeypatch.setitem(KINDS, "odd", Odd())
     with pytest.raises(TypeError, match="Nothing delivers channels of the kind 'odd'"):
         Worker(app, config.load(settings), CHORES)
-
-
-def test_a_page_shows_no_message_of_an_unknown_kind_as_another(app: Flask) -> None:
-    row = Delivery(contact_id=1, contact_name="Ann", channel="pigeon", state="queued", attempts=0)
-    with app.test_request_context():
-        macro = app.jinja_env.get_template("notifications/_delivery.html").module.delivery_row  # type: ignore[attr-defined]
-        assert "Mailbox" in macro(_of(row, "email"), kind_of, Notification(kind="alert"))
-        with pytest.raises(UnknownKind):
-            macro(row, kind_of, Notification(kind="alert"))
-
-
-def _of(row: Delivery, channel: str) -> Delivery:
-    names = ("contact_id", "contact_name", "state", "attempts")
-    return Delivery(channel=channel, **{name: getattr(row, name) for name in names})
 
 
 def test_nobody_has_an_unknown_channel_sent_again(team: Team, sql: psycopg.Connection) -> None:

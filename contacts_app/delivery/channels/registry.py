@@ -1,4 +1,4 @@
-"""List the kinds of channels, and look one up by its name; an unknown name is an error."""
+"""List the kinds of channels, and look one up by its name; an unknown name is an error, but pages can show it."""
 
 from .dingtalk import DINGTALK
 from .kinds import ByContact, Kind
@@ -19,6 +19,14 @@ def kind_of(name: str) -> Kind:
         return KINDS[name]
     except KeyError:
         raise UnknownKind(f"There is no channel of the kind {name!r}.") from None
+
+
+def label_of(name: str) -> str:
+    """Return the label of a kind, to show it; of an unknown kind, its name.
+
+    During an upgrade, a later version that knows the kind may already write to the same database.
+    """
+    return KINDS[name].label if name in KINDS else name
 
 
 def kind_by_contact(name: str) -> ByContact:

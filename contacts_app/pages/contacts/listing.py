@@ -85,10 +85,13 @@ def search(account_id: int, query: Query) -> Page:
 
 
 def address_of(contact: ListedContact, account_id: int) -> str:
-    """Return an address that distinguishes contacts with the same name: the email, or another one, masked if secret."""
+    """Return an address that distinguishes contacts with the same name: the email, or another one, masked if secret.
+
+    It is empty if the contact has only channels of unknown kinds.
+    """
     known = dict(zip(KINDS.values(), contact.addresses, strict=True))
-    kind = next(kind for kind in (EMAIL, *KINDS.values()) if known[kind] is not None)
-    return kind.shown(known[kind], account_id, contact.id)
+    kind = next((kind for kind in (EMAIL, *KINDS.values()) if known[kind] is not None), None)
+    return kind.shown(known[kind], account_id, contact.id) if kind else ""
 
 
 def unreachable_among(contacts: Iterable[ListedContact]) -> dict[int, Unreachable]:

@@ -5,7 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ...core.db import db
-from ...delivery.channels.registry import kind_of
+from ...delivery.channels.registry import KINDS
 from ...delivery.models import Notification, WorkerHeartbeat
 from ...reach.reachability import NO_WORKER
 from .listing import deliveries_of, pages_of
@@ -24,7 +24,7 @@ def result_of(alert: Notification, state: str = "all", page: int = 1) -> dict[st
         "deliveries": deliveries_of(alert, state, page),
         "counts": counts,
         "is_waiting": counts["queued"] + counts["sending"] > 0,
-        "kind_of": kind_of,
+        "kinds": KINDS,
         "no_worker": no_worker(),
     }
 

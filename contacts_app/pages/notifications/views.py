@@ -9,7 +9,7 @@ from werkzeug.exceptions import BadRequest
 
 from ...accounts.permissions import Permission, requires
 from ...core.db import db
-from ...delivery.channels.registry import KINDS, kind_of
+from ...delivery.channels.registry import KINDS, label_of
 from ...delivery.facts import from_json
 from ...delivery.models import Notification
 from ...delivery.queueing import SENT_AGAIN, send_again
@@ -82,7 +82,7 @@ def _said_again(sent: list[tuple[str, str]], state: str) -> str:
     if len(sent) > 1:
         return f"{len(sent)} messages are sent again."
     ((name, channel),) = sent
-    return f"1 message is sent again, to {name} ({kind_of(channel).label})."
+    return f"1 message is sent again, to {name} ({label_of(channel)})."
 
 
 @blueprint.route("/notifications/<int(max=9223372036854775807):id>/stop", methods=["GET", "POST"])
