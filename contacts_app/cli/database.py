@@ -64,7 +64,8 @@ def backup(path: Path) -> None:
     click.echo(f"Saved the database to {path}.")
     click.echo(
         "Keep the encryption key as well, in another place: ENCRYPTION_KEYS, or without it the file"
-        f" {data_dir / 'encryption_key'}. The robots' addresses in the backup cannot be read without it."
+        f" {data_dir / 'encryption_key'}. What is encrypted in the backup, such as robots' addresses, cannot be read"
+        " without it."
     )
 
 

@@ -273,7 +273,7 @@ def _encryption_keys(value: str, data_dir: Path) -> tuple[bytes, ...]:
             "ENCRYPTION_KEYS must be keys of 32 bytes in base64 with commas between them; "
             "`openssl rand -base64 32` makes one."
         )
-    raise StartError(f"{path} is damaged; restore it from a backup: the robots' addresses cannot be read without it.")
+    raise StartError(f"{path} is damaged; restore it from a backup: secrets in the database cannot be read without it.")
 
 
 def _new_encryption_key() -> str:

@@ -23,7 +23,7 @@ ENCRYPTED = {"encrypted": True}
 SUFFIX = "_encrypted"
 ENCRYPTED_AT_ONCE = 100  # rows, which stay locked meanwhile
 MISSING_KEY = (
-    "ENCRYPTION_KEYS lacks a key that robots' addresses in the database are encrypted with;"
+    "ENCRYPTION_KEYS lacks a key that secrets in the database are encrypted with;"
     " list it again, or restore the file encryption_key of DATA_DIR from a backup."
 )
 
