@@ -6,6 +6,7 @@ import pytest
 from flask import Flask
 
 from contacts_app import __version__
+from contacts_app.config import PROJECT
 from tests.conftest import Team
 
 MARK = "97.98.99"  # a version that stands nowhere else by chance
@@ -23,6 +24,12 @@ FOR_STRANGERS = (
 
 def test_the_version_is_one_of_semantic_versioning() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", __version__)
+
+
+def test_the_version_is_the_latest_of_the_changelog() -> None:
+    headings = re.findall(r"^## (.+)$", (PROJECT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == "Unreleased"
+    assert re.fullmatch(rf"{re.escape(__version__)} - \d{{4}}-\d\d-\d\d", headings[1])
 
 
 def test_a_command_prints_the_version(app: Flask) -> None:
