@@ -15,6 +15,7 @@ from flask import Flask
 from psycopg.conninfo import make_conninfo
 
 from contacts_app import create_app
+from contacts_app.contacts.addresses import clean_dingtalk_url
 from contacts_app.contacts.models import Contact
 from contacts_app.core.db import all_accounts, db
 from contacts_app.ops import embedded
@@ -168,6 +169,11 @@ def test_demo_shows_the_heart_of_the_console_and_leaves_nothing_to_send(
     )
     assert real == []
     with app.app_context(), all_accounts():
+        mine = sa.select(Contact).where(Contact.account_id == account, Contact.dingtalk_url_hash.is_not(None))
+        addresses = [contact.dingtalk_url for contact in db.session.scalars(mine)]
+        assert len(addresses) > 5
+        # What is no token, at a host that the form takes when the contact is edited.
+        assert [it for it in addresses if clean_dingtalk_url(it) != it or not re.search("=placeholder-", it)] == []
         while notices.check_next():
             pass
     assert found("SELECT count(*) FROM deliveries WHERE account_id = %s AND ended_at IS NULL") == [0]
