@@ -18,12 +18,24 @@ from ..web.opened import marks, unchanged
 Row = TypeVar("Row", Contact, Group)
 
 
-class EditForm(FlaskForm, Generic[Row]):
+class RowForm(FlaskForm):
+    """A form that shows what the database refuses."""
+
+    form_errors: Sequence[str] = ()
+
+    def show(self, refused: Refused) -> None:
+        """Add the error to its field, or to the form."""
+        if refused.field is None:
+            self.form_errors = [*self.form_errors, refused.message]
+        else:
+            add_error(self[refused.field], refused.message)
+
+
+class EditForm(RowForm, Generic[Row]):
     """A form for a new or an existing row. Each NormalField and SwitchField is named after an attribute of the row."""
 
     version = IntegerField(widget=HiddenInput(), validators=[Optional()])
     opened = HiddenField()
-    form_errors: Sequence[str] = ()
     is_merged = False  # with changes that another user saved meanwhile
     adopted: Sequence[str] = ()  # labels of the fields that only the other user changed
     theirs: Mapping[str, Any] = {}  # conflicts, by field name: the other user's value as the form shows it
@@ -117,11 +129,8 @@ class EditForm(FlaskForm, Generic[Row]):
         self.note(row)
 
     def explain(self, refused: Refused, account_id: int, identity: int | None) -> None:
-        """Add the error to its field, or to the form."""
-        if refused.field is None:
-            self.form_errors = [*self.form_errors, refused.message]
-        else:
-            add_error(self[refused.field], refused.message)
+        """Show what the database has refused to save; `identity` is the id of the row, None for a new one."""
+        self.show(refused)
 
 
 def add_error(field: Field, message: str) -> None:

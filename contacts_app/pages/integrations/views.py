@@ -2,18 +2,19 @@
 
 from typing import NoReturn
 
-import sqlalchemy as sa
 from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm.exc import StaleDataError
 
 from ...accounts.permissions import Permission, requires
 from ...config import current_settings
+from ...core.changes import Refused
 from ...core.db import db
 from ...delivery.stopping import stop_integrations, stopped_words, waiting_of
 from ...groups.models import Group
 from ...intake import refusals
 from ...intake.configurations import alertmanager_config, curl_example, grafana_config
+from ...intake.editing import create
 from ...intake.models import Integration
 from ..visitors import visitor
 from ..wording import GROUP_GONE
@@ -34,14 +35,11 @@ def index(id: int) -> ResponseReturnValue:
     group = find(account_id, id) or abort(404, GROUP_GONE)
     form = IntegrationForm()
     if form.validate_on_submit():
-        integration = Integration(account_id=account_id, group_id=id, name=str(form.name.normal))
-        token = integration.renew_token()
-        db.session.add(integration)
         try:
-            return _saved(integration, group, token)
-        except sa.exc.IntegrityError as error:
+            return _saved(*create(account_id, id, str(form.name.normal)), group)
+        except Refused as refused:
             db.session.rollback()
-            form.explain(error)
+            form.show(refused)
     integrations = Integration.of_group(account_id, id)
     page = render_template("integrations/index.html", group=group, integrations=integrations, form=form)
     return page, 422 if request.method == "POST" else 200
@@ -68,7 +66,7 @@ def renew(id: int) -> ResponseReturnValue:
         return redirect(url_for(".show", id=id), 303)
     token = integration.renew_token()
     try:
-        return _saved(integration, group, token)
+        return _saved(integration, token, group)
     except StaleDataError:  # deleted since it was read
         _gone()
 
@@ -124,7 +122,7 @@ def _gone() -> NoReturn:
     abort(404, GONE)
 
 
-def _saved(integration: Integration, group: Group, token: str) -> str:
+def _saved(integration: Integration, token: str, group: Group) -> str:
     """Save an integration and return its page, rendered before the commit, while the lock prevents a deletion."""
     db.session.flush()
     page = _page(integration, group, token)
