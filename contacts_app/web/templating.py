@@ -1,11 +1,25 @@
-"""Configure Jinja: the `moment` filter and a cached `url_for`."""
+"""Configure Jinja: its global names, the `moment` filter and a cached `url_for`."""
 
+from collections.abc import MutableMapping
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
 from flask import Flask, request
+from flask.templating import Environment
 from markupsafe import Markup
+
+
+class Templates(Environment):
+    """Jinja with the global names of each template in a plain dict instead of a ChainMap.
+
+    A ChainMap also sees names that are added after the first template is loaded, which the console never does. Jinja
+    reads all names at each import and include: in a ChainMap this takes a tenth of the dialog New contact.
+    """
+
+    def make_globals(self, d: MutableMapping[str, Any] | None) -> MutableMapping[str, Any]:
+        """Return the global names of a template."""
+        return {**self.globals, **(d or {})}
 
 
 def moment(at: datetime) -> Markup:
@@ -26,6 +40,7 @@ def init_app(app: Flask) -> None:
             endpoint = f"{request.blueprint}{endpoint}"
         return made(request.script_root, endpoint, tuple(values.items()))
 
+    app.jinja_environment = Templates
     app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
     app.jinja_env.filters["moment"] = moment
     app.jinja_env.globals["url_for"] = url_for
