@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -26,6 +27,7 @@ SORTS = tuple(sign + name for name in _ORDERS for sign in ("", "-"))
 # The columns that can be searched, and those beside the name, with their headings.
 FIELDS = {"name": "Name", "mobile": SMS.heading, "email": EMAIL.heading}
 COLUMNS = {kind.name: kind.heading for kind in KINDS.values()} | {"notified": "System notifications"}
+_addresses = attrgetter(*(kind.column for kind in KINDS.values()))
 # The filters of the list: the value in the URL, the label, and the condition.
 FILTERS: dict[str, tuple[str, sa.ColumnElement[bool]]] = {
     "all": ("All contacts", sa.true()),
@@ -70,15 +72,9 @@ def search(account_id: int, query: Query) -> Page:
     statement = page_statement(query.sort, query.show, query.field if query.text else None)
     parameters = {"account_id": account_id, "offset": (query.page - 1) * PAGE_SIZE} | _parameters(query)
     found = read_rows(statement, parameters)
+    # By position and by attrgetter, because keywords and a loop over the kinds take three times as long.
     rows = [
-        ListedContact(
-            id=row.id,
-            name=row.name,
-            addresses=tuple(getattr(row, kind.column) for kind in KINDS.values()),
-            receives_system_notifications=row.receives_system_notifications,
-            groups=row.groups,
-            states=row.states,
-        )
+        ListedContact(row.id, row.name, _addresses(row), row.receives_system_notifications, row.groups, row.states)
         for row in found
     ]
     return Page(rows=rows, total=found[0].total if found else 0)
