@@ -2,10 +2,10 @@
 
 import random
 import time
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 import psutil
 import psycopg
@@ -19,7 +19,7 @@ from contacts_app.groups.models import Group
 from contacts_app.intake.models import Integration
 from contacts_app.ops import embedded
 from tests.bench.burst import EMAIL, PASSWORD
-from tests.bench.ways import ByConsole
+from tests.bench.ways import ByConsole, Sender
 from tests.ops.test_embedded import flask, processes
 from tests.ops.test_serve import Console
 
@@ -30,7 +30,7 @@ LIMITS = {
     "MAILS_PER_MAILBOX": "1000",
     "TEXTS_PER_NUMBER": "1000",
 }
-PARTS = ("web", "worker", "PostgreSQL")
+PARTS, TRANSACTIONS = ("web", "worker", "PostgreSQL"), "transactions"
 ADDRESSES = {
     "email": "'contact' || n || '@team' || :account_id || '.example.com'",
     "mobile": "'+86139' || 10000000 + 100 * CAST(:account_id AS bigint) + n",
@@ -72,7 +72,11 @@ class Served:
 
     def way(self, tokens: dict[int, str]) -> ByConsole:
         """Return the way to notify the contacts of these groups."""
-        return ByConsole(f"127.0.0.1:{self.port}", tokens, self.settle)
+        return ByConsole(self.sender(), tokens, self.settle, self.used)
+
+    def sender(self) -> Sender:
+        """Return a sender of alerts."""
+        return Sender(f"127.0.0.1:{self.port}", "/healthz")
 
     def settle(self) -> None:
         """Wait until nothing is queued and the worker sleeps."""
@@ -80,18 +84,18 @@ class Served:
             time.sleep(0.02)
         time.sleep(random.uniform(0.2, 0.3))  # at no special moment of its rounds
 
-    def add_team(
-        self, sizes: Sequence[int], channel: str = "email", robots: str = "", user: bool = False
-    ) -> dict[int, str]:
-        """Write an account with a group of each size, and return the token of an integration for each."""
+    def add_teams(
+        self, count: int, sizes: Sequence[int], channel: str = "email", robots: str = "", user: bool = False
+    ) -> list[dict[int, str]]:
+        """Write accounts with a group of each size; return, for each, the token of an integration for each size."""
         with self.app.app_context(), all_accounts():
-            tokens = self._add_team(sizes, channel, robots, user)
+            tokens = [self._add_team(sizes, channel, robots, user) for _ in range(count)]
             db.session.commit()
             db.session.remove()
         return tokens
 
     def _add_team(self, sizes: Sequence[int], channel: str, robots: str, user: bool) -> dict[int, str]:
-        account = Account.create("Bench", max(sizes))
+        account = Account.create(f"Bench {uuid4()}", max(sizes))
         if user:
             account.add_user(EMAIL, PASSWORD)
         mine = {"account_id": account.id, "count": max(sizes)}
@@ -119,17 +123,16 @@ class Served:
             db.session.add(integration)
         return tokens
 
-    def cpu_milliseconds(self) -> Counter[str]:
-        """Return the processor time that each part has used until now, with that of its children that ended."""
-        used: Counter[str] = Counter()
+    def used(self) -> dict[str, float]:
+        """Return the milliseconds of processor time of each part, with those of its children that ended, until now.
+
+        The transactions of the database are among them; PostgreSQL counts those of a busy connection a second late.
+        """
+        query = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = 'contacts'"
+        used = dict.fromkeys(PARTS, 0.0) | {TRANSACTIONS: self.sql.execute(query).fetchone()[0]}
         for process in processes(self.data_dir):
             with suppress(psutil.NoSuchProcess):
                 words = process.cmdline()
                 name = "PostgreSQL" if process.name() == "postgres" else "worker" if "deliver" in words else "web"
-                used[name] += round(1000 * sum(process.cpu_times()[:4]))
+                used[name] += 1000 * sum(process.cpu_times()[:4])
         return used
-
-    def transactions(self) -> int:
-        """Return how many there were until now; PostgreSQL counts those of a busy connection a second late."""
-        query = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = 'contacts'"
-        return self.sql.execute(query).fetchone()[0]

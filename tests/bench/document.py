@@ -30,7 +30,7 @@ class Finding(NamedTuple):
 def write(name: str, text: str, document: Path = MEASUREMENTS) -> None:
     """Replace the part `name`; say when, of which commit, on what machine and with which command it was measured."""
     command = shlex.join(["python", *sys.orig_argv[1:]])
-    _replace(name, f"{stamp()}, {machine()}: `{command}`\n\n{text.strip()}\n", document)
+    replace(name, f"{stamp()}, {machine()}: `{command}`\n\n{text.strip()}\n", document)
 
 
 def write_findings(findings: Iterable[Finding], document: Path = MEASUREMENTS) -> None:
@@ -44,7 +44,7 @@ def write_findings(findings: Iterable[Finding], document: Path = MEASUREMENTS) -
         ]
         repeated = {test for test, _ in rows}
         rows += [(test, row) for row, test in _rows(part, document) if test not in repeated]
-        _replace(part, HEAD + "\n".join(row for _, row in sorted(rows, key=itemgetter(0))) + "\n", document)
+        replace(part, HEAD + "\n".join(row for _, row in sorted(rows, key=itemgetter(0))) + "\n", document)
 
 
 def stamp() -> str:
@@ -73,7 +73,8 @@ def _pieces(name: str, document: Path) -> list[str]:
     return [pieces[0] + pieces[1], pieces[2], pieces[3] + pieces[4]]
 
 
-def _replace(name: str, text: str, document: Path) -> None:
+def replace(name: str, text: str, document: Path) -> None:
+    """Replace the part `name` of a document."""
     before, _, after = _pieces(name, document)
     document.write_text(before + text + after)
 

@@ -3,13 +3,16 @@
 import http.client
 import json
 import smtplib
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from email.message import EmailMessage
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import psutil
 import requests
 
 from tests.delivery.counterparts import SMTP_FROM, TWILIO_FROM, TWILIO_SID, TWILIO_TOKEN
@@ -27,6 +30,9 @@ class Way(Protocol):
 
     def notify(self, contacts: int, numbers: Sequence[int]) -> None:
         """Notify them of the alerts of these numbers; return when the last one is taken in."""
+
+    def used(self) -> dict[str, float]:
+        """Return the milliseconds of processor time that each part of it has used until now."""
 
 
 class Post(NamedTuple):
@@ -52,31 +58,39 @@ class Sender:
             connection.request("GET", self.health)
             connection.getresponse().read()
 
-    def post(self, posts: Sequence[Post]) -> None:
-        """Post all, as fast as they are taken; one over one connection."""
+    def post(self, posts: Sequence[Post]) -> list[float]:
+        """Post all, as fast as they are taken, one over one connection; return the time at which each began."""
         if len(posts) == 1:
-            self._post(self.connections[0], posts)
-            return
+            return self._post(self.connections[0], posts)
         shares = [posts[first::SENDERS] for first in range(SENDERS)]
-        for _ in self.pool.map(self._post, self.connections, shares):
-            pass
+        begins = [0.0] * len(posts)
+        for first, found in enumerate(self.pool.map(self._post, self.connections, shares)):
+            begins[first::SENDERS] = found
+        return begins
 
-    def _post(self, connection: http.client.HTTPConnection, posts: Sequence[Post]) -> None:
+    def _post(self, connection: http.client.HTTPConnection, posts: Sequence[Post]) -> list[float]:
+        begins = []
         for post in posts:
+            begins.append(time.monotonic())
             connection.request("POST", post.path, post.body, post.headers | {"Content-Type": "application/json"})
             answer = connection.getresponse()
             said = answer.read()
             if answer.status not in (200, 202):
                 raise RuntimeError(said.decode())
+        return begins
 
 
 class ByConsole:
-    """The console, whose integrations have a token for a group of each size; `settle` waits until nothing is queued."""
+    """The console, whose integrations have a token for a group of each size.
 
-    def __init__(self, address: str, tokens: dict[int, str], settle: Callable[[], None]) -> None:
-        self.sender = Sender(address, "/healthz")
-        self.tokens = tokens
-        self.settle = settle
+    `settle` waits until nothing is queued; `used` is as in Way, with the transactions of the database.
+    """
+
+    def __init__(
+        self, sender: Sender, tokens: dict[int, str], settle: Callable[[], None], used: Callable[[], dict[str, float]]
+    ) -> None:
+        self.sender, self.tokens = sender, tokens
+        self.settle, self.used = settle, used
 
     def prepare(self) -> None:
         """Wait until nothing is under way, and open the connections."""
@@ -116,6 +130,11 @@ class ByAlertmanager:
             posts.append(Post("/api/v2/alerts", {}, body))
         self.sender.post(posts)
 
+    def used(self) -> dict[str, float]:
+        """Return what it has used."""
+        (process,) = (each for each in psutil.Process().children() if "alertmanager" in each.name())
+        return {"Alertmanager": 1000 * sum(process.cpu_times()[:2])}
+
 
 def alertmanager(folder: Path, smtp: str, sizes: Sequence[int]) -> AbstractContextManager[Alertmanager]:
     """Start an Alertmanager that sends at once, over a connection without TLS, as the console here."""
@@ -154,6 +173,10 @@ class BySmtplib:
                 for contact in range(contacts):
                     smtp.send_message(mail_about(number, f"contact{contact}@example.com"))
 
+    def used(self) -> dict[str, float]:
+        """Return what this process has used."""
+        return {"loop": 1000 * time.process_time()}
+
 
 def mail_about(number: int, receiver: str) -> EmailMessage:
     """Return a mail of text and HTML."""
@@ -165,22 +188,40 @@ def mail_about(number: int, receiver: str) -> EmailMessage:
     return message
 
 
-def requests_session(ca_path: Path) -> requests.Session:
-    """Return a session of a bare loop, which keeps its connection."""
-    session = requests.Session()
-    session.verify = str(ca_path)
-    return session
+class ByRequests:
+    """A bare loop over one connection that is kept; what is posted, `post` says."""
+
+    def __init__(self, receiver: str, ca_path: Path, post: Callable[[requests.Session, str, str], None]) -> None:
+        self.receiver, self.ca_path, self.to_one = receiver, ca_path, post
+        self.rounds = count(1)
+
+    def prepare(self) -> None:
+        """Open the connection; whom it is for is never the same."""
+        self.session = requests.Session()
+        self.session.trust_env = False
+        self.session.verify = str(self.ca_path)
+        self.session.get(self.receiver, timeout=10)
+        self.round = next(self.rounds)
+
+    def notify(self, contacts: int, numbers: Sequence[int]) -> None:
+        """Post the messages."""
+        for _ in numbers:
+            for contact in range(contacts):
+                self.to_one(self.session, self.receiver, f"{self.round:04}{contact:04}")
+
+    def used(self) -> dict[str, float]:
+        """Return what this process has used."""
+        return {"loop": 1000 * time.process_time()}
 
 
-def text_bare(session: requests.Session, address: str, number: str) -> None:
-    """Send one text."""
-    form = {"To": number, "From": TWILIO_FROM, "Body": WORDS}
-    url = f"{address}/2010-04-01/Accounts/{TWILIO_SID}/Messages.json"
+def send_text(session: requests.Session, server: str, who: str) -> None:
+    """Send a text by Twilio."""
+    form = {"To": f"+861{who}", "From": TWILIO_FROM, "Body": WORDS}
+    url = f"{server}/2010-04-01/Accounts/{TWILIO_SID}/Messages.json"
     session.post(url, form, auth=(TWILIO_SID, TWILIO_TOKEN), timeout=10).raise_for_status()
 
 
-def post_to_robot_bare(session: requests.Session, address: str, token: str) -> None:
-    """Send one message to a robot."""
+def post_to_robot(session: requests.Session, server: str, who: str) -> None:
+    """Post a message by a robot of DingTalk."""
     body = {"msgtype": "markdown", "markdown": {"title": "The disk is full", "text": WORDS}, "at": {"atMobiles": []}}
-    url = f"{address}/robot/send?access_token={token}"
-    session.post(url, json=body, timeout=10).raise_for_status()
+    session.post(f"{server}/robot/send?access_token={who}", json=body, timeout=10).raise_for_status()
