@@ -21,6 +21,7 @@ from contacts_app.cli.processes import CHORES
 from contacts_app.cli.samples import SAMPLE_NAMES
 from contacts_app.core.db import all_accounts, db
 from contacts_app.delivery import housekeeping
+from contacts_app.delivery.answers import answer
 from contacts_app.delivery.channels import Outcome
 from contacts_app.delivery.channels.kinds import Senders
 from contacts_app.delivery.channels.registry import kind_of
@@ -207,7 +208,7 @@ def _work(act: Callable[[Worker], Any], team: Team) -> None:
 def _deliver(channel: str, team: Team) -> None:
     """Have a worker take one step, and say of what it would send that it has arrived."""
     senders = Senders(team.app.extensions["settings"])
-    with patch.object(type(kind_of(channel)), "send", lambda *_: Outcome("sent", "OK"), create=True):
+    with patch.object(type(kind_of(channel)), "send", lambda *_: Outcome("sent", answer("twilio.sent")), create=True):
         _work(lambda worker: worker.step(channel, senders), team)
 
 

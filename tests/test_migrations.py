@@ -23,6 +23,8 @@ from contacts_app.config import StartError
 from contacts_app.contacts.models import Contact, decrypted
 from contacts_app.core import postgres
 from contacts_app.core.db import Base, all_accounts, db
+from contacts_app.delivery import answers
+from contacts_app.delivery.answers import sentence
 from contacts_app.ops import embedded
 from tests.conftest import PASSWORD_HASH, ROBOT, Team, free_port
 from tests.growth import administrator
@@ -702,6 +704,34 @@ def test_an_upgrade_keeps_a_mailbox_that_is_longer_than_mail_servers_take(
             insert(connection, "contacts", {"account_id": 7, "name": "Cid", "email": "c" * 70 + "@example.com"})
 
 
+def test_an_upgrade_quotes_the_answers_that_are_there(
+    new_database: Callable[[], str], settings: dict[str, str]
+) -> None:
+    url = new_database()
+    upgrade(url, settings, "0015")
+    said = 'The mail server refused the mailbox: 550 "Ann" \\ 没有 {"code":"mail.sent"}'
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("SET console.account_id = 'all'")
+        connection.execute("INSERT INTO accounts (id, name, contact_quota) VALUES (7, 'Ops', 9)")
+        insert(connection, "contacts", PRESENT | {"account_id": 7, "id": 7, "email": "ann@example.com"})
+        key = {"account_id": 7, "contact_id": 7}
+        insert(connection, "channel_states", key | {"channel": "sms", "worked_at": "now"})
+        insert(connection, "channel_states", key | {"channel": "email", "failing_since": "now", "answer": said})
+        for works, answer in ((True, None), (False, said)):
+            row = {"channel": "email", "works": works, "answer": answer, "used": "ann@example.com"}
+            insert(connection, "channel_news", key | row)
+        insert(connection, "sent_deliveries", key | {"alert_id": 7, "channel": "email", "answer": said})
+        upgrade(url, settings)
+        stored = answers.dump(answers.answer("quoted", text=said))
+        for table, expected in (
+            ("channel_states", {None, stored}),
+            ("channel_news", {None, stored}),
+            ("sent_deliveries", {stored}),
+        ):
+            assert {answer for (answer,) in connection.execute(f"SELECT answer FROM {table}")} == expected
+    assert sentence(stored) == said
+
+
 REVISIONS = sorted(script.revision for script in ScriptDirectory(Path(migrations.__file__).parent).walk_revisions())
 # One good row of each table there ever was; a version takes of it what it has columns for.
 EARLIER_ROWS: dict[str, dict[str, Any]] = {
@@ -757,7 +787,8 @@ def test_an_upgrade_from_each_earlier_version_keeps_every_row(
         assert len(after[table]) == len(rows)
         for old, new in zip(rows, after[table], strict=True):
             old.pop("dingtalk_url", None)
-            assert {name: new[name] for name in old} == old, table
+            read = {"answer": new["answer"] and sentence(new["answer"])} if "answer" in new else {}
+            assert {name: (new | read)[name] for name in old} == old, table
     with app.app_context(), all_accounts():
         (row,) = after["contacts"]
         encrypted = row["dingtalk_url_encrypted"]

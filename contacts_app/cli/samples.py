@@ -18,6 +18,7 @@ from ..accounts.models import Account
 from ..config import DINGTALK_HOSTS, current_settings
 from ..contacts.models import Contact
 from ..core.db import db
+from ..delivery.answers import Answers, answer, dump
 from ..delivery.channels.registry import KINDS
 from ..delivery.models import ChannelState, Delivery, Notification
 from ..groups.models import Group
@@ -34,11 +35,10 @@ SAMPLE_NAMES = (
 SAMPLE_GROUPS = ("Night shift", "Databases", "Payments", "Network")
 # By index of the contact: its failing channel and the error. The second has no other channel, so is unreachable.
 FAILING = {
-    1: ("email", "The mail server refused the mailbox: 550 5.1.1 No such user here."),
-    2: ("email", "The mail server refused the message: 552 5.2.2 The mailbox is full."),
+    1: ("email", answer("mail.refused_mailbox", said="550 5.1.1 No such user here.")),
+    2: ("email", answer("mail.refused_message", said="552 5.2.2 The mailbox is full.")),
 }
-TOOK = {"sms": "The provider took the text.", "email": "The mail server took the message."}
-TOOK |= {"dingtalk": "The robot took the message."}
+TOOK = {"sms": answer("twilio.sent"), "email": answer("mail.sent"), "dingtalk": answer("dingtalk.sent")}
 SENDERS = {"alertmanager": "Alertmanager", "grafana": "Grafana", "plain": "Backup script"}
 
 
@@ -146,7 +146,7 @@ def fill(account_id: int, count: int) -> None:
 def _add(
     alert: Notification,
     contacts: Sequence[Contact],
-    failing: dict[int, tuple[str, str]],
+    failing: dict[int, tuple[str, Answers]],
     states: dict[tuple[int, str], dict[str, Any]],
 ) -> None:
     """Insert a notification with its deliveries in final states, and update the channel states in `states`."""
@@ -159,8 +159,9 @@ def _add(
             if stored is None:
                 continue
             address = kind.shown(stored, contact.account_id, contact.id)
-            broken, reason = failing.get(contact.id, ("", ""))
+            broken, reason = failing.get(contact.id, ("", TOOK[channel]))
             fails = channel == broken
+            said = dump(reason if fails else TOOK[channel])
             at = alert.received_at + timedelta(seconds=2)
             key = {"account_id": alert.account_id, "contact_id": contact.id, "channel": channel}
             rows.append(
@@ -173,7 +174,7 @@ def _add(
                     "attempts": 1,
                     "next_attempt_at": None,
                     "give_up_at": alert.received_at + timedelta(hours=1),
-                    "answer": reason if fails else TOOK[channel],
+                    "answer": said,
                     "ended_at": at,
                 }
             )
@@ -183,7 +184,7 @@ def _add(
             if not fails:
                 known["worked_at"] = at
             elif known["failing_since"] is None:
-                known |= {"failing_since": at, "answer": reason}
+                known |= {"failing_since": at, "answer": said}
     if rows:
         db.session.execute(sa.insert(Delivery).execution_options(render_nulls=True), rows)
 

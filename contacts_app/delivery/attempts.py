@@ -10,13 +10,14 @@ import sqlalchemy as sa
 
 from ..config import Settings
 from ..core.db import db
+from .answers import answer
 from .channels import Content, Outcome
 from .channels.registry import kinds_by_contact
 from .facts import from_json
 
 LONGEST_PAUSE = 750  # seconds between two attempts
 KEY = ("account_id", "alert_id", "contact_id")
-GONE = "The contact has been deleted."
+GONE = answer("delivery.contact_deleted")
 LOCK_MILLISECONDS = 200  # the lock timeout of work that can be retried later
 _limit_lock_waits = sa.text(f"SET LOCAL lock_timeout = {LOCK_MILLISECONDS}")
 # The hour of retries begins with the first attempt, however long the delivery was queued.

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from ..config import current_settings
 from ..core.db import db
+from .answers import answer, dump
 from .attempts import GONE, LONGEST_PAUSE, limit_lock_waits
 from .channels.dingtalk import DINGTALK
 from .recording import reason, write_what_waited
@@ -18,7 +19,7 @@ from .recording import reason, write_what_waited
 logger = logging.getLogger("contacts_app")
 TIDY_SECONDS = 60
 TIDY_ROWS = 1000
-HOPELESS = "Given up: each worker that sent this ended before the result was recorded."
+NO_RESULT = answer("delivery.no_result")
 # Accounts whose row is locked are skipped, and those that are not in `ids`, which is NULL for all.
 _check_all = sa.text("""
     INSERT INTO system_checks (account_id)
@@ -164,8 +165,8 @@ def tidy(retention_days: int, chores: Chores) -> None:
     for statement, values in (
         (_forget_workers, {}),
         (_end_stopped, {}),
-        (_end_without_robot, {"gone": GONE, "no_robot": DINGTALK.no_address}),
-        (_end_hopeless, {"answer": HOPELESS}),
+        (_end_without_robot, {"gone": dump(GONE), "no_robot": dump(DINGTALK.no_address)}),
+        (_end_hopeless, {"answer": dump(NO_RESULT)}),
         (_plan_overlooked_robots, {}),
         (_plan_after_jump, longest),
         (_plan_robots_after_jump, longest),

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from ..config import Settings, StartError
 from ..core.db import db
+from .answers import answer
 from .attempts import Claimed, Result
 from .channels import Content, headline
 from .channels.kinds import ByContact
@@ -169,10 +170,8 @@ def of_digest(result: Result) -> list[Result]:
     if not claimed.others:
         return [result]
     if outcome.state == "sent":
-        outcome = outcome._replace(
-            answer=f"{outcome.answer} It went in one message with {len(claimed.others)} others, because more came than"
-            " the limit of this contact lets through one by one."
-        )
+        in_digest = answer("delivery.in_digest", others=len(claimed.others))
+        outcome = outcome._replace(answer=outcome.answer + in_digest)
     # A digest that may have arrived is repeated with the same id and content.
     result = result._replace(outcome=outcome, message=claimed.message if outcome.is_uncertain else None)
     return [result, *(result._replace(claimed=other) for other in claimed.others)]

@@ -16,6 +16,7 @@ from ..config import Settings
 from ..core.db import db
 from ..core.trace import mark
 from . import limits, order, recording
+from .answers import dump
 from .attempts import (
     CHOSEN,
     CLAIMED_COLUMNS,
@@ -177,7 +178,7 @@ def _claim_of(account_id: int, ids: Sequence[int], kind: ByContact, settings: Se
     is_busy = bool(full) and limits.hold(account_id, channel, full)
     ended: Sequence[Any] = ()
     if others := [id for id in ids if id not in rooms]:
-        ended = db.session.execute(_end_gone, mine | {"ids": others, "gone": GONE}).all()
+        ended = db.session.execute(_end_gone, mine | {"ids": others, "gone": dump(GONE)}).all()
     free = [id for id in ids if id in rooms and id not in full][: kind.batch]
     rows = _read_due(mine, {id: rooms[id] for id in free}, kind.batch) if free else []
     sendable, words = order.settle(account_id, channel, rows)

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from ..config import StartError
 from ..core.db import db
 from . import robots
+from .answers import answer, dump
 from .attempts import KEY, Claimed, Result, columns, limit_lock_waits, pause
 from .channels import Outcome
 from .channels.registry import KINDS
@@ -191,9 +192,10 @@ def record(
     except Exception as error:
         logger.error("Could not record an answer: %s", reason(error))
         db.session.rollback()
-        plain = Outcome("later", "The answer could not be written down. Tell your administrator.")
+        why = answer("delivery.not_recorded")
+        unsent = Outcome("later", why)
         results = [
-            result._replace(outcome=result.outcome._replace(answer="") if result.outcome.state == "sent" else plain)
+            result._replace(outcome=result.outcome._replace(answer=why) if result.outcome.state == "sent" else unsent)
             for result in results
         ]
         persist(write, patience)
@@ -284,13 +286,13 @@ def _finished(results: Sequence[Result]) -> dict[str, list[Any]]:
     waits: dict[int, float] = {}  # by outcome, so that the deliveries of one message are retried together
     for result in results:
         outcome, claimed = result.outcome, result.claimed
-        state, answer, wait = outcome.state, outcome.answer, outcome.wait
+        state, answers, wait = outcome.state, outcome.answer, outcome.wait
         if state == "later":
             wait = waits.setdefault(id(outcome), wait or pause(claimed.attempts))
             if wait > claimed.seconds_left:
-                state, answer = "failed", f"{answer} Given up after an hour."
+                state, answers = "failed", answers + answer("delivery.given_up")
         found["states"].append("queued" if state == "later" else state)
-        found["answers"].append(answer[:500])
+        found["answers"].append(dump(answers))
         found["waits"].append(wait)
         found["addresses"].append(result.address)
         found["messages"].append(result.message)
@@ -313,6 +315,6 @@ def _news(results: Sequence[Result]) -> dict[str, list[Any]]:
     """Return the columns of _record_news."""
     found = columns([result.claimed for result in results], "account_id", "contact_id")
     found["works"] = [result.outcome.state == "sent" for result in results]
-    found["answers"] = [None if result.outcome.state == "sent" else result.outcome.answer[:500] for result in results]
+    found["answers"] = [None if result.outcome.state == "sent" else dump(result.outcome.answer) for result in results]
     found["used"] = [result.used for result in results]
     return found

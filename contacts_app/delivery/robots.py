@@ -14,6 +14,7 @@ from ..contacts.addresses import shown_robot
 from ..contacts.models import decrypted
 from ..core.db import db
 from . import order
+from .answers import answer
 from .attempts import (
     CHOSEN,
     CLAIMED_COLUMNS,
@@ -33,10 +34,8 @@ from .senders import guarded
 
 ROBOT_LIMIT, ROBOT_WINDOW = 20, timedelta(minutes=1)
 LOCKED_PAUSE = timedelta(seconds=0.5)
-UNREADABLE = "The robot's address cannot be read, because ENCRYPTION_KEYS of this worker lacks its key."
 MAX_SECRETS = 5  # tried for one message in a row, because refused requests count against the robot's limit, too
 NOT_TRIED_SECONDS = 15  # until the other secrets are tried, so that the robot's limit is not exceeded
-NOT_TRIED = "The secret of this contact was not tried yet: {} of other contacts were refused before it. Correct those."
 # Accounts for which no message is being sent come first.
 _claim_robot = sa.text("""
     WITH idle AS (
@@ -177,11 +176,11 @@ def send(bundle: Bundle, settings: Settings, senders: Senders) -> list[Result]:
     mobiles = list(dict.fromkeys(mobile for one in bundle.claimed if (mobile := one.addresses[SMS.name])))
     # Contacts that share the robot may have different secrets; a wrong one must not block the messages to all.
     outcomes: dict[str | None, Outcome] = {}
-    outcome = Outcome("later", UNREADABLE)
+    outcome = Outcome("later", answer("dingtalk.unreadable"))
     posts, untried = 0, None
     for secret in (bundle.tries or [None]) if bundle.url else ():
         if posts >= min(bundle.room, MAX_SECRETS):
-            untried = Outcome("later", NOT_TRIED.format(posts), wait=NOT_TRIED_SECONDS)
+            untried = Outcome("later", answer("dingtalk.secret_not_tried", refused=posts), wait=NOT_TRIED_SECONDS)
             break
         send = partial(dingtalk.send, senders.get(outgoing.session), settings, str(bundle.url), secret, bundle.keyword)
         tried = guarded(partial(send, alerts, mobiles, str(bundle.message), bundle.room > posts + 1))

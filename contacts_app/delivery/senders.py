@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from ..core.trace import mark
+from .answers import answer
 from .attempts import GONE, Claimed, Result
 from .channels import Outcome
 from .channels.kinds import Message, Senders
@@ -45,4 +46,4 @@ def guarded(send: Callable[[], Outcome]) -> Outcome:
     except Exception as error:
         # Log the traceback without the message of the error, which may contain an address.
         logger.error("sending failed: %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
-        return Outcome("later", f"The console itself failed ({type(error).__name__}). Tell your administrator.")
+        return Outcome("later", answer("delivery.console_failed", error=type(error).__name__))

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from ..config import current_settings
 from ..contacts.models import Contact
 from ..core.db import read_rows
-from ..delivery.answers import sentence
+from ..delivery.answers import sentence, words
 from ..delivery.channels.kinds import Kind
 from ..delivery.channels.registry import KINDS, label_of
 from ..delivery.models import ChannelState, Delivery, WorkerHeartbeat
@@ -81,7 +81,7 @@ class Reach(NamedTuple):
 def channels_off() -> dict[str, str]:
     """Return the channels that are not set up, and why not."""
     settings = current_settings()
-    return {name: why for name, kind in KINDS.items() if (why := kind.not_set_up(settings))}
+    return {name: words(why) for name, kind in KINDS.items() if (why := kind.not_set_up(settings))}
 
 
 def is_reachable() -> sa.ColumnElement[bool]:

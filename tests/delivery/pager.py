@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 from contacts_app.config import Settings
+from contacts_app.delivery.answers import answer
 from contacts_app.delivery.channels import Outcome
 from contacts_app.delivery.channels.kinds import ByContact, Message, Senders
 
@@ -14,7 +15,7 @@ class Pager(ByContact):
     label = "Pager"
     heading = "Pager number"
     message = "page"
-    no_address = "The contact has no pager any more."
+    no_address = answer("pager.no_address")
     column = used = "pager"
     messages = "count(pager)"
     batch = 5
@@ -36,9 +37,9 @@ class Pager(ByContact):
     def send(self, senders: Senders, address: str, message: Message) -> Outcome:
         """Note the message."""
         if address.endswith("0"):
-            return Outcome("failed", "The pager is switched off.")
+            return Outcome("failed", answer("pager.off"))
         self.received.append((address, message))
-        return Outcome("sent", "The pager beeped.")
+        return Outcome("sent", answer("pager.sent"))
 
 
 PAGER = Pager()

@@ -18,6 +18,7 @@ from contacts_app.config import Settings
 from contacts_app.contacts.models import Contact
 from contacts_app.core.db import all_accounts
 from contacts_app.delivery import messages
+from contacts_app.delivery.attempts import GONE
 from contacts_app.delivery.channels.kinds import Kind, Senders
 from contacts_app.delivery.channels.registry import KINDS, UnknownKind, kind_by_contact, kind_of
 from contacts_app.delivery.models import Notification
@@ -34,10 +35,18 @@ NAMES = [
 ]
 
 
+SENTENCES_OF_PAGERS = """
+    "pager.no_address": "The contact has no pager any more.",
+    "pager.off": "The pager is switched off.",
+    "pager.sent": "The pager beeped.",
+"""
+
+
 class Odd(Kind):
     """A kind that nothing delivers."""
 
-    name, label, heading, message, no_address = "odd", "Odd", "Odd", "odd", "Gone."
+    name, label, heading, message = "odd", "Odd", "Odd", "odd"
+    no_address = GONE
     column = used = "name"
     messages = "count(name)"
 
@@ -111,7 +120,7 @@ def test_nobody_has_an_unknown_channel_sent_again(team: Team, sql: psycopg.Conne
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """Return a copy of the project with a fourth kind: its module, its place in the registry, and its column."""
+    """Return a copy of the project with a fourth kind: its module, place in the registry, sentences and column."""
     copy = tmp_path / "project"
     copy.mkdir()
     for name in ("contacts_app", "templates", "static", "tests"):
@@ -120,6 +129,7 @@ def copy(tmp_path: Path) -> Path:
     shutil.move(copy / "tests/delivery/pager.py", channels / "pager.py")
     insert(channels / "registry.py", "from .mail import EMAIL\n", "from .pager import PAGER\n")
     insert(channels / "registry.py", "(SMS, EMAIL, DINGTALK", ", PAGER")
+    insert(copy / "contacts_app/delivery/answers.py", "SENTENCES = {\n", SENTENCES_OF_PAGERS)
     insert(
         copy / "contacts_app/contacts/models.py",
         "dingtalk_keyword: Mapped[str | None]\n",

@@ -11,6 +11,7 @@ import pytest
 import requests
 
 from contacts_app import config
+from contacts_app.delivery.answers import words
 from contacts_app.delivery.channels import outgoing
 from contacts_app.delivery.channels.outgoing import CannotReach, is_allowed
 from tests.delivery.counterparts import Authority, DingTalk, environment
@@ -99,7 +100,7 @@ def test_a_private_address_is_not_even_connected_to(authority: Authority, server
     session = session_with(tmp_path, {"CA_BUNDLE": str(authority.path)})
     refused = refusal(session, server.add(TOKEN))
     told = "localhost is not called, because its address {} is not public. OUTGOING_NETWORKS can allow it."
-    assert refused.words in (told.format("127.0.0.1"), told.format("::1"))
+    assert words(refused.answer) in (told.format("127.0.0.1"), told.format("::1"))
     assert not refused.is_uncertain
     assert not server.open_connections
 
@@ -134,7 +135,7 @@ def test_a_private_address_beside_an_allowed_one_is_passed_over(
 
 def test_a_name_that_does_not_exist_is_told(session: requests.Session) -> None:
     refused = refusal(session, f"https://robot.invalid/robot/send?access_token={TOKEN}")
-    assert (refused.words, refused.is_uncertain) == ("robot.invalid cannot be found.", False)
+    assert (words(refused.answer), refused.is_uncertain) == ("robot.invalid cannot be found.", False)
 
 
 def test_a_look_up_that_hangs_is_given_up(session: requests.Session, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,19 +143,19 @@ def test_a_look_up_that_hangs_is_given_up(session: requests.Session, monkeypatch
     never = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: [never.wait(5)][:0])
     began = time.monotonic()
-    assert refusal(session, "https://robot.example/").words == "robot.example cannot be found."
+    assert words(refusal(session, "https://robot.example/").answer) == "robot.example cannot be found."
     assert time.monotonic() - began < 2
     never.set()
 
 
 def test_a_port_that_is_closed_is_told(session: requests.Session) -> None:
     refused = refusal(session, f"https://localhost:{free_port()}/robot/send?access_token={TOKEN}")
-    assert (refused.words, refused.is_uncertain) == ("localhost refused the connection.", False)
+    assert (words(refused.answer), refused.is_uncertain) == ("localhost refused the connection.", False)
 
 
 def test_a_certificate_of_an_unknown_authority_is_not_trusted(server: DingTalk, tmp_path: Path) -> None:
     refused = refusal(session_with(tmp_path, LOCAL), server.add(TOKEN))
-    assert (refused.words, refused.is_uncertain) == ("The certificate of localhost is not trusted.", False)
+    assert (words(refused.answer), refused.is_uncertain) == ("The certificate of localhost is not trusted.", False)
     assert not server.requests
 
 
@@ -166,12 +167,12 @@ def test_a_certificate_for_another_name_is_not_trusted(
         socket, "getaddrinfo", lambda host, *a, **k: look_up("127.0.0.1" if "example" in host else host, *a, **k)
     )
     refused = refusal(session, f"https://robot.example:{server.port}/robot/send?access_token={TOKEN}")
-    assert refused.words == "The certificate of robot.example is not trusted."
+    assert words(refused.answer) == "The certificate of robot.example is not trusted."
 
 
 @pytest.mark.parametrize("url", ["http://localhost/", "ftp://localhost/", "file:///etc/passwd"])
 def test_only_https_is_called(session: requests.Session, url: str) -> None:
-    assert "does not begin with https://" in refusal(session, url).words
+    assert "does not begin with https://" in words(refusal(session, url).answer)
 
 
 @pytest.mark.parametrize("url", ["https://", "https://[::1", "https://a..b/", f"https://{'a' * 300}/", "https://%00/"])
@@ -192,26 +193,26 @@ def test_something_that_is_not_tls_is_told(session: requests.Session) -> None:
         thread.start()
         refused = refusal(session, f"https://localhost:{listener.getsockname()[1]}/?access_token={TOKEN}")
         thread.join()
-    assert refused.words == "localhost closed the connection before it was secure."
+    assert words(refused.answer) == "localhost closed the connection before it was secure."
     assert not refused.is_uncertain
 
 
 def test_a_redirect_is_told_and_not_followed(server: DingTalk, session: requests.Session) -> None:
     server.behaviour = "redirect"
     refused = refusal(session, server.add(TOKEN))
-    assert refused.words == "localhost answered with a redirect, which is not followed."
+    assert words(refused.answer) == "localhost answered with a redirect, which is not followed."
     assert server.requests == 1
 
 
 def test_a_large_answer_is_cut_off(server: DingTalk, session: requests.Session) -> None:
     server.behaviour = "large"
-    assert refusal(session, server.add(TOKEN)).words == "localhost answered more than 64 KiB."
+    assert words(refusal(session, server.add(TOKEN)).answer) == "localhost answered more than 64 KiB."
 
 
 def test_a_connection_that_is_closed_may_have_taken_the_request(server: DingTalk, session: requests.Session) -> None:
     server.behaviour = "close"
     refused = refusal(session, server.add(TOKEN))
-    assert refused.words == "localhost closed the connection without an answer that can be read."
+    assert words(refused.answer) == "localhost closed the connection without an answer that can be read."
     assert refused.is_uncertain
 
 
@@ -224,14 +225,14 @@ def test_a_server_that_takes_its_time_is_cut_off(
     began = time.monotonic()
     refused = refusal(session, server.add(TOKEN))
     assert 0.9 < time.monotonic() - began < 3
-    assert (refused.words, refused.is_uncertain) == ("localhost did not answer within 1 seconds.", True)
+    assert (words(refused.answer), refused.is_uncertain) == ("localhost did not answer within 1 seconds.", True)
 
 
 def test_a_handshake_that_hangs_is_cut_off(session: requests.Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outgoing, "SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         refused = refusal(session, f"https://localhost:{listener.getsockname()[1]}/?access_token={TOKEN}")
-    assert (refused.words, refused.is_uncertain) == ("localhost did not answer within 1 seconds.", False)
+    assert (words(refused.answer), refused.is_uncertain) == ("localhost did not answer within 1 seconds.", False)
 
 
 def test_a_call_takes_ten_seconds_at_most() -> None:

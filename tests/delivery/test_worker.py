@@ -22,6 +22,7 @@ from contacts_app.cli.processes import CHORES
 from contacts_app.contacts.models import Contact
 from contacts_app.core.db import all_accounts, db
 from contacts_app.delivery import attempts, housekeeping, messages, robots, worker
+from contacts_app.delivery.answers import answer, sentence
 from contacts_app.delivery.channels import Outcome, sms
 from contacts_app.delivery.channels.kinds import Senders
 from contacts_app.delivery.channels.registry import KINDS
@@ -233,8 +234,10 @@ def tell(team: Team, *contacts: int, title: str = "Disk full", **columns: Any) -
 
 
 def select(team: Team, query: str, *values: Any) -> list[Row]:
+    """Return the rows, with the sentence of an answer in its place."""
     cursor = team.sql.cursor(row_factory=psycopg.rows.dict_row)
-    return cursor.execute(query, values or None).fetchall()
+    rows = cursor.execute(query, values or None).fetchall()
+    return [row | {"answer": sentence(row["answer"])} if row.get("answer") else row for row in rows]
 
 
 def deliveries(team: Team, *alerts: int) -> list[Row]:
@@ -346,7 +349,9 @@ def test_what_a_deleted_contact_was_to_be_told_fails(team: Team, courier: Courie
     with team.app.app_context(), all_accounts():
         housekeeping.tidy(90, CHORES)
     rows = deliveries(team)
-    assert {(row["state"], row["answer"], row["contact_name"]) for row in rows} == {("failed", attempts.GONE, "Ann")}
+    assert {(row["state"], row["answer"], row["contact_name"]) for row in rows} == {
+        ("failed", "The contact has been deleted.", "Ann")
+    }
     assert len(rows) == 3
     assert chat.requests == 0
 
@@ -437,7 +442,9 @@ def test_of_many_wrong_secrets_few_are_tried_at_once_and_count_against_the_limit
         states = Counter(row["state"] for row in deliveries(team))
         assert states == {"failed": times * most, "queued": 3 + (2 - times) * most}
         waiting = [row for row in deliveries(team) if row["state"] == "queued"]
-        assert {row["answer"] for row in waiting} == {robots.NOT_TRIED.format(most)}
+        words = f"The secret of this contact was not tried yet: {most} of other contacts were refused before it."
+        words += " Correct those."
+        assert {row["answer"] for row in waiting} == {words}
         assert all(row["wait"] > 10 for row in waiting)
         sent_at = select(team, "SELECT sent_at FROM robots")[0]["sent_at"]
         make_due(team)
@@ -531,7 +538,8 @@ def test_a_robot_whose_key_is_missing_is_explained(team: Team, courier: Courier,
     tell(team)
     courier.deliver()
     # For another worker may have it, and a contact is not to blame for a setting.
-    assert (only(team)["state"], only(team)["answer"]) == ("queued", robots.UNREADABLE)
+    words = "The robot's address cannot be read, because ENCRYPTION_KEYS of this worker lacks its key."
+    assert (only(team)["state"], only(team)["answer"]) == ("queued", words)
     assert channel_state(team, "dingtalk") is None
     assert chat.requests == 0
 
@@ -735,19 +743,18 @@ def test_a_defect_of_the_console_itself_is_one_more_attempt(
     assert only(team)["state"] == "sent"
 
 
-def test_an_answer_that_cannot_be_kept_is_left_out_and_nothing_is_sent_twice(
+def test_an_answer_that_cannot_be_kept_is_replaced_and_nothing_is_sent_twice(
     team: Team, courier: Courier, texts: Texts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     team.add(mobile=ANN)
     tell(team)
     with monkeypatch.context() as patch:
-        # PostgreSQL keeps no NUL, and psycopg says so before it is sent.
-        send = sms.send
-        patch.setattr(
-            "contacts_app.delivery.channels.sms.send", lambda *given: send(*given)._replace(answer="Thank you\0")
-        )
+        # PostgreSQL keeps no half of a character, and psycopg says so before it is sent.
+        send, half = sms.send, answer("twilio.refused", said="\ud83d")
+        patch.setattr("contacts_app.delivery.channels.sms.send", lambda *given: send(*given)._replace(answer=half))
         courier.deliver()
-    assert (only(team)["state"], only(team)["answer"], only(team)["attempts"]) == ("sent", "", 1)
+    words = "The answer could not be written down. Tell your administrator."
+    assert (only(team)["state"], only(team)["answer"], only(team)["attempts"]) == ("sent", words, 1)
     assert len(texts.messages) == 1
 
 
@@ -1146,7 +1153,7 @@ def test_what_became_of_a_message_is_written_by_its_key_however_many_wait(team: 
     with team.app.app_context(), all_accounts():
         claimed = messages.claim("sms", 0, config.current_settings()).claimed[0]
         result = attempts.Result(
-            claimed=claimed, channel="sms", outcome=Outcome("sent", "Taken."), address=None, used=None
+            claimed=claimed, channel="sms", outcome=Outcome("sent", answer("twilio.sent")), address=None, used=None
         )
         with plans_of(r"UPDATE deliveries\b") as plans:
             if name == "record":

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from ...core.times import shown
+from ..answers import Answers, answer
 from ..facts import Fact
 
 MAX_QUOTED = 200  # characters of a provider's response
@@ -37,15 +38,15 @@ class Content(NamedTuple):
 class Outcome(NamedTuple):
     """The outcome of an attempt.
 
-    `state` is sent, failed or later (retry); `answer` is for people, without secrets, at most 500 characters; `wait` is
-    the seconds until the next attempt if the provider limits the rate; `is_uncertain` if the message may have arrived.
+    `state` is sent, failed or later (retry); `answer` says why, without secrets; `wait` is the seconds until the next
+    attempt if the provider limits the rate; `is_uncertain` if the message may have arrived.
     `text_state` is whole, headline (only the headline was sent), refused (for the content or length of the text, not
     for the address) or doubtful (failed, perhaps for the text). `posts` is the number of messages the provider was
     sent.
     """
 
     state: str
-    answer: str
+    answer: Answers
     wait: float | None = None
     is_uncertain: bool = False
     text_state: str = "whole"
@@ -79,7 +80,9 @@ def or_headline(first: Outcome, send_headline: Callable[[], Outcome]) -> Outcome
     second = send_headline()
     posts = first.posts + second.posts
     if second.state == "sent":
-        return second._replace(answer=f"Only the headline was sent. {first.answer}", text_state="headline", posts=posts)
+        return second._replace(
+            answer=answer("delivery.headline_only") + first.answer, text_state="headline", posts=posts
+        )
     text_state = "whole" if second.text_state == "doubtful" else second.text_state
     return second._replace(text_state=text_state, posts=posts)
 

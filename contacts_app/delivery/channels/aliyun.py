@@ -17,40 +17,40 @@ from uuid import uuid4
 import requests
 
 from ...config import Aliyun
+from ..answers import answer
 from . import Outcome, outgoing, quoted, quoted_code
 
 LATER = ("isp.", "Throttling", "ServiceUnavailable", "InternalError", "SignatureNonceUsed")
-UNKNOWN_TEMPLATE = "Alibaba Cloud does not know the template, or has not approved it. Check ALIYUN_TEMPLATE_CODE."
-MISFIT = "The template does not fit. It has to contain the variable ${content}, and no other."
+UNKNOWN_TEMPLATE, MISFIT = "aliyun.unknown_template", "aliyun.unfit_template"
 # The first key that is a prefix of the error code applies; the response is quoted for other codes.
 FAILED = {
-    "isv.SMS_SIGNATURE_SCENE": "The signature is not for templates of this kind. Check ALIYUN_SIGN_NAME.",
-    "isv.SMS_SIGN_ILLEGAL": "Alibaba Cloud has forbidden the signature. Check ALIYUN_SIGN_NAME.",
-    "isv.SIGN_STATE_ILLEGAL": "The signature cannot be used as it stands at Alibaba Cloud. Check ALIYUN_SIGN_NAME.",
-    "isv.SMS_SIGN": "Alibaba Cloud does not know the signature. Check ALIYUN_SIGN_NAME.",
-    "isv.TEMPLATE_PARAMS_ILLEGAL": "The text holds a word that Alibaba Cloud does not send.",
+    "isv.SMS_SIGNATURE_SCENE": "aliyun.unfit_signature",
+    "isv.SMS_SIGN_ILLEGAL": "aliyun.forbidden_signature",
+    "isv.SIGN_STATE_ILLEGAL": "aliyun.unusable_signature",
+    "isv.SMS_SIGN": "aliyun.unknown_signature",
+    "isv.TEMPLATE_PARAMS_ILLEGAL": "aliyun.word",
     "isv.TEMPLATE_MISSING": MISFIT,
     "isv.INVALID_JSON_PARAM": MISFIT,
-    "isv.PARAM_LENGTH_LIMIT": "The template's variable ${content} is shorter than ALIYUN_CONTENT_LENGTH.",
-    "isv.PARAM_NOT_SUPPORT_URL": "The text holds a link, or what looks like one, which ${content} may not.",
-    "isv.BLACK_KEY_CONTROL_LIMIT": "The text holds a word that Alibaba Cloud does not send.",
-    "isv.SMS_CONTENT_ILLEGAL": "The text holds a word that Alibaba Cloud does not send.",
-    "isv.MOBILE_NUMBER_ILLEGAL": "Alibaba Cloud does not take the number. Check it in the contact.",
-    "isv.DOMESTIC_NUMBER_NOT_SUPPORTED": "The template is for numbers outside China. Check ALIYUN_TEMPLATE_CODE.",
-    "isv.DENY_IP_RANGE": "Alibaba Cloud does not take calls from the address of this console.",
-    "isv.DAY_LIMIT_CONTROL": "The daily limit set at Alibaba Cloud is reached.",
-    "isv.MONTH_LIMIT_CONTROL": "The monthly limit set at Alibaba Cloud is reached.",
-    "isv.AMOUNT_NOT_ENOUGH": "The balance at Alibaba Cloud is used up.",
-    "isv.OUT_OF_SERVICE": "Alibaba Cloud has stopped the service. Check the balance.",
-    "isv.PRODUCT_UN": "The account at Alibaba Cloud has not subscribed to the SMS service.",
-    "isv.ACCOUNT_NOT_EXISTS": "Alibaba Cloud does not know the account. Check ALIYUN_ACCESS_KEY_ID.",
-    "isv.ACCOUNT_ABNORMAL": "Alibaba Cloud has blocked the account, or its balance is used up.",
-    "isp.RAM_PERMISSION_DENY": "The access key may not send text messages. Give it the right to call SendSms.",
-    "InvalidAccessKeyId": "Alibaba Cloud does not know the access key. Check ALIYUN_ACCESS_KEY_ID.",
-    "SignatureDoesNotMatch": "The secret of the access key is wrong. Check ALIYUN_ACCESS_KEY_SECRET.",
-    "InvalidTimeStamp": "Alibaba Cloud finds the time wrong. Check the clock of the console's machine.",
-    "Forbidden": "The access key may not send text messages. Give it the right to call SendSms.",
-    "NoPermission": "The access key may not send text messages. Give it the right to call SendSms.",
+    "isv.PARAM_LENGTH_LIMIT": "aliyun.too_long",
+    "isv.PARAM_NOT_SUPPORT_URL": "aliyun.link",
+    "isv.BLACK_KEY_CONTROL_LIMIT": "aliyun.word",
+    "isv.SMS_CONTENT_ILLEGAL": "aliyun.word",
+    "isv.MOBILE_NUMBER_ILLEGAL": "aliyun.bad_number",
+    "isv.DOMESTIC_NUMBER_NOT_SUPPORTED": "aliyun.template_for_abroad",
+    "isv.DENY_IP_RANGE": "aliyun.bad_origin",
+    "isv.DAY_LIMIT_CONTROL": "aliyun.daily_limit",
+    "isv.MONTH_LIMIT_CONTROL": "aliyun.monthly_limit",
+    "isv.AMOUNT_NOT_ENOUGH": "aliyun.no_balance",
+    "isv.OUT_OF_SERVICE": "aliyun.stopped",
+    "isv.PRODUCT_UN": "aliyun.not_subscribed",
+    "isv.ACCOUNT_NOT_EXISTS": "aliyun.unknown_account",
+    "isv.ACCOUNT_ABNORMAL": "aliyun.blocked_account",
+    "isp.RAM_PERMISSION_DENY": "aliyun.no_permission",
+    "InvalidAccessKeyId": "aliyun.unknown_key",
+    "SignatureDoesNotMatch": "aliyun.wrong_key",
+    "InvalidTimeStamp": "aliyun.wrong_time",
+    "Forbidden": "aliyun.no_permission",
+    "NoPermission": "aliyun.no_permission",
 }
 # An error code with two meanings, which only the message of the response distinguishes.
 IS_MISFIT = re.compile("变量|参数|variable|param", re.IGNORECASE)
@@ -60,7 +60,11 @@ CONTENT = (
     *("isv.TEMPLATE_PARAMS_ILLEGAL", "isv.SMS_CONTENT_ILLEGAL"),
 )
 PERHAPS_CONTENT = "isv.INVALID_PARAMETERS"  # also returned for a variable that is too long
-LIMITS = {"分钟|minute": "minute", "小时|hour": "hour", "天|日|day": "day"}
+LIMITS = {
+    "分钟|minute": "aliyun.limit_of_a_minute",
+    "小时|hour": "aliyun.limit_of_an_hour",
+    "天|日|day": "aliyun.limit_of_a_day",
+}
 
 
 def send(session: requests.Session, access: Aliyun, mobile: str, text: str) -> Outcome:
@@ -82,10 +86,10 @@ def send(session: requests.Session, access: Aliyun, mobile: str, text: str) -> O
     }
     form["Signature"] = signature("POST", form, access.access_key_secret)
     try:
-        answer = outgoing.post(session, f"{access.endpoint}/", data=form)
+        response = outgoing.post(session, f"{access.endpoint}/", data=form)
     except outgoing.CannotReach as error:
-        return Outcome("later", error.words, is_uncertain=error.is_uncertain)
-    return _outcome(answer, access)
+        return Outcome("later", error.answer, is_uncertain=error.is_uncertain)
+    return _outcome(response, access)
 
 
 def signature(method: str, parameters: dict[str, str], secret: str) -> str:
@@ -99,34 +103,34 @@ def _encoded(value: str) -> str:
     return quote(value, safe="~")
 
 
-def _outcome(answer: outgoing.Answer, access: Aliyun) -> Outcome:
+def _outcome(response: outgoing.Response, access: Aliyun) -> Outcome:
     secrets = (access.access_key_id, access.access_key_secret)
     try:
-        said = json.loads(answer.body)
+        said = json.loads(response.body)
         code, message = str(said["Code"]), str(said.get("Message", ""))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        if 400 <= answer.status < 500 and answer.status != 429:
-            return Outcome("failed", f"Alibaba Cloud refused the text (HTTP {answer.status}).")
-        words = f"Alibaba Cloud: unexpected response (HTTP {answer.status})."
-        return Outcome("later", words, is_uncertain=answer.status != 429)
+        if 400 <= response.status < 500 and response.status != 429:
+            return Outcome("failed", answer("aliyun.refused_status", status=response.status))
+        why = answer("aliyun.unexpected", status=response.status)
+        return Outcome("later", why, is_uncertain=response.status != 429)
     if code == "OK":
-        return Outcome("sent", "Alibaba Cloud took the text.")
+        return Outcome("sent", answer("aliyun.sent"))
     shown = quoted_code(code, *secrets)
     if reason := _explained(code, message):
-        return Outcome("failed", f"{reason} ({shown})", text_state="refused" if code.startswith(CONTENT) else "whole")
+        text_state = "refused" if code.startswith(CONTENT) else "whole"
+        return Outcome("failed", answer(reason, error=shown), text_state=text_state)
     said = f"{shown} {quoted(message, *secrets)}".rstrip()
     if "BUSINESS_LIMIT" in code:
-        span = next((span for words, span in LIMITS.items() if re.search(words, f"{code} {message}", re.I)), "")
-        limits = f"the limit of one {span}" if span else "the limits"
-        return Outcome("later", f"The number has been sent too many texts for {limits} at Alibaba Cloud. ({said})")
+        limits = (limit for words, limit in LIMITS.items() if re.search(words, f"{code} {message}", re.I))
+        return Outcome("later", answer(next(limits, "aliyun.limits"), said=said))
     if code.startswith(LATER):
-        return Outcome("later", f"Alibaba Cloud cannot send at the moment: {said}")
+        return Outcome("later", answer("aliyun.not_now", said=said))
     text_state = "doubtful" if code == PERHAPS_CONTENT else "whole"
-    return Outcome("failed", f"Alibaba Cloud refused the text: {said}", text_state=text_state)
+    return Outcome("failed", answer("aliyun.refused", said=said), text_state=text_state)
 
 
 def _explained(code: str, message: str) -> str | None:
-    """Return the explanation of a permanent error; None for a temporary or unknown one."""
+    """Return the code of a permanent error; None for a temporary or unknown one."""
     if code == "isv.SMS_TEMPLATE_ILLEGAL":
         return MISFIT if IS_MISFIT.search(message) else UNKNOWN_TEMPLATE if IS_UNKNOWN.search(message) else None
-    return next((words for beginning, words in FAILED.items() if code.startswith(beginning)), None)
+    return next((reason for beginning, reason in FAILED.items() if code.startswith(beginning)), None)

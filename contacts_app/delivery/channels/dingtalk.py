@@ -22,6 +22,7 @@ from ...config import Settings
 from ...contacts.addresses import clean_dingtalk_url, shown_robot
 from ...contacts.models import decrypted
 from ...core.times import shown
+from ..answers import Answers, answer
 from . import Content, Outcome, bare, headline, or_headline, outgoing, particulars, quoted
 from .kinds import Kind
 
@@ -36,19 +37,18 @@ NEWLINE = "  \n"  # Markdown joins lines that do not end with two spaces
 MARKUP = "\\`*_[]<~|"
 PLAIN_URL = r"https?://[A-Za-z0-9./_?=&%#:+-]+"
 BUSY, TOO_FAST, REFUSED = -1, (130101, 410100), 310000
-UNKNOWN = "DingTalk does not know the token. Copy the robot's address from its settings again."
 FAILED = {
-    300001: UNKNOWN,
-    300005: UNKNOWN,
-    400101: UNKNOWN,
-    400013: "The robot's group chat has been dissolved. Enter the robot of another.",
-    400102: "The robot is switched off. Switch it on in the settings of its group chat.",
-    400106: "The robot is not in its group chat any more. Add it again, and enter its address.",
-    430101: "The text holds a link that DingTalk does not take for safe.",
-    430102: "The text holds a word that DingTalk does not send.",
-    430103: "The text holds a picture that DingTalk does not send.",
-    430104: "The text holds something that DingTalk does not send.",
-    460101: "The text is longer than DingTalk takes.",
+    300001: "dingtalk.unknown_robot",
+    300005: "dingtalk.unknown_robot",
+    400101: "dingtalk.unknown_robot",
+    400013: "dingtalk.chat_dissolved",
+    400102: "dingtalk.switched_off",
+    400106: "dingtalk.not_in_chat",
+    430101: "dingtalk.link",
+    430102: "dingtalk.word",
+    430103: "dingtalk.picture",
+    430104: "dingtalk.something",
+    460101: "dingtalk.too_long",
 }
 CONTENT = (430101, 430102, 430103, 430104, 460101)
 
@@ -60,7 +60,7 @@ class DingTalk(Kind):
     label = "DingTalk robot"
     heading = "DingTalk robot"
     message = "DingTalk message"
-    no_address = "The contact has no DingTalk robot any more."
+    no_address = answer("dingtalk.no_address")
     column = "dingtalk_url_encrypted"
     used = "encode(dingtalk_url_hash, 'hex')"
     messages = "count(DISTINCT dingtalk_url_hash)"
@@ -95,7 +95,7 @@ def send(
     """
     parts = urlsplit(url)
     if parts.netloc.lower() not in settings.dingtalk_hosts:
-        return Outcome("failed", "The robot's host is not one of DingTalk's. Enter the robot's address again.")
+        return Outcome("failed", answer("dingtalk.bad_host"))
     numbers = [_mention(mobile) for mobile in mobiles[:MAX_MENTIONS]]
 
     def post(alerts: Sequence[Content], uuid: str) -> Outcome:
@@ -120,11 +120,13 @@ def _post(
     # UTF-8, because Chinese escaped to ASCII takes twice the bytes.
     data = json.dumps(body, ensure_ascii=False).encode()
     try:
-        answer = outgoing.post(session, signed, data=data, headers={"Content-Type": "application/json; charset=utf-8"})
+        response = outgoing.post(
+            session, signed, data=data, headers={"Content-Type": "application/json; charset=utf-8"}
+        )
     except outgoing.CannotReach as error:
-        return Outcome("later", error.words, is_uncertain=error.is_uncertain)
+        return Outcome("later", error.answer, is_uncertain=error.is_uncertain)
     token = parse_qs(urlsplit(url).query).get("access_token", [""])[0]
-    return _outcome(answer, settings, secret, keyword, (token, secret or ""))
+    return _outcome(response, settings, secret, keyword, (token, secret or ""))
 
 
 def text_of(alerts: Sequence[Content], keyword: str | None, numbers: Sequence[str], count: int) -> str:
@@ -253,58 +255,62 @@ def _signature(secret: str, now: float) -> str:
 
 
 def _outcome(
-    answer: outgoing.Answer, settings: Settings, secret: str | None, keyword: str | None, secrets: tuple[str, ...]
+    response: outgoing.Response, settings: Settings, secret: str | None, keyword: str | None, secrets: tuple[str, ...]
 ) -> Outcome:
     """Return the outcome that the robot's response means."""
-    if answer.status == 429:
-        return Outcome("later", "DingTalk: rate limited (HTTP 429).")
-    if answer.status >= 500:
-        return Outcome("later", f"DingTalk is out of order (HTTP {answer.status}).", is_uncertain=True)
+    if response.status == 429:
+        return Outcome("later", answer("dingtalk.rate_limited"))
+    if response.status >= 500:
+        return Outcome("later", answer("dingtalk.out_of_order", status=response.status), is_uncertain=True)
     try:
-        said = json.loads(answer.body)
+        said = json.loads(response.body)
         code, message = int(said["errcode"]), str(said.get("errmsg", ""))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        if answer.status >= 400:
-            return Outcome("failed", f"DingTalk refused the message (HTTP {answer.status}).")
-        return Outcome("later", "DingTalk: unexpected response.", is_uncertain=True)
+        if response.status >= 400:
+            return Outcome("failed", answer("dingtalk.refused_status", status=response.status))
+        return Outcome("later", answer("dingtalk.unexpected"), is_uncertain=True)
     if code == 0:
-        return Outcome("sent", "The robot took the message.")
+        return Outcome("sent", answer("dingtalk.sent"))
     if code in TOO_FAST:
         until = shown(datetime.now(settings.timezone) + timedelta(seconds=BLOCKED_SECONDS), "%H:%M")
-        words = f"The robot is blocked until {until}, because it was sent more than 20 messages in a minute."
-        return Outcome("later", f"{words} ({code})", wait=BLOCKED_SECONDS)
+        return Outcome("later", answer("dingtalk.blocked", until=until, error=code), wait=BLOCKED_SECONDS)
     if code == BUSY:
-        return Outcome("later", f"DingTalk is busy. ({code})")
-    reason = _reason(message, answer, secret, keyword) if code == REFUSED else FAILED.get(code)
-    if reason:
-        return Outcome("failed", f"{reason} ({code})", text_state="refused" if code in CONTENT else "whole")
-    return Outcome("failed", f"DingTalk refused the message: {code} {quoted(message, *secrets)}".rstrip())
+        return Outcome("later", answer("dingtalk.busy", error=code))
+    if code in FAILED:
+        text_state = "refused" if code in CONTENT else "whole"
+        return Outcome("failed", answer(FAILED[code], error=code), text_state=text_state)
+    if code == REFUSED and (reason := _reason(message, response, secret, keyword)):
+        return Outcome("failed", reason)
+    return Outcome("failed", answer("dingtalk.refused", said=f"{code} {quoted(message, *secrets)}".rstrip()))
 
 
-def _reason(message: str, answer: outgoing.Answer, secret: str | None, keyword: str | None) -> str | None:
+def _reason(message: str, response: outgoing.Response, secret: str | None, keyword: str | None) -> Answers | None:
     """Return which of the robot's security settings refused the message; None if the response does not say."""
     # The proposed solution at the end is cut off, because it always names keyword, signature and timestamp.
     message = re.split(r"[;；]\s*solution|[;；]\s*解决", message.lower())[0]
     if "keyword" in message or "关键" in message:
-        is_set = f"'{keyword[:100]}' is not one of its keywords" if keyword else "none is set"
-        return f"The robot wants a keyword in the text, and {is_set}. Enter the robot's keyword in the contact."
+        if keyword:
+            return answer("dingtalk.wrong_keyword", keyword=keyword[:100], error=REFUSED)
+        return answer("dingtalk.no_keyword", error=REFUSED)
     if "timestamp" in message or "过期" in message or "时间戳" in message:
-        return _clock(answer)
+        return _clock(response)
     if "sign" in message or "签名" in message:
         if secret:
-            return "The signature does not match: the secret in the contact is not the robot's. Enter it again."
-        return "The robot wants a signature. Enter its secret (SEC…) in the contact."
+            return answer("dingtalk.wrong_signature", error=REFUSED)
+        return answer("dingtalk.not_signed", error=REFUSED)
     if "whitelist" in message or "白名单" in message or re.search(r"\bip\b", message):
-        return "The robot does not take messages from the address of this console. Add it to the robot's IP addresses."
+        return answer("dingtalk.bad_origin", error=REFUSED)
     return None
 
 
-def _clock(answer: outgoing.Answer) -> str:
+def _clock(response: outgoing.Response) -> Answers:
     try:
-        seconds = time.time() - parsedate_to_datetime(answer.headers["Date"]).timestamp()
+        seconds = time.time() - parsedate_to_datetime(response.headers["Date"]).timestamp()
     except (KeyError, ValueError, TypeError):
         seconds = 0.0
     if abs(seconds) < 60:
-        return "The robot finds the time of the message wrong. Check the clock of the console's machine."
-    direction = "fast" if seconds > 0 else "slow"
-    return f"The clock of the console's machine is {abs(seconds) / 60:.0f} minutes {direction}. Set it right."
+        return answer("dingtalk.wrong_time", error=REFUSED)
+    minutes = round(abs(seconds) / 60)
+    if seconds > 0:
+        return answer("dingtalk.clock_fast", minutes=minutes, error=REFUSED)
+    return answer("dingtalk.clock_slow", minutes=minutes, error=REFUSED)

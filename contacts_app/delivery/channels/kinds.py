@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, cast
 
 from ...config import Settings
+from ..answers import Answers
 from . import Content, Outcome
 
 
@@ -52,7 +53,7 @@ class Kind(ABC):
     label: ClassVar[str]  # for people
     heading: ClassVar[str]  # of its column in the list of contacts
     message: ClassVar[str]  # the word for one message; its plural adds an s
-    no_address: ClassVar[str]  # the error if the contact no longer has such a channel
+    no_address: ClassVar[Answers]  # the error if the contact no longer has such a channel
     column: ClassVar[str]  # the column of contacts with the address; NULL if the contact has no such channel
     used: ClassVar[str]  # SQL: the address as text, to check that a result is about the current address
     messages: ClassVar[str]  # SQL: the number of messages that one notification to several contacts takes
@@ -65,8 +66,8 @@ class Kind(ABC):
     def shown(self, stored: Any, account_id: int, contact_id: int) -> str:
         """Return the stored address of that contact for display, masked where it contains a secret."""
 
-    def not_set_up(self, settings: Settings) -> str | None:
-        """Return None if the kind is configured, otherwise a sentence that says which setting is missing."""
+    def not_set_up(self, settings: Settings) -> Answers | None:
+        """Return None if the kind is configured, otherwise which setting is missing."""
         return None
 
 

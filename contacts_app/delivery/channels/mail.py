@@ -20,11 +20,14 @@ import idna
 from ...config import Settings, Smtp
 from ...contacts.addresses import clean_mailbox
 from ...core.trace import mark
+from ..answers import Answers, answer
 from ..facts import Fact
 from . import Content, Outcome, bare, headline, or_headline, outgoing, particulars, quoted
 from .kinds import ByContact, Message, Senders
 
-NOT_SET_UP = "E-mail is not set up: SMTP_HOST is not set."
+NOT_SET_UP = answer("mail.not_set_up")
+REFUSED_CONNECTION, REFUSED_MAILBOX = "mail.refused_connection", "mail.refused_mailbox"
+REFUSED_MESSAGE = "mail.refused_message"
 
 RELAYING = re.compile(r"\brelay", re.IGNORECASE)  # an error that is not about the mailbox
 TOO_LONG = ((2, 3), (3, 4))  # enhanced status codes of a message that is too long
@@ -63,7 +66,7 @@ class Mailer:
             recipient = as_known_to_servers(address)
             message = message_of(access.sender, recipient, content, message_id, thread)
         except ValueError:
-            return Outcome("failed", "The mailbox cannot be written as mail servers know it. Enter it again.")
+            return Outcome("failed", answer("mail.unwritable_mailbox"))
         mark("made")
         self._way.begin()
         was_open = self._smtp is not None
@@ -112,12 +115,12 @@ class Mailer:
             options = []
             if not recipient.isascii():
                 if not smtp.has_extn("smtputf8"):
-                    raise _Refused(f"{access.host} takes no mailbox with letters outside ASCII (SMTPUTF8).")
+                    raise _Refused(answer("mail.no_utf8", host=access.host))
                 options = ["SMTPUTF8", "BODY=8BITMIME"]
             self._limit(smtp)
-            _expect(access, smtp.mail(access.sender, options), "the sender")
+            _expect(access, smtp.mail(access.sender, options), "mail.refused_sender")
             self._limit(smtp)
-            _expect(access, smtp.rcpt(recipient), "the mailbox")
+            _expect(access, smtp.rcpt(recipient), REFUSED_MAILBOX)
             self._limit(smtp)
             is_uncertain = True
             try:
@@ -125,29 +128,29 @@ class Mailer:
             except smtplib.SMTPDataError as error:
                 reply = (error.smtp_code, _bytes(error.smtp_error))
             is_uncertain = False
-            _expect(access, reply, "the message")
-            return Outcome("sent", "The mail server took the message.")
+            _expect(access, reply, REFUSED_MESSAGE)
+            return Outcome("sent", answer("mail.sent"))
         except _Refused as refusal:
             self._begin_anew()
-            return Outcome("later" if refusal.is_passing else "failed", refusal.words, text_state=refusal.text_state)
+            return Outcome("later" if refusal.is_passing else "failed", refusal.answer, text_state=refusal.text_state)
         except outgoing.CannotReach as error:
-            words = error.words
+            why = error.answer
         except ssl.SSLCertVerificationError:
-            words = f"The certificate of {access.host} is not trusted. CA_BUNDLE can name its authority."
+            why = answer("mail.not_trusted", host=access.host)
         except ssl.SSLError:
-            words = f"{access.host} does not speak TLS as expected. Check SMTP_SECURITY and SMTP_PORT."
+            why = answer("mail.no_tls", host=access.host)
         except ConnectionRefusedError:
-            words = f"{access.host} refused the connection."
+            why = answer("outgoing.connection_refused", host=access.host)
         except (OSError, smtplib.SMTPException) as error:
             # smtplib turns a timeout into a lost connection.
             if time.monotonic() >= self._way.until:
-                words = f"{access.host} did not answer within {outgoing.SECONDS:.0f} seconds."
+                why = outgoing.no_answer(access.host)
             elif isinstance(error, ConnectionError | smtplib.SMTPException):
-                words = f"{access.host} closed the connection."
+                why = answer("mail.connection_closed", host=access.host)
             else:
-                words = f"{access.host} cannot be found or reached."
+                why = answer("mail.unreachable", host=access.host)
         self._drop()
-        return Outcome("later", words, is_uncertain=is_uncertain)
+        return Outcome("later", why, is_uncertain=is_uncertain)
 
     def _open(self, access: Smtp) -> smtplib.SMTP:
         """Return a connection that is logged on; raise what smtplib raises, or _Refused."""
@@ -164,8 +167,8 @@ class Mailer:
                 )
         except smtplib.SMTPConnectError as error:
             # Busy servers respond with 5xx, too; the message itself has not been refused.
-            words = _words(access, error.smtp_code, _bytes(error.smtp_error), "the connection")
-            raise _Refused(words, is_passing=True) from None
+            why = answer(REFUSED_CONNECTION, said=_its_words(access, error.smtp_code, _bytes(error.smtp_error)))
+            raise _Refused(why, is_passing=True) from None
         try:
             self._log_on(access, smtp)
         except BaseException:
@@ -175,23 +178,22 @@ class Mailer:
 
     def _log_on(self, access: Smtp, smtp: smtplib.SMTP) -> None:
         self._limit(smtp)
-        _expect(access, smtp.ehlo(), "the connection")
+        _expect(access, smtp.ehlo(), REFUSED_CONNECTION)
         if access.security == "starttls":
             if not smtp.has_extn("starttls"):
-                raise _Refused(f"{access.host} does not offer STARTTLS. Check SMTP_SECURITY and SMTP_PORT.", True)
+                raise _Refused(answer("mail.no_starttls", host=access.host), is_passing=True)
             self._limit(smtp)
             smtp.starttls(context=self._context)
-            _expect(access, smtp.ehlo(), "the connection")
+            _expect(access, smtp.ehlo(), REFUSED_CONNECTION)
         if not access.user:
             return
         self._limit(smtp)
         try:
             smtp.login(access.user, access.password)
         except smtplib.SMTPAuthenticationError as error:
-            _expect(access, (error.smtp_code, _bytes(error.smtp_error)), "SMTP_USER and SMTP_PASSWORD")
+            _expect(access, (error.smtp_code, _bytes(error.smtp_error)), "mail.refused_credentials")
         except (smtplib.SMTPNotSupportedError, UnicodeError):
-            words = f"{access.host} does not offer to log on. Check SMTP_SECURITY and SMTP_PORT."
-            raise _Refused(words, is_passing=True) from None
+            raise _Refused(answer("mail.no_log_on", host=access.host), is_passing=True) from None
 
     def _limit(self, smtp: smtplib.SMTP) -> None:
         """Limit the next command to the time that is left for the message."""
@@ -222,7 +224,7 @@ class Email(ByContact):
     label = "Mailbox"
     heading = "Email"
     message = "e-mail"
-    no_address = "The contact has no mailbox any more."
+    no_address = answer("mail.no_address")
     column = used = "email"
     messages = "count(email)"
     batch = 20
@@ -236,7 +238,7 @@ class Email(ByContact):
         """Return the address of the mailbox."""
         return stored
 
-    def not_set_up(self, settings: Settings) -> str | None:
+    def not_set_up(self, settings: Settings) -> Answers | None:
         """Return an error if no mail server is configured."""
         return NOT_SET_UP if settings.smtp is None else None
 
@@ -304,25 +306,26 @@ def _tls(connect: Connect) -> type[smtplib.SMTP_SSL]:
 class _Refused(Exception):
     """The server refused the message, temporarily if `is_passing`; `text_state` is as in Outcome."""
 
-    def __init__(self, words: str, is_passing: bool = False, text_state: str = "whole") -> None:
-        super().__init__(words)
+    def __init__(self, answer: Answers, is_passing: bool = False, text_state: str = "whole") -> None:
+        super().__init__(answer)
         self.text_state = text_state
-        self.words = words
+        self.answer = answer
         self.is_passing = is_passing
 
 
-def _expect(access: Smtp, reply: tuple[int, bytes], what: str) -> None:
-    """Raise _Refused if the reply to `what` is an error, or SMTPServerDisconnected if the server ends the session."""
+def _expect(access: Smtp, reply: tuple[int, bytes], refused: str) -> None:
+    """Raise _Refused with the code `refused` for an error, SMTPServerDisconnected if that ends the session."""
     code, words = reply
     if code in (-1, 421):
         raise smtplib.SMTPServerDisconnected
     if not 200 <= code < 400:
-        if what == "the mailbox" and RELAYING.search(words.decode(errors="replace")):
-            what = "to send for this console; check SMTP_USER and SMTP_PASSWORD"
+        if refused == REFUSED_MAILBOX and RELAYING.search(words.decode(errors="replace")):
+            refused = "mail.refused_relaying"
         # Only errors about this mailbox or message are permanent; the server may be reconfigured within the hour.
-        is_final = code >= 500 and what in ("the mailbox", "the message")
-        text_state = _text_state(words.decode(errors="replace")) if is_final and what == "the message" else "whole"
-        raise _Refused(_words(access, code, words, what), is_passing=not is_final, text_state=text_state)
+        is_final = code >= 500 and refused in (REFUSED_MAILBOX, REFUSED_MESSAGE)
+        text_state = _text_state(words.decode(errors="replace")) if is_final and refused == REFUSED_MESSAGE else "whole"
+        why = answer(refused, said=_its_words(access, code, words))
+        raise _Refused(why, is_passing=not is_final, text_state=text_state)
 
 
 def _text_state(words: str) -> str:
@@ -338,9 +341,8 @@ def _text_state(words: str) -> str:
     return "refused" if is_open and ABOUT_CONTENT.search(words) else "doubtful"
 
 
-def _words(access: Smtp, code: int, words: bytes, what: str) -> str:
-    said = quoted(words.decode(errors="replace"), access.password, access.user)
-    return f"The mail server refused {what}: {code} {said}".rstrip()
+def _its_words(access: Smtp, code: int, words: bytes) -> str:
+    return f"{code} {quoted(words.decode(errors='replace'), access.password, access.user)}".rstrip()
 
 
 def _bytes(words: bytes | str) -> bytes:

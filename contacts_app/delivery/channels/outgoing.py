@@ -22,6 +22,7 @@ from urllib3.connection import HTTPSConnection
 from urllib3.exceptions import HTTPError
 
 from ...config import Network, Settings
+from ..answers import Answers, answer
 
 SECONDS = 10.0
 MAX_BYTES = 64 * 1024
@@ -31,15 +32,15 @@ NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class CannotReach(Exception):
-    """There is no response, for the reason in `words`; `is_uncertain` if the request may have reached the server."""
+    """There is no response, for the reason in `answer`; `is_uncertain` if the request may have reached the server."""
 
-    def __init__(self, words: str, is_uncertain: bool = False) -> None:
-        super().__init__(words)
-        self.words = words
+    def __init__(self, answer: Answers, is_uncertain: bool = False) -> None:
+        super().__init__(answer)
+        self.answer = answer
         self.is_uncertain = is_uncertain
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """The response of a server."""
 
     status: int
@@ -87,7 +88,7 @@ def session(settings: Settings) -> requests.Session:
     return made
 
 
-def post(session: requests.Session, url: str, **request: Any) -> Answer:
+def post(session: requests.Session, url: str, **request: Any) -> Response:
     """Send a POST request with the options of requests (data, json, auth); raise CannotReach without a response."""
     host = _host(url)
     adapter = session.adapters.get("https://")
@@ -97,24 +98,29 @@ def post(session: requests.Session, url: str, **request: Any) -> Answer:
     try:
         with session.post(url, **request, stream=True, allow_redirects=False, timeout=SECONDS) as response:
             if 300 <= response.status_code < 400:
-                raise CannotReach(f"{host} answered with a redirect, which is not followed.")
+                raise CannotReach(answer("outgoing.redirect", host=host))
             body = b""
             for chunk in response.iter_content(8192):
                 body += chunk
                 if len(body) > MAX_BYTES:
-                    raise CannotReach(f"{host} answered more than 64 KiB.", is_uncertain=True)
-            return Answer(response.status_code, body, response.headers)
+                    raise CannotReach(answer("outgoing.too_large", host=host), is_uncertain=True)
+            return Response(response.status_code, body, response.headers)
     except requests.exceptions.InvalidSchema:
-        raise CannotReach(f"{host} is not called, because the address does not begin with https://.") from None
+        raise CannotReach(answer("outgoing.not_https", host=host)) from None
     except (requests.RequestException, HTTPError, OSError, ValueError):
         # The error is not quoted, because it contains the URL with the token; a timeout is recognised by the clock.
         if time.monotonic() >= attempt.until:
-            words = f"{host} did not answer within {SECONDS:.0f} seconds."
+            why = no_answer(host)
         elif attempt.is_sent:
-            words = f"{host} closed the connection without an answer that can be read."
+            why = answer("outgoing.unreadable_answer", host=host)
         else:
-            words = f"{host} cannot be called: its address cannot be read."
-        raise CannotReach(words, attempt.is_sent) from None
+            why = answer("outgoing.unreadable_address", host=host)
+        raise CannotReach(why, attempt.is_sent) from None
+
+
+def no_answer(host: str) -> Answers:
+    """Return that the host did not answer in time."""
+    return answer("outgoing.no_answer", host=host, seconds=round(SECONDS))
 
 
 def is_allowed(text: str, networks: tuple[Network, ...] = ()) -> bool:
@@ -176,11 +182,11 @@ def _pool_class(attempt: Attempt) -> type[HTTPSConnectionPool]:
             try:
                 super().connect()
             except ssl.SSLCertVerificationError:
-                raise CannotReach(f"The certificate of {self.host} is not trusted.") from None
+                raise CannotReach(answer("outgoing.not_trusted", host=self.host)) from None
             except TimeoutError:
-                raise CannotReach(f"{self.host} did not answer within {SECONDS:.0f} seconds.") from None
+                raise CannotReach(no_answer(self.host)) from None
             except (OSError, HTTPError):
-                raise CannotReach(f"{self.host} closed the connection before it was secure.") from None
+                raise CannotReach(answer("outgoing.not_secure", host=self.host)) from None
 
         def _new_conn(self) -> socket.socket:
             return connect(self.host, self.port or 443, attempt)
@@ -200,9 +206,8 @@ def connect(host: str, port: int, attempt: Attempt) -> socket.socket:
     addresses = _resolve(host, port, attempt)
     allowed = [address for address in addresses if is_allowed(str(address[0]), attempt.networks)]
     if not allowed:
-        words = f"{host} is not called, because its address {addresses[0][0]} is not public."
-        raise CannotReach(f"{words} OUTGOING_NETWORKS can allow it.")
-    words = f"{host} cannot be reached."
+        raise CannotReach(answer("outgoing.not_public", host=host, address=str(addresses[0][0])))
+    why = answer("outgoing.unreachable", host=host)
     for index, address in enumerate(allowed):
         # Each address gets a share of the time, so that one that does not respond leaves some for the next.
         seconds = attempt.left() / (len(allowed) - index)
@@ -211,12 +216,12 @@ def connect(host: str, port: int, attempt: Attempt) -> socket.socket:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return connection
         except ConnectionRefusedError:
-            words = f"{host} refused the connection."
+            why = answer("outgoing.connection_refused", host=host)
         except TimeoutError:
-            words = f"{host} did not answer within {SECONDS:.0f} seconds."
+            why = no_answer(host)
         except OSError:
             continue
-    raise CannotReach(words)
+    raise CannotReach(why)
 
 
 def _resolve(host: str, port: int, attempt: Attempt) -> list[tuple[Any, ...]]:
@@ -231,5 +236,5 @@ def _resolve(host: str, port: int, attempt: Attempt) -> list[tuple[Any, ...]]:
     thread.start()
     thread.join(attempt.left())
     if not found:
-        raise CannotReach(f"{host} cannot be found.")
+        raise CannotReach(answer("outgoing.unknown_host", host=host))
     return found

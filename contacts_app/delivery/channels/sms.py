@@ -7,10 +7,11 @@ import requests
 
 from ...config import Aliyun, Settings, Twilio
 from ...contacts.addresses import clean_mobile, shown_mobile
+from ..answers import Answers, answer
 from . import Content, Outcome, aliyun, bare, headline, or_headline, outgoing, twilio, without_links
 from .kinds import ByContact, Message, Senders
 
-NOT_SET_UP = "Text messages are not set up: SMS_PROVIDER is not set."
+NOT_SET_UP = answer("sms.not_set_up")
 
 PARTS = 2  # the most parts of a message, each of which is charged
 # The GSM 7-bit alphabet (3GPP TS 23.038); a character of the extension takes two septets.
@@ -47,7 +48,7 @@ class Sms(ByContact):
     label = "Mobile phone number"
     heading = "Cell phone number"
     message = "text message"
-    no_address = "The contact has no mobile phone number any more."
+    no_address = answer("sms.no_address")
     column = used = "mobile"
     messages = "count(mobile)"
     batch = 10
@@ -62,7 +63,7 @@ class Sms(ByContact):
         """Return the number in international format."""
         return shown_mobile(stored)
 
-    def not_set_up(self, settings: Settings) -> str | None:
+    def not_set_up(self, settings: Settings) -> Answers | None:
         """Return an error if no provider is configured."""
         return NOT_SET_UP if settings.sms is None else None
 

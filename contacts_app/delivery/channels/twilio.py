@@ -5,36 +5,37 @@ import json
 import requests
 
 from ...config import Twilio
+from ..answers import answer
 from . import Outcome, outgoing, quoted
 
 TOO_MANY = (20429, 21611, 14107)  # concurrent requests, the sender's queue, the rate of messages
 LOG_ON = 20003
 FAILED = {
-    20003: "Twilio does not take the log-on. Check TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN.",
-    20005: "The account at Twilio is not active.",
-    20404: "Twilio does not know the account. Check TWILIO_ACCOUNT_SID.",
-    21211: "Twilio does not take the number. Check it in the contact.",
-    21212: "Twilio does not know the sender. Check TWILIO_FROM.",
-    21217: "Twilio does not take the number. Check it in the contact.",
-    21408: "The account at Twilio may not send to this country. Allow it in Twilio's geographic permissions.",
-    21601: "The sender is no number of this account at Twilio. Check TWILIO_FROM.",
-    21605: "The text is longer than Twilio takes.",
-    21606: "The sender cannot send to this number. Check TWILIO_FROM.",
-    21608: "The account at Twilio is on trial, and sends only to numbers that were confirmed there.",
-    21610: "The recipient has unsubscribed by answering STOP, and can subscribe by answering START.",
-    21612: "The sender cannot send to this number. Check TWILIO_FROM.",
-    21614: "The number is not one of a mobile phone. Check it in the contact.",
-    21617: "The text is longer than Twilio takes.",
-    21635: "The number is not one of a mobile phone. Check it in the contact.",
-    21658: "The text is longer than Twilio takes.",
-    21659: "The sender is no number of this account at Twilio. Check TWILIO_FROM.",
-    21660: "The sender is no number of this account at Twilio. Check TWILIO_FROM.",
-    21703: "The messaging service has no number that can send. Check TWILIO_FROM.",
-    21705: "Twilio does not know the messaging service. Check TWILIO_FROM.",
-    30002: "The account at Twilio is suspended.",
-    30007: "Twilio or the network has filtered the text for what it says.",
-    30019: "The text is longer than the network takes.",
-    30034: "The sender is not registered for texts to the United States. Register it at Twilio.",
+    20003: "twilio.log_on",
+    20005: "twilio.inactive_account",
+    20404: "twilio.unknown_account",
+    21211: "twilio.bad_number",
+    21212: "twilio.unknown_sender",
+    21217: "twilio.bad_number",
+    21408: "twilio.country",
+    21601: "twilio.foreign_sender",
+    21605: "twilio.too_long",
+    21606: "twilio.unfit_sender",
+    21608: "twilio.trial",
+    21610: "twilio.unsubscribed",
+    21612: "twilio.unfit_sender",
+    21614: "twilio.not_mobile",
+    21617: "twilio.too_long",
+    21635: "twilio.not_mobile",
+    21658: "twilio.too_long",
+    21659: "twilio.foreign_sender",
+    21660: "twilio.foreign_sender",
+    21703: "twilio.no_sender",
+    21705: "twilio.unknown_service",
+    30002: "twilio.suspended_account",
+    30007: "twilio.filtered",
+    30019: "twilio.too_long_for_network",
+    30034: "twilio.unregistered_sender",
 }
 CONTENT = (21605, 21617, 21658, 30007, 30019)
 
@@ -45,29 +46,30 @@ def send(session: requests.Session, access: Twilio, mobile: str, text: str) -> O
     url = f"{access.endpoint}/2010-04-01/Accounts/{access.account_sid}/Messages.json"
     form = {"To": mobile, sender: access.sender, "Body": text}
     try:
-        answer = outgoing.post(session, url, data=form, auth=(access.account_sid, access.auth_token))
+        response = outgoing.post(session, url, data=form, auth=(access.account_sid, access.auth_token))
     except outgoing.CannotReach as error:
-        return Outcome("later", error.words, is_uncertain=error.is_uncertain)
-    return _outcome(answer, access)
+        return Outcome("later", error.answer, is_uncertain=error.is_uncertain)
+    return _outcome(response, access)
 
 
-def _outcome(answer: outgoing.Answer, access: Twilio) -> Outcome:
+def _outcome(response: outgoing.Response, access: Twilio) -> Outcome:
     try:
-        said = json.loads(answer.body)
+        said = json.loads(response.body)
         sid, code, message = said.get("sid"), int(said.get("code") or 0), str(said.get("message", ""))
     except (ValueError, TypeError, AttributeError, RecursionError):
         sid, code, message = None, 0, ""
-    if answer.status == 201 and sid:
-        return Outcome("sent", "Twilio took the text.")
-    if answer.status == 429 or code in TOO_MANY:
-        return Outcome("later", "Twilio: rate limited." + (f" ({code})" if code else ""))
-    if answer.status < 400 or answer.status >= 500:
-        words = f"Twilio: unexpected response (HTTP {answer.status})."
-        return Outcome("later", words, is_uncertain=True)
-    if answer.status == 401:
+    if response.status == 201 and sid:
+        return Outcome("sent", answer("twilio.sent"))
+    if response.status == 429 or code in TOO_MANY:
+        why = answer("twilio.rate_limited_error", error=code) if code else answer("twilio.rate_limited")
+        return Outcome("later", why)
+    if response.status < 400 or response.status >= 500:
+        return Outcome("later", answer("twilio.unexpected", status=response.status), is_uncertain=True)
+    if response.status == 401:
         code = code or LOG_ON
     # With another HTTP status this code means that the credentials are valid but lack the permission to send.
-    if code in FAILED and not (code == LOG_ON and answer.status != 401):
-        return Outcome("failed", f"{FAILED[code]} ({code})", text_state="refused" if code in CONTENT else "whole")
-    said_words = quoted(message, access.auth_token, access.account_sid)
-    return Outcome("failed", f"Twilio refused the text: {code or f'HTTP {answer.status}'} {said_words}".rstrip())
+    if code in FAILED and not (code == LOG_ON and response.status != 401):
+        text_state = "refused" if code in CONTENT else "whole"
+        return Outcome("failed", answer(FAILED[code], error=code), text_state=text_state)
+    its_words = f"{code or f'HTTP {response.status}'} {quoted(message, access.auth_token, access.account_sid)}".rstrip()
+    return Outcome("failed", answer("twilio.refused", said=its_words))
