@@ -456,6 +456,7 @@ def test_an_edit_and_a_delete_at_once_are_both_answered(team: Team) -> None:
     assert usage(team) == 0
 
 
+@pytest.mark.long
 def test_whatever_a_team_does_at_once_the_count_is_right(team: Team) -> None:
     ids = add_numbered(team, 80)
 

@@ -4,9 +4,12 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 MARKED = "from contacts_app.core.trace import mark; mark('made', 7)"
 
 
+@pytest.mark.long
 def test_a_mark_is_a_line_of_the_file_that_is_named(tmp_path: Path) -> None:
     path = tmp_path / "trace"
     begin = time.monotonic()

@@ -144,6 +144,7 @@ def insert(path: Path, after: str, text: str) -> None:
     path.write_text(before.replace(after, after + text))
 
 
+@pytest.mark.long
 def test_a_fourth_kind_needs_no_change_where_kinds_are_only_asked(
     new_database: Callable[[], str], data_dir: Path, copy: Path
 ) -> None:

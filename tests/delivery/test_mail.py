@@ -391,6 +391,7 @@ def test_a_mailbox_of_other_letters_needs_a_server_that_knows_them(
     mailer.close()
 
 
+@pytest.mark.long
 @settings(derandomize=True, deadline=None, database=None, max_examples=300)
 @given(
     typed=st.emails()

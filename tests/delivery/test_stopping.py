@@ -226,6 +226,7 @@ def test_whoever_deletes_a_way_in_may_stop_what_waits_of_it(
     assert bool(texts.messages) is not is_stopped
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("alerts", [50, pytest.param(500, marks=pytest.mark.chaos)])
 def test_a_flood_is_stopped_quickly_and_keeps_no_worker_waiting(
     team: Team,

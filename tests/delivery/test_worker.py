@@ -563,6 +563,7 @@ def test_a_member_with_an_outdated_secret_does_not_silence_a_shared_robot(
     assert "signature does not match" in row["answer"]
 
 
+@pytest.mark.long
 def test_an_account_with_much_to_send_has_its_turn_like_the_others(
     team: Team, new_team: Callable[..., Team], courier: Courier, post: MailServer
 ) -> None:
@@ -776,6 +777,7 @@ def test_an_alert_is_one_message_to_a_robot_that_mentions_all_who_share_it(
     assert (robot["due_at"], len(robot["sent_at"])) == (None, 1)
 
 
+@pytest.mark.long
 def test_the_robot_is_not_sent_more_than_it_takes_and_nothing_is_dropped(
     team: Team, courier: Courier, chat: Robots
 ) -> None:
@@ -1021,6 +1023,7 @@ def test_several_workers_send_each_delivery_once(
     assert workers_seen(team) == 0
 
 
+@pytest.mark.long
 def test_an_alert_is_picked_up_as_it_comes(team: Team, start: Callable[..., Process], texts: Texts) -> None:
     team.add(mobile=ANN)
     start(TEXTS_PER_NUMBER="100")
@@ -1039,6 +1042,7 @@ def test_an_alert_is_picked_up_as_it_comes(team: Team, start: Callable[..., Proc
     assert time.monotonic() - began < 10 * worker.POLL_SECONDS / 2
 
 
+@pytest.mark.long
 def test_a_worker_keeps_house(team: Team, start: Callable[..., Process], post: MailServer) -> None:
     team.add(name="Ann", email="ann@example.com", receives_system_notifications=True)
     bob = team.add(name="Bob", email="bob@example.com")
@@ -1055,6 +1059,7 @@ def test_a_worker_keeps_house(team: Team, start: Callable[..., Process], post: M
     wait_for(lambda: workers_seen(team) == 1)
 
 
+@pytest.mark.long
 def test_a_worker_that_is_stopped_finishes_what_it_sends_and_releases_the_rest(
     team: Team, start: Callable[..., Process], courier: Courier, texts: Texts
 ) -> None:
