@@ -32,6 +32,7 @@ from contacts_app.accounts.models import Session, User
 from contacts_app.contacts.models import Contact, decrypted
 from contacts_app.core.db import all_accounts, db
 from contacts_app.core.encryption import digest
+from contacts_app.delivery.channels.registry import KINDS
 from contacts_app.ops import embedded
 from tests.bench.document import Finding, write_findings
 
@@ -248,7 +249,7 @@ class Team:
 
     def add(self, name: str = "Ann", **columns: Any) -> int:
         """Write a contact past the console and return its id."""
-        if not columns.keys() & {"mobile", "email", "dingtalk_url"}:
+        if not columns.keys() & {"dingtalk_url", *(kind.column for kind in KINDS.values())}:
             columns["email"] = f"contact{next(_numbers)}@example.com"
         columns |= {"account_id": self.account_id, "name": name}
         if robot := {key: columns.pop(key) for key in ("dingtalk_url", "dingtalk_secret") if key in columns}:

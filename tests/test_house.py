@@ -59,6 +59,12 @@ def test_every_module_is_in_a_part_of_the_house() -> None:
     assert {room_of(path) for path in MODULES} <= MAY_IMPORT.keys()
 
 
+def test_every_folder_of_modules_is_a_package() -> None:
+    # Alembic loads the versions by their files.
+    folders = {path.parent for path in (*MODULES, *TESTS)} - {PACKAGE / "migrations/versions"}
+    assert [folder for folder in sorted(folders) if not (folder / "__init__.py").exists()] == []
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_imports_run_down_only(path: Path) -> None:
     room = room_of(path)

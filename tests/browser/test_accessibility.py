@@ -14,6 +14,7 @@ from playwright.sync_api import Page, expect
 from werkzeug.serving import make_server
 
 from contacts_app import create_app, migrations
+from contacts_app.accounts.permissions import Permission, access_of
 from contacts_app.accounts.setup import setup_token
 from contacts_app.core.db import all_accounts
 from tests.api.test_alerts import add_integration as new_token
@@ -575,9 +576,7 @@ SHOWN: dict[str, Callable[[Page, Team], None]] = {
     "keys": show_keys,
     "user menu": show_user_menu,
     "log-on": show_log_on,
-    "password": show_page("/password", "Change password"),
     "error page": show_page("/nowhere", "This page does not exist"),
-    "new page": show_page("/contacts/new", "New contact"),
     "edit page": show_page("/contacts/{id}/edit", "Edit contacts"),
     "delete page": show_page("/contacts/delete?id={id}", "Delete this contact?"),
     "groups": show_groups,
@@ -593,10 +592,8 @@ SHOWN: dict[str, Callable[[Page, Team], None]] = {
     "delete member": show_delete_members,
     "edit member": show_edit_member,
     "in no group": show_ungrouped,
-    "new group page": show_page("/groups/new", "Create contact group"),
     "health": show_health,
     "robot security": show_robot_security,
-    "no notifications": show_page("/notifications", "Notifications"),
     "notifications": show_notifications,
     "no notification found": show_notifications_not_found,
     "notification": show_notification,
@@ -661,6 +658,27 @@ def test_axe_finds_nothing_and_everything_fits(new_page: NewPage, contacts: Team
     page = new_page(contacts, reduced_motion="reduce")
     SHOWN[shown](page, contacts)
     assert not (found := complaints(page, shown, schemes)), "\n".join(found)
+
+
+def pages(team: Team) -> list[str]:
+    """Return the address of every page of a user that opens without an id or a query."""
+    rules = [rule for rule in team.app.url_map.iter_rules() if "GET" in (rule.methods or ()) and not rule.arguments]
+    mine = {rule.rule for rule in rules if isinstance(access_of(team.app.view_functions[rule.endpoint]), Permission)}
+    return sorted(address for address in mine if team.get(address).status_code == 200)
+
+
+def test_axe_finds_nothing_on_any_page_that_opens_by_its_address(
+    new_page: NewPage, contacts: Team, schemes: Schemes
+) -> None:
+    page = new_page(contacts, reduced_motion="reduce")
+    addresses = pages(contacts)
+    assert {"/contacts", "/contacts/new", "/groups/new", "/notifications", "/password"} < set(addresses)
+    found: list[str] = []
+    for address in addresses:
+        page.goto(address)
+        name = address.strip("/").replace("/", "-")
+        found += [f"{address} {complaint}" for complaint in complaints(page, name, schemes)]
+    assert not found, "\n".join(found)
 
 
 @pytest.fixture
@@ -776,13 +794,7 @@ def test_every_error_is_tied_to_its_field(page: Page, contacts: Team) -> None:
 
 def test_every_page_has_a_title_of_its_own_and_one_main_heading(page: Page, contacts: Team) -> None:
     titles = set()
-    addresses = (
-        "/contacts",
-        "/contacts/new",
-        f"/contacts/{contacts.contacts()[0]['id']}/edit",
-        "/password",
-        "/nowhere",
-    )
+    addresses = (*pages(contacts), f"/contacts/{contacts.contacts()[0]['id']}/edit", "/nowhere")
     for address in addresses:
         page.goto(address)
         titles.add(page.title())

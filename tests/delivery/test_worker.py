@@ -294,7 +294,7 @@ def test_each_channel_tells_what_it_is_about_and_what_became_of_it_is_kept(
     assert {row["channel"]: (row["address"], row["answer"]) for row in rows} == expected
     assert {(row["state"], row["attempts"], row["contact_id"]) for row in rows} == {("sent", 1, ann)}
     assert all(row["next_attempt_at"] is None and row["ended_at"] is not None for row in rows)
-    assert [channel_state(team, channel) for channel in KINDS] == ["works"] * 3
+    assert {channel_state(team, channel) for channel in expected} == {"works"}
 
 
 def test_alibaba_cloud_is_another_way_for_texts(
@@ -481,10 +481,10 @@ def test_who_got_only_the_headline_is_known_and_a_refused_text_is_no_fault_of_th
     rows = deliveries(team, half)
     assert {(row["state"], row["headline_only"], row["text_refused"]) for row in rows} == {("sent", True, False)}
     assert all(row["answer"].startswith("Only the headline was sent. ") for row in rows)
-    assert [channel_state(team, channel) for channel in KINDS] == ["works"] * 3
+    assert {channel_state(team, row["channel"]) for row in rows} == {"works"}
     rows = deliveries(team, none)
     assert {(row["state"], row["headline_only"], row["text_refused"]) for row in rows} == {("failed", False, True)}
-    assert [channel_state(team, channel) for channel in KINDS] == ["works"] * 3
+    assert {channel_state(team, row["channel"]) for row in rows} == {"works"}
     for server in (chat, post, texts):
         server.words = set()
     with team.app.app_context(), all_accounts():

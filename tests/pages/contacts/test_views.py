@@ -16,6 +16,7 @@ from itsdangerous import URLSafeTimedSerializer
 from markupsafe import escape
 from werkzeug.test import TestResponse
 
+from contacts_app.delivery.channels.registry import KINDS
 from tests.conftest import HTMX, ROBOT, Team, watched_statements
 
 repeatable = settings(
@@ -251,6 +252,15 @@ def test_the_bad_field_has_the_focus_and_names_its_message(team: Team, field: st
     assert f'name="{field}"' in focused
     assert 'aria-invalid="true"' in focused
     assert re.search(rf'aria-describedby="[^"]*{field}-errors', focused)
+
+
+def test_each_kind_of_channel_alone_makes_a_contact(team: Team) -> None:
+    alone = {"sms": ("mobile", "13800138000"), "email": ("email", "ann@example.com")}
+    alone |= {"dingtalk": ("dingtalk_url", ROBOT + TOKEN)}
+    assert alone.keys() == KINDS.keys()
+    for kind, (field, typed) in alone.items():
+        assert team.post("/contacts/new", {"name": kind, field: typed}).status_code == 303
+    assert {contact["name"] for contact in team.contacts()} == KINDS.keys()
 
 
 @as_page_and_htmx
