@@ -821,6 +821,13 @@ def test_a_row_takes_two_lines_where_there_is_room_for_its_columns(new_page: New
         assert not page.evaluate(WIDER)
 
 
+def test_a_navigation_with_more_pages_fits_a_narrow_screen(new_page: NewPage, contacts: Team) -> None:
+    page = new_page(contacts, width=NARROW)
+    show_list(page, contacts)
+    page.locator(".sidenav ul").evaluate("list => { list.innerHTML += list.innerHTML }")
+    assert not page.evaluate(WIDER)
+
+
 def test_an_address_takes_one_line_on_a_narrow_screen(new_page: NewPage, team: Team) -> None:
     page = new_page(team, width=NARROW)
     team.add("Ann", email="contact37@example.com")
