@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import NoReturn
 
 import sqlalchemy as sa
-from flask import Response, abort, g, jsonify, request
+from flask import Response, g, jsonify, request
 from flask.typing import ResponseReturnValue
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import TooManyRequests, Unauthorized
@@ -15,15 +15,17 @@ from ..accounts.permissions import public
 from ..config import current_settings
 from ..core.db import db
 from ..core.trace import mark
+from ..delivery.answers import Answers, answer, dump
 from ..delivery.models import Notification
 from ..delivery.queueing import notify
 from ..groups.models import Group
 from ..intake import refusals
 from ..intake.formats import Refused, read
 from ..intake.models import Admission, Integration, find_duplicate
+from ..intake.sentences import words
 from ..web.machines import ApiBlueprint, is_api_request
 from ..web.turns import note_account
-from .bodies import MAX_BYTES, read_body
+from .bodies import MAX_BYTES, read_body, refuse
 
 logger = logging.getLogger("contacts_app")
 blueprint = ApiBlueprint("api", __name__, below="v1")
@@ -47,12 +49,12 @@ def alerts() -> ResponseReturnValue:
     token = _token()
     body = read_body()
     if not request.is_json:
-        abort(415, "Send JSON, with the header Content-Type: application/json.")
+        refuse(415, answer("request.not_json"))
     try:
         incoming = read(body, current_settings().timezone)
         idempotency_key = _idempotency_key()
     except Refused as refusal:
-        abort(400, str(refusal))
+        refuse(400, refusal.answer)
     mark("parsed")
     admission = _admit(token)
     body_hash = sha256(body).digest()
@@ -77,12 +79,12 @@ def alerts() -> ResponseReturnValue:
         facts=incoming.facts,
     )
     count = notify(alert, Group.member_ids(admission.account_id, admission.group_id))
-    answer: dict[str, object] = {"id": alert.id, "deliveries": count}
+    reply: dict[str, object] = {"id": alert.id, "deliveries": count}
     if not count:
-        answer["warning"] = f"The contact group {admission.group_name} has no members, so nobody is notified."
+        reply["warning"] = f"The contact group {admission.group_name} has no members, so nobody is notified."
     db.session.commit()
-    mark("committed", answer["id"])
-    return jsonify(answer), 202
+    mark("committed", alert.id)
+    return jsonify(reply), 202
 
 
 @blueprint.after_app_request
@@ -99,7 +101,8 @@ def note_refusal(response: Response) -> Response:
         if admission is not None:
             wait = admission.wait
             response = _too_many(wait) if wait else response
-            _record(admission, response.status_code, _sentence(response), token)
+            why = dump(g.refusal) if "refusal" in g else _sentence(response)
+            refusals.record(admission, response.status_code, why, g.get("body", b""), token)
         elif wait:
             response = _too_many(wait)
         db.session.commit()
@@ -111,23 +114,19 @@ def note_refusal(response: Response) -> Response:
 
 
 def _too_many(wait: int) -> Response:
-    response = jsonify(error=_too_many_sentence())
+    g.refusal = _too_many_alerts()
+    response = jsonify(error=words(g.refusal))
     response.status_code = 429
     response.headers["Retry-After"] = str(wait)
     return response
 
 
-def _too_many_sentence() -> str:
-    most = current_settings().alerts_per_minute
-    return f"More than {most:,} alerts were sent within a minute. Further alerts in that minute are refused as well."
+def _too_many_alerts() -> Answers:
+    return answer("request.too_many", most=f"{current_settings().alerts_per_minute:,}")
 
 
 def _sentence(response: Response) -> str:
     return str(response.json["error"]) if response.is_json else response.get_data(as_text=True)  # type: ignore[index]
-
-
-def _record(admission: Admission, status: int, sentence: str, token: str) -> None:
-    refusals.record(admission, status, sentence, g.get("body", b""), token)
 
 
 def _sent_token() -> str:
@@ -149,7 +148,7 @@ def _token() -> str:
         _refuse(UNKNOWN)
     if wait:
         g.is_noted = True  # recorded once a minute, with the first alert beyond the limit
-        raise TooManyRequests(_too_many_sentence(), retry_after=wait)
+        raise TooManyRequests(words(_too_many_alerts()), retry_after=wait)
     return token
 
 
@@ -161,9 +160,9 @@ def _admit(token: str) -> Admission:
     note_account(request.environ, admission.account_id)
     if admission.wait:
         g.is_noted = True
-        _record(admission, 429, _too_many_sentence(), token)
+        refusals.record(admission, 429, dump(_too_many_alerts()), g.get("body", b""), token)
         db.session.commit()
-        raise TooManyRequests(_too_many_sentence(), retry_after=admission.wait)
+        raise TooManyRequests(words(_too_many_alerts()), retry_after=admission.wait)
     return admission
 
 
@@ -175,5 +174,5 @@ def _idempotency_key() -> str | None:
     """Return the sender's idempotency key, if any; raise Refused if it is invalid."""
     key = request.headers.get("Idempotency-Key")
     if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,200}", key):
-        raise Refused("The Idempotency-Key must have 1 to 200 visible ASCII characters.")
+        raise Refused("request.bad_idempotency_key")
     return key

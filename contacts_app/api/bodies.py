@@ -1,16 +1,25 @@
 """Read request bodies with a size limit: with Content-Length or chunked, compressed or not."""
 
 import zlib
+from typing import NoReturn
 
 from flask import abort, g, request
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected
 
+from ..delivery.answers import Answers, answer
 from ..intake.refusals import MASKED_BYTES
+from ..intake.sentences import words
 
 MAX_BYTES = 4 * 1024 * 1024  # an Alertmanager of a large site sends all alerts of a group at once
 _PIECE = 64 * 1024
 _GZIP, _ZLIB, _RAW = 31, 15, -15  # zlib's wbits for each format
+
+
+def refuse(status: int, why: Answers) -> NoReturn:
+    """Refuse the request; the reason is left in `g.refusal`, for the record of it."""
+    g.refusal = why
+    abort(status, words(why))
 
 
 def read_body() -> bytes:
@@ -52,7 +61,7 @@ def _piece() -> bytes:
     try:
         piece: bytes = request.environ["wsgi.input"].read(_PIECE)
     except (OSError, ParseException):
-        abort(400, "The body is incomplete: its chunks end too early, or are malformed.")
+        refuse(400, answer("body.bad_chunks"))
     return piece
 
 
@@ -61,19 +70,17 @@ def _unpack(body: bytes) -> bytes:
     if coding in ("", "identity"):
         return body
     if coding not in ("gzip", "x-gzip", "deflate"):
-        abort(
-            415, "Send the body uncompressed, or compressed with gzip or deflate as the header Content-Encoding says."
-        )
+        refuse(415, answer("body.unknown_coding"))
     is_zlib = len(body) > 1 and body[0] & 15 == 8 and (body[0] << 8 | body[1]) % 31 == 0
     unpacking = zlib.decompressobj(_GZIP if "gzip" in coding else _ZLIB if is_zlib else _RAW)
     try:
         # Against decompression bombs: at most this much is ever decompressed.
         unpacked = unpacking.decompress(body, MAX_BYTES + 1)
     except zlib.error:
-        abort(400, f"The body is not compressed with {coding}, although the header Content-Encoding says so.")
+        refuse(400, answer("body.not_compressed", coding=coding))
     if len(unpacked) > MAX_BYTES:
         g.body = unpacked[:MASKED_BYTES]
         abort(413)
     if not unpacking.eof or unpacking.unused_data:
-        abort(400, f"The body is incomplete: its {coding} data does not end where the body ends.")
+        refuse(400, answer("body.incomplete", coding=coding))
     return unpacked

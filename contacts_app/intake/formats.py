@@ -12,8 +12,10 @@ from typing import Any, NamedTuple, NoReturn
 
 from ..core.cleaning import clean_line, clean_paragraphs
 from ..core.times import shown
+from ..delivery.answers import answer
 from ..delivery.facts import IN_LINE, MAX_ALERTS, Fact, error_of, read_facts, value_of
 from ..delivery.models import MAX_TEXT
+from .sentences import words
 
 STATUSES = ("firing", "resolved")
 PLAIN_FIELDS = ("title", "text", "severity", "status", "key")
@@ -34,20 +36,16 @@ CLASSIC_STATES = {  # states of legacy alerting, before Grafana 9, and their sta
     **{"ok": "resolved", "paused": "resolved"},
 }
 NO_DATA = ("DatasourceNoData", "DatasourceError")  # Grafana's alert names for a rule that it could not evaluate
-NOT_UTF_8 = "The body is not JSON: it is not in UTF-8."
 _SURROGATE = re.compile(rb"\xed[\xa0-\xbf]")
-_JSON_TYPES = {
-    dict: "an object",
-    list: "a list",
-    str: "text",
-    bool: "true or false",
-    int: "a number",
-    float: "a number",
-}
+_JSON_TYPES = {dict: "object", list: "list", str: "text", bool: "boolean", int: "number", float: "number"}
 
 
 class Refused(Exception):
-    """A body cannot be read as an alert; the message says why in one sentence."""
+    """A request cannot be read as an alert, for the reason in `answer`: a code of sentences.py with its parameters."""
+
+    def __init__(self, code: str, /, **parameters: str | int) -> None:
+        self.answer = answer(code, **parameters)
+        super().__init__(words(self.answer))
 
 
 class Incoming(NamedTuple):
@@ -93,40 +91,36 @@ def read(body: bytes, zone: tzinfo = UTC) -> Incoming:
         return _read_classic(data)
     if any(name in data for name in PLAIN_FIELDS):
         return _read_plain(data)
-    raise Refused(
-        "This is not an alert in a known format. Send the webhook of Alertmanager (with version and alerts), "
-        "the webhook of Grafana (with orgId and alerts), or an object with title and, optionally, "
-        "text, severity, status and key."
-    )
+    raise Refused("body.unknown_format")
 
 
 def _json(body: bytes) -> Any:
     if not body.strip():
-        raise Refused('The body is empty. Send JSON, such as {"title": "Disk is full"}.')
+        raise Refused("body.empty")
     if next(islice(_SURROGATE.finditer(body), MAX_SURROGATES, None), None):
-        raise Refused(NOT_UTF_8)
+        raise Refused("body.not_utf_8")
     try:
         return json.loads(body, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        raise Refused(f"The body is not JSON: {error.msg} (line {error.lineno}, column {error.colno}).") from None
+        raise Refused("body.not_json", said=error.msg, line=error.lineno, column=error.colno) from None
     except UnicodeDecodeError:
-        raise Refused(NOT_UTF_8) from None
+        raise Refused("body.not_utf_8") from None
     except RecursionError:
-        raise Refused("The JSON in the body is nested too deeply.") from None
+        raise Refused("body.nested") from None
     except ValueError:
-        raise Refused("The JSON in the body has a number with too many digits.") from None
+        raise Refused("body.long_number") from None
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise Refused(f"The body is not JSON: {name} is not a value of JSON.")
+    raise Refused("body.not_a_value", name=name)
 
 
 def _read_plain(data: Mapping[str, Any]) -> Incoming:
     for name in data:
         if name not in PLAIN_FIELDS:
-            raise Refused(f"The field {_quoted(name)} is not known. The known fields are {', '.join(PLAIN_FIELDS)}.")
+            raise Refused("field.unknown", field=_short(name), known=", ".join(PLAIN_FIELDS))
     if data.get("title") is None:
-        raise Refused('The field "title" is missing.')
+        raise Refused("field.missing", field="title")
     return Incoming(
         source="plain",
         title=_title(_text(data, "title")),
@@ -141,7 +135,7 @@ def _read_group(data: Mapping[str, Any], zone: tzinfo) -> Incoming:
     """Parse the webhook of Alertmanager, which Grafana sends with additional fields."""
     is_grafana = any(name in data for name in ("orgId", "title", "message"))
     if not is_grafana and data.get("version") not in ("4", 4):
-        raise Refused('The field "version" must be "4", the only supported version of Alertmanager\'s webhook.')
+        raise Refused("field.bad_version")
     status = _status(data)
     alerts = _alerts(data, zone)
     common = _texts(data, "commonLabels")
@@ -171,7 +165,7 @@ def _read_classic(data: Mapping[str, Any]) -> Incoming:
     """Parse the webhook of Grafana's legacy alerting, before version 9: one rule per request."""
     state = _text(data, "state")
     if state not in CLASSIC_STATES:
-        raise Refused(f'The field "state" must be one of {", ".join(CLASSIC_STATES)}, not {_quoted(state)}.')
+        raise Refused("field.bad_state", known=", ".join(CLASSIC_STATES), state=_short(state))
     found = data.get("evalMatches")
     matches = [match for match in found if isinstance(match, dict)] if isinstance(found, list) else []
     values = {str(match.get("metric")): match.get("value") for match in matches[:MAX_ALERTS]}
@@ -194,11 +188,11 @@ def _read_classic(data: Mapping[str, Any]) -> Incoming:
 def _alerts(data: Mapping[str, Any], zone: tzinfo) -> _Alerts:
     found = data.get("alerts")
     if found is None:
-        raise Refused('The field "alerts" is missing.')
+        raise Refused("field.missing", field="alerts")
     if not isinstance(found, list):
-        raise _wrong_type("alerts", "a list", found)
+        raise _wrong_type("alerts", "list", found)
     if not found:
-        raise Refused('The field "alerts" must contain at least one alert.')
+        raise Refused("field.no_alerts")
     alerts = _Alerts([], Counter(), {}, {status: {} for status in STATUSES})
     for index, item in enumerate(found):
         if index < MAX_LISTED:
@@ -251,7 +245,7 @@ def _group_text(data: Mapping[str, Any], common: Mapping[str, str], status: str,
     if isinstance(truncated, str) and re.fullmatch("[0-9]{1,9}", truncated):
         truncated = int(truncated)
     if truncated is not None and (isinstance(truncated, bool) or not isinstance(truncated, int)):
-        raise _wrong_type("truncatedAlerts", "a number", truncated)
+        raise _wrong_type("truncatedAlerts", "number", truncated)
     left_out = f"{truncated} more alerts were left out by the sender." if truncated and 0 < truncated < 2**64 else ""
     address = clean_line(_text(data, "externalURL"), MAX_ADDRESS)
     # Added after the text is cut, so that many alerts do not push it out.
@@ -315,8 +309,8 @@ def _object(value: Any, where: str = "") -> dict[str, Any]:
     if isinstance(value, dict):
         return value
     if where:
-        raise _wrong_type(where, "an object", value)
-    raise Refused(f'The body must be an object, such as {{"title": "Disk is full"}}, not {_json_type(value)}.')
+        raise _wrong_type(where, "object", value)
+    raise Refused(f"body.is_{_json_type(value)}")
 
 
 def _text(data: Mapping[str, Any], name: str, within: str = "") -> str:
@@ -345,23 +339,23 @@ def _status(data: Mapping[str, Any], within: str = "") -> str:
     status = _text(data, "status", within)
     if status in STATUSES:
         return status
-    field = _quoted(f"{within}status")
+    field = _short(f"{within}status")
     if data.get("status") is None:
-        raise Refused(f"The field {field} is missing. It must be firing or resolved.")
-    raise Refused(f"The field {field} must be firing or resolved, not {_quoted(status)}.")
+        raise Refused("field.no_status", field=field)
+    raise Refused("field.bad_status", field=field, status=_short(status))
 
 
 def _wrong_type(field: str, wanted: str, value: Any) -> Refused:
-    return Refused(f"The field {_quoted(field)} must be {wanted}, not {_json_type(value)}.")
+    return Refused(f"field.{wanted}_is_{_json_type(value)}", field=_short(field))
 
 
 def _json_type(value: Any) -> str:
     return _JSON_TYPES.get(type(value), "null")
 
 
-def _quoted(value: str) -> str:
-    """Return a word of the sender in quotation marks, cleaned and cut, for use in a sentence."""
-    return f'"{clean_line(value, 60)}"'
+def _short(value: str) -> str:
+    """Return a word of the sender, cleaned and cut, for use in a sentence."""
+    return clean_line(value, 60)
 
 
 def _title(value: str, ending: str = "") -> str:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from ..core.db import TIMESTAMP, Base, db
 from .models import Admission, Integration
+from .sentences import sentence
 
 MAX_BODY = 2048  # characters of a body that are stored
 MASKED_BYTES = 2 * MAX_BODY  # masked before the body is cut, so that the cut leaves no part of a secret
@@ -46,7 +47,7 @@ _OF_INTEGRATION = "account_id = :account_id AND integration_id = :integration_id
 _NO_REFUSALS = "refused_count = 0, refused_since = NULL, refused_at = NULL"
 _insert = sa.text(f"""
     INSERT INTO refusals (account_id, integration_id, status, sentence, body)
-    SELECT :account_id, :integration_id, :status, :sentence, :body
+    SELECT :account_id, :integration_id, :status, :answer, :body
     WHERE (SELECT count(*) FROM refusals WHERE {_OF_INTEGRATION} AND refused_at > now() - interval '1 minute') < :most
     RETURNING 1
 """)  # nosec B608
@@ -80,7 +81,7 @@ class Refusal(Base):
     id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(), primary_key=True)
     refused_at: Mapped[datetime] = mapped_column(TIMESTAMP, server_default=sa.func.now())
     status: Mapped[int]
-    sentence: Mapped[str]
+    answer: Mapped[str] = mapped_column("sentence")  # a code of sentences.py, or text
     body: Mapped[str]
 
     __table_args__ = (
@@ -92,6 +93,11 @@ class Refusal(Base):
         sa.CheckConstraint(f"char_length(body) <= {MAX_BODY}", name="refusal_body_is_short"),
         sa.Index("refusals_refused_at", "refused_at"),
     )
+
+    @property
+    def sentence(self) -> str:
+        """Return the reason."""
+        return sentence(self.answer)
 
     @classmethod
     def of(cls, account_id: int, integration_id: int) -> "Sequence[Refusal]":
@@ -110,13 +116,13 @@ class RefusedSender(NamedTuple):
     sentence: str
 
 
-def record(admission: Admission, status: int, sentence: str, body: bytes, token: str) -> None:
-    """Record a refused request; the caller holds the lock of the integration.
+def record(admission: Admission, status: int, answer: str, body: bytes, token: str) -> None:
+    """Record a refused request and why: a dumped code, or text. The caller holds the lock of the integration.
 
     The latest MAX_RECORDS of each integration are stored, and at most as many new ones a minute.
     """
     limited = {"account_id": admission.account_id, "integration_id": admission.integration_id, "most": MAX_RECORDS}
-    values = {"status": status, "sentence": sentence[:MAX_SENTENCE] or "-", "body": masked(body, token)}
+    values = {"status": status, "answer": answer[:MAX_SENTENCE] or "-", "body": masked(body, token)}
     if db.session.execute(_insert, limited | values).first():
         db.session.execute(_delete_beyond_limit, limited)
 
@@ -142,8 +148,8 @@ def refused_senders(account_id: sa.ColumnElement[int]) -> sa.ScalarSelect[str]:
 def read_senders(found: str | None) -> list[RefusedSender]:
     """Parse the value of a column made by `refused_senders`."""
     return [
-        RefusedSender(id, name, times, datetime.fromisoformat(since), sentence)
-        for id, name, times, since, sentence in json.loads(found or "[]")
+        RefusedSender(id, name, times, datetime.fromisoformat(since), sentence(answer))
+        for id, name, times, since, answer in json.loads(found or "[]")
     ]
 
 
@@ -174,7 +180,7 @@ def _masked_key(word: str) -> str:
 
 def _senders(account_id: sa.ColumnElement[int]) -> sa.ColumnElement[str]:
     last = (
-        sa.select(Refusal.sentence)
+        sa.select(Refusal.answer)
         .where(Refusal.account_id == Integration.account_id, Refusal.integration_id == Integration.id)
         .order_by(Refusal.id.desc())
         .limit(1)
@@ -182,7 +188,7 @@ def _senders(account_id: sa.ColumnElement[int]) -> sa.ColumnElement[str]:
     )
     newest = (
         sa.select(Integration.id, Integration.name, Integration.refused_count, Integration.refused_since)
-        .add_columns(sa.func.coalesce(last, "").label("sentence"))
+        .add_columns(sa.func.coalesce(last, "").label("answer"))
         .where(Integration.account_id == account_id, Integration.refused_count > 0)
         .order_by(Integration.refused_at.desc())
         .limit(MAX_SENDERS)
