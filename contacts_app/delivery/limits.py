@@ -9,14 +9,14 @@ import sqlalchemy as sa
 
 from ..config import Settings, StartError
 from ..core.db import db
-from .answers import answer
+from .answers import answer, dump
 from .attempts import Claimed, Result
 from .channels import Content, headline
 from .channels.kinds import ByContact
 
 WINDOW = timedelta(minutes=10)
 TESTS, TEST_WINDOW = 6, timedelta(minutes=1)
-LIMIT_OF_TESTS = f"the limit of {TESTS} tests a minute"
+LIMIT_OF_TESTS = dump(answer("delivery.limit_of_tests", tests=TESTS))  # in cancelled_by
 MAX_ALERTS = 500  # in one message
 MAX_AT_ONCE = 2_000  # deliveries that one claim ends or postpones, so that other accounts get their turn
 # Only for contacts that exist and are not locked. In the order of their ids, in which deleting contacts locks them,

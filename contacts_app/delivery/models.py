@@ -107,7 +107,8 @@ class Delivery(Base):
     message: Mapped[UUID | None]  # the id of a combined message, which is repeated unchanged if it may have arrived
     answer: Mapped[str | None]
     ended_at: Mapped[datetime | None] = mapped_column(TIMESTAMP)
-    # The email of the user who cancelled it. A delivery that is being sent at that moment is not retried.
+    # The email of the user who cancelled it, or the code of the limit that did. A delivery that is being sent at that
+    # moment is not retried.
     cancelled_by: Mapped[str | None]
     headline_only: Mapped[bool] = mapped_column(server_default=sa.false())  # because the text was refused
     text_refused: Mapped[bool] = mapped_column(server_default=sa.false())  # as well as its headline
@@ -156,6 +157,11 @@ class Delivery(Base):
     def sentence(self) -> str:
         """Return what is known of the last attempt."""
         return sentence(self.answer)
+
+    @property
+    def canceller(self) -> str:
+        """Return who or what cancelled it."""
+        return sentence(self.cancelled_by)
 
     @classmethod
     def is_late(cls, account_id: int | sa.ColumnElement[int]) -> sa.ColumnElement[bool]:

@@ -223,6 +223,8 @@ def test_a_contact_gets_at_most_six_tests_a_minute(team: Team, new_team: Callabl
     )
     assert "Cancelled</span> by <bdi>the limit of 6 tests a minute</bdi>" in answer.text
     assert states(team) == {"queued": 8, "cancelled": 1}
+    (by,) = select(team, "SELECT cancelled_by FROM deliveries WHERE state = 'cancelled'")
+    assert by == {"cancelled_by": '{"code":"delivery.limit_of_tests","tests":6}'}
     alone = add_group(team, "Day", ann)
     assert send_test(team, group=alone) == 429
     team.sql.execute(
