@@ -169,6 +169,10 @@ BAD_ALERT_ROWS: list[tuple[str, str, dict[str, Any]]] = [
     ("alerts", "alert_idempotency_key_is_unique", {"id": 5}),
     ("alerts", "alert_kind_is_known", {"kind": "joke"}),
     ("alerts", "alert_status_is_known", {"status": "pending"}),
+    *(
+        ("alerts", "alert_codes_are_of_the_console", {"kind": kind, "codes": codes})
+        for kind, codes in (("alert", '[{"code": "notice.quota"}]'), ("system", "{}"), ("system", "[]"))
+    ),
     *(("alerts", "alert_title_is_short", {"title": title}) for title in ("", "x" * 201)),
     ("alerts", "alerts_accounts_fkey", {"account_id": 9_000_000_000}),
     ("deliveries", "deliveries_pkey", {}),

@@ -47,6 +47,9 @@ class Notification(Base):
     key: Mapped[str | None]
     body_hash: Mapped[bytes | None]
     idempotency_key: Mapped[str | None]
+    # Of title and text, with their parameters. A column named like one of deliveries would stop earlier workers, whose
+    # statements would become ambiguous.
+    codes: Mapped[list[dict[str, Any]] | None] = mapped_column(postgresql.JSONB(none_as_null=True))
     facts: Mapped[list[Any]] = mapped_column(postgresql.JSONB, server_default="[]")  # of each alert, as in facts.py
     received_at: Mapped[datetime] = mapped_column(TIMESTAMP, server_default=sa.func.now())
 
@@ -54,6 +57,10 @@ class Notification(Base):
         sa.CheckConstraint(_one_of("kind", ("alert", "test", "system")), name="alert_kind_is_known"),
         sa.CheckConstraint(_one_of("status", ("firing", "resolved")), name="alert_status_is_known"),
         sa.CheckConstraint("char_length(title) BETWEEN 1 AND 200", name="alert_title_is_short"),
+        sa.CheckConstraint(
+            "codes IS NULL OR kind <> 'alert' AND jsonb_typeof(codes) = 'array' AND codes <> '[]'",
+            name="alert_codes_are_of_the_console",
+        ),
         sa.CheckConstraint(
             "jsonb_typeof(facts) = 'array' AND octet_length(facts::text) <= 40000", name="alert_facts_are_a_short_list"
         ),

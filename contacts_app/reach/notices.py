@@ -13,18 +13,15 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from ..accounts.models import Account
-from ..config import current_settings
 from ..contacts.models import Contact
 from ..core.db import db
-from ..core.times import shown
-from ..delivery.answers import sentence
 from ..delivery.attempts import limit_lock_waits
-from ..delivery.channels.registry import label_of
 from ..delivery.models import ChannelState, Notification
 from ..delivery.queueing import notify
 from ..groups.models import Group, Membership
 from .models import ReportedFact, SystemNotice
 from .reachability import is_reachable
+from .sentences import Line, words
 
 MAX_LISTED = 50  # facts that one notification lists; the others are counted
 GRACE_PERIOD = "10 minutes"  # after a group is created: members are about to be added
@@ -36,33 +33,22 @@ class Fact(NamedTuple):
     """Something that holds at the moment; `subject` identifies it among the reported facts of its kind."""
 
     subject: str
-    words: str
+    line: Line
 
 
 class Kind(NamedTuple):
-    """A kind of system notification; `one` and `many` are its titles."""
+    """A kind of system notification; the code of its title has the ending `_several` for several facts."""
 
     name: str
-    one: str
-    many: str
+    title: str
     status: str
     key: str  # of the notification: a newer one replaces an older one in the queue, as each lists all that holds
 
 
-FAILING = Kind(
-    "failing", "A channel of the team has begun to fail", "{} channels of the team fail", "firing", "channels"
-)
-WORKING = Kind(
-    "working", "A channel of the team works again", "{} channels of the team work again", "resolved", "channels"
-)
-QUOTA = Kind("quota", "The contact quota is nearly used up", "", "firing", "quota")
-UNREACHABLE_GROUP = Kind(
-    "group",
-    "A contact group has no reachable members",
-    "{} contact groups have no reachable members",
-    "firing",
-    "groups",
-)
+FAILING = Kind("failing", "notice.failing", "firing", "channels")
+WORKING = Kind("working", "notice.working", "resolved", "channels")
+QUOTA = Kind("quota", "notice.quota", "firing", "quota")
+UNREACHABLE_GROUP = Kind("group", "notice.group", "firing", "groups")
 
 _has_receivers = sa.select(
     sa.exists().where(Contact.account_id == sa.bindparam("account_id"), Contact.receives_system_notifications)
@@ -153,7 +139,7 @@ def _report_recovered(account_id: int, failing: Sequence[Fact]) -> None:
     working = [fact for fact in _states(account_id, ChannelState.failing_since.is_(None)) if fact.subject in ended]
     _clear(account_id, FAILING, ended - {fact.subject for fact in working})
     if working and _claim_days_notification(account_id, WORKING):
-        rest = ["Still failing:", *_lines(failing)] if failing else ["No other channel fails."]
+        rest = [{"code": "notice.still_failing"}, *_lines(failing)] if failing else [{"code": "notice.no_other_fails"}]
         _send(account_id, WORKING, working, rest)
         _clear(account_id, FAILING, {fact.subject for fact in working})
 
@@ -167,19 +153,22 @@ def _claim_days_notification(account_id: int, kind: Kind) -> bool:
     return False
 
 
-def _lines(facts: Sequence[Fact]) -> list[str]:
-    lines = [fact.words for fact in facts[:MAX_LISTED]]
-    return [*lines, f"and {len(facts) - MAX_LISTED} more"] if len(facts) > MAX_LISTED else lines
+def _lines(facts: Sequence[Fact]) -> list[Line]:
+    lines, more = [fact.line for fact in facts[:MAX_LISTED]], len(facts) - MAX_LISTED
+    return [*lines, {"code": "notice.more", "count": more}] if more > 0 else lines
 
 
-def _send(account_id: int, kind: Kind, facts: Sequence[Fact], rest: Sequence[str] = ()) -> None:
+def _send(account_id: int, kind: Kind, facts: Sequence[Fact], rest: Sequence[Line] = ()) -> None:
+    title: Line = {"code": kind.title} if len(facts) == 1 else {"code": f"{kind.title}_several", "count": len(facts)}
+    lines = [*_lines(facts), *rest]
     alert = Notification(
         account_id=account_id,
         kind="system",
         source="console",
         addressee="System notifications",
-        title=kind.one if len(facts) == 1 else kind.many.format(len(facts)),
-        text="\n".join([*_lines(facts), *rest]),
+        title=words(title),
+        text="\n".join(map(words, lines)),
+        codes=[title, *lines],
         severity="warning" if kind.status == "firing" else "info",
         status=kind.status,
         key=kind.key,
@@ -201,18 +190,19 @@ def _states(account_id: int, condition: sa.ColumnElement[bool]) -> Sequence[Fact
         .where(Contact.account_id == account_id, condition)
         .order_by(Contact.name_key, Contact.id, ChannelState.channel)
     )
-    facts, zone = [], current_settings().timezone
+    facts = []
     for identity, name, channel, since, answer in db.session.execute(found):
-        words = f"{name}: {label_of(channel)}"
+        line: dict[str, object] = {"code": "notice.channel_works", "name": name, "channel": channel}
         if since:
-            words += f", since {shown(since.astimezone(zone), '%Y-%m-%d %H:%M')}: {sentence(answer)}"
-        facts.append(Fact(f"{identity}:{channel}", words))
+            line |= {"code": "notice.channel_fails", "since": since.isoformat(), "why": answer}
+        facts.append(Fact(f"{identity}:{channel}", line))
     return facts
 
 
 def _quota(account_id: int) -> Sequence[Fact]:
     count, quota = Account.usage(account_id)
-    return [Fact("", f"The account has {count} of {quota} contacts.")] if count >= quota * NEARLY else []
+    line = {"code": "notice.contacts", "count": count, "quota": quota}
+    return [Fact("", line)] if count >= quota * NEARLY else []
 
 
 def _unreachable_groups(account_id: int) -> Sequence[Fact]:
@@ -232,7 +222,7 @@ def _unreachable_groups(account_id: int) -> Sequence[Fact]:
     )
     found = db.session.execute(statement, {"account_id": account_id})
     return [
-        Fact(str(identity), f"{name}: {'none of its members can be reached' if members else 'it has no members'}")
+        Fact(str(identity), {"code": "notice.nobody_reachable" if members else "notice.nobody", "name": name})
         for identity, name, members in found
     ]
 

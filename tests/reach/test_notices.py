@@ -1,6 +1,8 @@
 """Show which system notifications are sent: to which contacts, once for each fact, one a day of each kind."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -11,6 +13,7 @@ from flask import Flask
 from contacts_app import create_app
 from contacts_app.core.db import all_accounts
 from contacts_app.reach import notices
+from contacts_app.reach.sentences import SENTENCES, in_words
 from tests.conftest import Team
 
 REFUSED = "The mail server refused the mailbox: 550 no such mailbox"
@@ -79,8 +82,12 @@ def pass_a_day(team: Team) -> None:
 
 def sent(team: Team) -> list[tuple[str, str]]:
     """Return title and text of the team's system notifications, oldest first."""
-    query = "SELECT title, text FROM alerts WHERE account_id = %s AND kind = 'system' ORDER BY id"
-    return team.sql.execute(query, [team.account_id]).fetchall()
+    query = "SELECT title, text, codes FROM alerts WHERE account_id = %s AND kind = 'system' ORDER BY id"
+    found = team.sql.execute(query, [team.account_id]).fetchall()
+    with team.app.app_context():
+        for title, text, codes in found:
+            assert (in_words(codes[:1], ""), in_words(codes[1:], "")) == (title, text), "the codes say what was sent"
+    return [(title, text) for title, text, _ in found]
 
 
 def titles(team: Team) -> list[str]:
@@ -309,3 +316,10 @@ def test_an_account_that_another_worker_checks_is_skipped(team: Team) -> None:
         other.execute("SELECT FROM system_checks WHERE account_id = %s FOR UPDATE", [team.account_id])
         with team.app.app_context(), all_accounts():
             assert not notices.check_next()
+
+
+def test_each_sentence_is_used() -> None:
+    text = Path(notices.__file__).read_text()
+    found = set(re.findall(r'"(notice\.[a-z_]+)"', text))
+    several = {notices.FAILING.title, notices.WORKING.title, notices.UNREACHABLE_GROUP.title}
+    assert found | {f"{code}_several" for code in several} == set(SENTENCES)

@@ -11,6 +11,7 @@ from ...contacts.models import Contact
 from ...core.db import db
 from ...delivery.models import STATES, Delivery, Notification, has_failed, is_cancelled, is_overtaken, is_waiting
 from ...intake.models import Integration
+from ...reach.sentences import in_words
 
 PAGE_SIZE, DELIVERIES_SHOWN = 50, 300
 _mine = (Delivery.account_id == Notification.account_id, Delivery.alert_id == Notification.id)
@@ -73,7 +74,7 @@ _page_statement = (
             Notification.source,
         ),
         *(Notification.received_at, _group_id, _counts.c.sent, _counts.c.failed, _counts.c.waiting),
-        *(_counts.c.cancelled, _counts.c.overtaken),
+        *(_counts.c.cancelled, _counts.c.overtaken, Notification.codes[0].label("code")),
     )
     .join(_counts, sa.true())
     .where(Notification.account_id == sa.bindparam("account_id"), Notification.id < sa.bindparam("before"))
@@ -112,7 +113,10 @@ def search(account_id: int, text: str, show: str, before: int | None) -> tuple[S
     statement = _page_statement.where(SHOWS[show][1])
     if text:
         statement = statement.where(_is_found)
-    rows = [ListedNotification(*row) for row in db.session.execute(statement, parameters)]
+    rows = []
+    for *row, code in db.session.execute(statement, parameters):
+        listed = ListedNotification(*row)
+        rows.append(listed._replace(title=in_words([code], listed.title)) if code else listed)
     return rows[:PAGE_SIZE], len(rows) > PAGE_SIZE
 
 

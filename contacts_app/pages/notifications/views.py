@@ -15,6 +15,7 @@ from ...delivery.models import Notification
 from ...delivery.queueing import SENT_AGAIN, send_again
 from ...delivery.stopping import stop_alerts, stop_integrations, stopped_words, waiting_of
 from ...intake.models import Integration
+from ...reach.sentences import in_words
 from ...web import htmx
 from ...web.arguments import read_ids, read_page, read_text
 from ..visitors import visitor
@@ -144,6 +145,8 @@ def _address(id: int, state: str, page: int) -> str:
 def _show(alert: Notification, said: str = "") -> Response:
     state, page = _read_part()
     context = result_of(alert, state, page) | {"message": said, "facts": from_json(alert.facts)}
+    context["title"] = in_words(alert.codes and alert.codes[:1], alert.title)
+    context["text"] = in_words(alert.codes and alert.codes[1:], alert.text)
     if alert.integration_id and not htmx.wants_fragment():
         context["integration"] = Integration.of(alert.account_id, alert.integration_id)
     response = htmx.render("notifications/show.html", "notifications/_deliveries.html", **context)

@@ -1,6 +1,7 @@
 """Show that what came in is listed and found, that each message tells its story, and that tests and retries go out."""
 
 import html
+import json
 import re
 from datetime import UTC, datetime
 from typing import Any
@@ -100,6 +101,40 @@ def test_the_list_is_newest_first_with_what_became_of_each(team: Team, other_tea
         "Firing All there is critical Night TIME 1 failed 2 waiting 2 sent",
     ]
     assert ("<html" in answer.text) is not htmx
+
+
+@pytest.mark.parametrize(
+    ("codes", "title", "text"),
+    [
+        (
+            [
+                {"code": "notice.failing_several", "count": 7},
+                {
+                    **{"code": "notice.channel_fails", "name": "Ann <b>100%</b>", "channel": "email"},
+                    **{"since": "2026-03-01T12:30:00+00:00", "why": '{"code":"mail.refused_mailbox","said":"550 No"}'},
+                },
+                {"code": "notice.channel_works", "name": "Bob", "channel": "pigeon"},
+            ],
+            "7 channels of the team fail",
+            "Ann <b>100%</b>: Mailbox, since 2026-03-01 12:30 UTC: The mail server refused the mailbox: 550 No\n"
+            "Bob: pigeon",
+        ),
+        (None, "As it was sent", "All of it"),
+        ([{"code": "notice.of_a_later_version"}, {"code": "notice.more"}], "As it was sent", "All of it"),
+        ([{"code": "notice.quota"}], "The contact quota is nearly used up", "All of it"),
+        ([["notice.quota"], 5], "As it was sent", "All of it"),
+    ],
+)
+def test_a_system_notification_is_shown_by_its_codes_or_as_it_was_sent(
+    team: Team, codes: list[Any] | None, title: str, text: str
+) -> None:
+    identity = add_alert(
+        team, "As it was sent", SENT, kind="system", text="All of it", codes=codes and json.dumps(codes)
+    )
+    assert titles(team.get("/notifications")) == [title]
+    page = team.get(f"/notifications/{identity}").text
+    assert f"<bdi>{html.escape(title)}</bdi></h1>" in page
+    assert f"<bdi>{html.escape(text)}</bdi></pre>" in page
 
 
 def test_an_empty_list_says_how_to_begin(team: Team) -> None:
