@@ -34,6 +34,8 @@ CLAIMED_COLUMNS = f"""
 # from before a burst, the planner expects few rows, scans the whole queue and compares each row with each key: 15 s for
 # 1,000 keys and 150,000 rows. For the same reason rows that are locked by key are looked up LATERAL.
 CHOSEN = "SELECT CAST(:account_id AS bigint) AS account_id, CAST(:channel AS text) AS channel, chosen.* FROM"
+# That a delivery is due, as in the index deliveries_due.
+DUE = "channel = :channel AND state IN ('queued', 'sending') AND next_attempt_at <= now() AND cancelled_by IS NULL"
 # A delivery that was sent while its row was locked is in sent_deliveries until the lock is released: do not resend it.
 NOT_SENT = """NOT EXISTS (
     SELECT FROM sent_deliveries AS sent WHERE (sent.account_id, sent.alert_id, sent.contact_id, sent.channel)

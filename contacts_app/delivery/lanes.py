@@ -22,7 +22,8 @@ class Lane:
     def __init__(self, share: int, work: Callable[[float], None]) -> None:
         self.share = share
         self.work = work
-        self.wake = threading.Event()
+        self._calls = threading.Condition()
+        self._is_called = False
         self.claiming = threading.Lock()  # so that the threads of each account are known before the next claim
         self.turn = 0  # the account that was served last
         self.announced = 0  # the number of announcements
@@ -50,9 +51,22 @@ class Lane:
         return sorted(full | slow if is_last else full)
 
     def announce(self) -> None:
-        """Wake the threads, because something was queued."""
+        """Wake one thread, because something was queued; it wakes the next if there is more than it can claim."""
         self.announced += 1
-        self.wake.set()
+        self.call()
+
+    def call(self) -> None:
+        """Wake one of the threads that wait; if there is none, the next that would."""
+        with self._calls:
+            self._is_called = True
+            self._calls.notify()
+
+    def wait(self, seconds: float) -> None:
+        """Wait until this thread is woken, or for so many seconds."""
+        with self._calls:
+            if not self._is_called:
+                self._calls.wait(seconds)
+            self._is_called = False
 
     def is_quiet(self, passed_over: Collection[int]) -> bool:
         """Return whether nothing is known to be due except for these accounts, which saves queries in a burst."""
@@ -91,12 +105,13 @@ class Lane:
             return is_spare
 
     def join(self) -> None:
-        """Wait until each thread has ended."""
-        self.wake.set()
+        """Wait until each thread has ended, once the worker is stopping."""
         with self._changing:
             threads = list(self.threads)
         for thread in threads:
-            thread.join()
+            while thread.is_alive():
+                self.call()
+                thread.join(0.05)
 
     def _others(self) -> list[tuple[int, float]]:
         return [held for thread, held in self._held.items() if thread != threading.get_ident()]

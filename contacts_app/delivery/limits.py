@@ -3,14 +3,14 @@
 from collections import Counter
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from ..config import Settings, StartError
 from ..core.db import db
 from .answers import answer, dump
-from .attempts import Claimed, Result
+from .attempts import DUE, Claimed, Result
 from .channels import Content, headline
 from .channels.kinds import ByContact
 
@@ -23,18 +23,30 @@ MAX_AT_ONCE = 2_000  # deliveries that one claim ends or postpones, so that othe
 # too: a different order could deadlock.
 _make_windows = sa.text("""
     INSERT INTO send_windows (account_id, contact_id, kind)
-    SELECT account_id, id, :kind FROM contacts WHERE account_id = :account_id AND id = ANY (CAST(:ids AS bigint[]))
-        AND NOT EXISTS (
-            SELECT FROM send_windows WHERE (account_id, contact_id, kind) = (contacts.account_id, contacts.id, :kind))
+    SELECT account_id, id, :channel FROM contacts WHERE account_id = :account_id AND id = ANY (CAST(:ids AS bigint[]))
+        AND NOT EXISTS (SELECT FROM send_windows AS known
+            WHERE (known.account_id, contact_id, kind) = (contacts.account_id, contacts.id, :channel))
     ORDER BY id FOR KEY SHARE SKIP LOCKED
     ON CONFLICT DO NOTHING
+    RETURNING contact_id
 """)
 # The lock on the window of a contact and channel is the right to choose its next message; locked windows are skipped.
-_lock_windows = sa.text("""
-    SELECT contact_id, sent_at, now() AS now FROM send_windows
-    WHERE account_id = :account_id AND kind = :kind AND contact_id = ANY (CAST(:ids AS bigint[]))
-    ORDER BY contact_id FOR UPDATE SKIP LOCKED
-""")
+# No more windows are locked than a claim needs, so that other workers find some.
+_lock_windows = sa.text(f"""
+    SELECT wanted.id, send_window.sent_at, now() AS now, due.count, due.repeated
+    FROM unnest(CAST(:ids AS bigint[])) AS wanted (id)
+    CROSS JOIN LATERAL (
+        SELECT sent_at FROM send_windows WHERE (account_id, contact_id, kind) = (:account_id, wanted.id, :channel)
+        FOR UPDATE SKIP LOCKED
+    ) AS send_window
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS count, count(message) AS repeated FROM (
+            SELECT message FROM deliveries WHERE account_id = :account_id AND contact_id = wanted.id AND {DUE}
+            LIMIT :limit + 1
+        ) AS due
+    ) AS due
+    LIMIT :most
+""")  # nosec B608
 _note_sent = sa.text("""
     UPDATE send_windows SET
         sent_at = ARRAY(SELECT at FROM unnest(sent_at) AS at WHERE at > now() - CAST(:window AS interval) ORDER BY at)
@@ -53,7 +65,7 @@ _give_back = sa.text("""
         = (found.account_id, found.contact_id, found.kind) AND place IS NOT NULL
 """)
 # The hour of retries is extended by the time that a delivery waits for the rate limit.
-_hold = sa.text("""
+_hold = sa.text(f"""
     UPDATE deliveries SET state = 'queued', is_held = true, next_attempt_at = held.until,
         give_up_at = CASE WHEN attempts = 0 THEN give_up_at ELSE give_up_at + (held.until - now()) END
     FROM (
@@ -61,8 +73,7 @@ _hold = sa.text("""
         FROM unnest(CAST(:contact_ids AS bigint[]), CAST(:untils AS timestamptz[])) AS limits (contact_id, until)
         CROSS JOIN LATERAL (
             SELECT account_id, alert_id, deliveries.contact_id, channel FROM deliveries
-            WHERE account_id = :account_id AND deliveries.contact_id = limits.contact_id AND channel = :channel
-                AND state IN ('queued', 'sending') AND next_attempt_at <= now() AND cancelled_by IS NULL
+            WHERE account_id = :account_id AND deliveries.contact_id = limits.contact_id AND {DUE}
             ORDER BY next_attempt_at LIMIT :most FOR UPDATE SKIP LOCKED
         ) AS due
         LIMIT :most
@@ -70,7 +81,7 @@ _hold = sa.text("""
     WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, deliveries.channel)
         = (held.account_id, held.alert_id, held.contact_id, held.channel)
     RETURNING 1
-""")
+""")  # nosec B608
 # One statement checks and counts, so that concurrent requests cannot exceed the limit.
 _admit_tests = sa.text("""
     INSERT INTO send_windows AS known (account_id, contact_id, kind, sent_at)
@@ -97,21 +108,42 @@ class TooManyTests(Exception):
 
 
 class Room(NamedTuple):
-    """The number of messages that a contact may be sent now, and the time from which it may be sent one."""
+    """The number of messages that a contact may be sent now, and the time from which it may be sent one.
+
+    `is_for_all` if all of its due deliveries have to be read: they are more than that, or repeat a combined message.
+    """
 
     messages: int
     until: datetime
+    is_for_all: bool
 
 
-def take_rooms(account_id: int, channel: str, contact_ids: Collection[int], limit: int) -> dict[int, Room]:
-    """Lock the windows of the contacts, and return the room in each; windows that are locked already are left out."""
-    mine = {"account_id": account_id, "kind": channel, "ids": list(contact_ids)}
-    db.session.execute(_make_windows, mine)
-    rooms = {}
-    for row in db.session.execute(_lock_windows, mine):
+def take_rooms(
+    account_id: int, channel: str, contact_ids: Sequence[int], limit: int, most: int
+) -> tuple[dict[int, Room], Sequence[int]]:
+    """Lock the windows of at most `most` of the contacts, the first ones preferred, and return the room in each.
+
+    Also return the contacts that were passed over, because their window is locked already or they do not exist.
+    """
+    mine = {"account_id": account_id, "channel": channel, "limit": limit, "most": most}
+    rooms = _lock(mine, contact_ids)
+    looked_at = contact_ids if len(rooms) < most else contact_ids[: max(map(contact_ids.index, rooms))]
+    passed_over = [id for id in looked_at if id not in rooms][:most]
+    if passed_over and (made := db.session.scalars(_make_windows, mine | {"ids": passed_over}).all()):
+        rooms |= _lock(mine, made)
+    return rooms, [id for id in passed_over if id not in rooms]
+
+
+def _lock(mine: dict[str, Any], ids: Sequence[int]) -> dict[int, Room]:
+    limit, rooms = mine["limit"], {}
+    for row in db.session.execute(_lock_windows, mine | {"ids": list(ids)}):
         recent = sorted(at for at in row.sent_at if at > row.now - WINDOW)
-        is_full = len(recent) >= limit
-        rooms[row.contact_id] = Room(max(limit - len(recent), 0), recent[-limit] + WINDOW if is_full else row.now)
+        messages = max(limit - len(recent), 0)
+        rooms[row.id] = Room(
+            messages=messages,
+            until=row.now if messages else recent[-limit] + WINDOW,
+            is_for_all=row.count > messages or row.repeated > 0,
+        )
     return rooms
 
 

@@ -4,7 +4,7 @@ The transaction that has locked the send window of a contact and channel (limits
 rate limit and by the order of alerts with the same key (order.py).
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -20,15 +20,16 @@ from .answers import dump
 from .attempts import (
     CHOSEN,
     CLAIMED_COLUMNS,
+    DUE,
     GIVE_UP_AT,
     GONE,
     KEY,
+    LOCK_MILLISECONDS,
     NOT_SENT,
     Claimed,
     Result,
     claimed_from,
     columns,
-    limit_lock_waits,
 )
 from .channels.kinds import ByContact
 from .channels.registry import kind_by_contact
@@ -39,9 +40,8 @@ LOOKED_AT = 100  # due deliveries, many of which may be for the same few contact
 # Round robin, so that a burst of one account does not delay the others: each claim is for the next account after the
 # one that was served last. This takes one index lookup, and one more for each account that is passed over, however
 # long the queue is.
-_DUE = "channel = :channel AND state IN ('queued', 'sending') AND next_attempt_at <= now() AND cancelled_by IS NULL"
 _AFTER = f"""
-    SELECT account_id FROM deliveries WHERE {_DUE} AND account_id > {{}} ORDER BY account_id LIMIT 1
+    SELECT account_id FROM deliveries WHERE {DUE} AND account_id > {{}} ORDER BY account_id LIMIT 1
 """  # nosec B608
 _next = sa.text(f"""
     WITH RECURSIVE later AS (
@@ -56,20 +56,21 @@ _next = sa.text(f"""
         SELECT coalesce(
             (SELECT turn FROM later WHERE turn <> ALL (CAST(:passed_over AS bigint[]))),
             (SELECT turn FROM first WHERE turn <> ALL (CAST(:passed_over AS bigint[])))) AS turn
-    ), due AS (
-        SELECT contact_id, next_attempt_at FROM deliveries
-        WHERE {_DUE} AND account_id = (SELECT turn FROM next) ORDER BY next_attempt_at LIMIT {LOOKED_AT}
     )
-    SELECT turn, contact_id FROM next LEFT JOIN due ON true GROUP BY turn, contact_id ORDER BY min(next_attempt_at)
+    SELECT turn, ARRAY(
+        SELECT contact_id FROM deliveries WHERE {DUE} AND account_id = turn ORDER BY next_attempt_at LIMIT {LOOKED_AT}
+    ) AS contact_ids, EXISTS (SELECT FROM deliveries WHERE {DUE} AND account_id > turn)
+        OR EXISTS (SELECT FROM deliveries WHERE {DUE} AND account_id < turn) AS is_more
+    FROM next
 """)  # nosec B608
 # With statistics from before a burst, the planner expects few due rows, and would read and sort all of them instead of
 # reading the first ones from the ordered index.
-_sort_nothing = sa.text("SET LOCAL enable_sort = off")
+_begin = sa.text("SELECT set_config('lock_timeout', :lock_timeout, true), set_config('enable_sort', 'off', true)")
 _end_gone = sa.text(f"""
     UPDATE deliveries SET state = 'failed', next_attempt_at = NULL, ended_at = now(), answer = :gone
     FROM (
         SELECT account_id, alert_id, contact_id, channel FROM deliveries
-        WHERE account_id = :account_id AND contact_id = ANY (CAST(:ids AS bigint[])) AND {_DUE}
+        WHERE account_id = :account_id AND contact_id = ANY (CAST(:ids AS bigint[])) AND {DUE}
             AND NOT EXISTS (SELECT FROM contacts WHERE (contacts.account_id, contacts.id) = (:account_id, contact_id))
         LIMIT {limits.MAX_AT_ONCE} FOR UPDATE SKIP LOCKED
     ) AS gone
@@ -77,22 +78,14 @@ _end_gone = sa.text(f"""
         = (gone.account_id, gone.alert_id, gone.contact_id, gone.channel)
     RETURNING 1
 """)  # nosec B608
-_count_due = sa.text(f"""
-    SELECT id, (
-        SELECT count(*) FROM (
-            SELECT FROM deliveries WHERE account_id = :account_id AND contact_id = wanted.id AND {_DUE} LIMIT :most
-        ) AS due
-    ) AS due
-    FROM unnest(CAST(:ids AS bigint[])) AS wanted (id)
-""")  # nosec B608
 _waiting = sa.text(f"""
     SELECT due.account_id, alert_id, contact_id, attempts, message, next_attempt_at, asked_at,
         extract(epoch FROM {GIVE_UP_AT} - now())::float AS seconds_left, {CLAIMED_COLUMNS}
-    FROM unnest(CAST(:ids AS bigint[])) AS wanted (id)
+    FROM unnest(CAST(:ids AS bigint[]), CAST(:counts AS integer[])) AS wanted (id, count)
     CROSS JOIN LATERAL (
         SELECT * FROM deliveries
-        WHERE account_id = :account_id AND contact_id = wanted.id AND {_DUE} AND {NOT_SENT}
-        ORDER BY next_attempt_at, alert_id LIMIT :most
+        WHERE account_id = :account_id AND contact_id = wanted.id AND {DUE} AND {NOT_SENT}
+        ORDER BY next_attempt_at, alert_id LIMIT wanted.count
         FOR UPDATE SKIP LOCKED
     ) AS due
     CROSS JOIN LATERAL (SELECT * FROM alerts WHERE (account_id, id) = (due.account_id, due.alert_id) LIMIT 1) AS alerts
@@ -137,11 +130,12 @@ _release = sa.text("""
 
 
 class Claims(NamedTuple):
-    """The claims of the account whose turn it was, and whether there was anything to do for it."""
+    """The claims of the account whose turn it was, whether there was anything to do for it, and whether more is due."""
 
     turn: int | None
     claimed: list[Claimed]
     is_busy: bool
+    is_more: bool = False
 
 
 def claim(channel: str, turn: int, settings: Settings, passed_over: Collection[int] = ()) -> Claims:
@@ -151,48 +145,43 @@ def claim(channel: str, turn: int, settings: Settings, passed_over: Collection[i
     due. Nothing is claimed if a lock cannot be taken in time.
     """
     kind = kind_by_contact(channel)
-    limit_lock_waits()
-    db.session.execute(_sort_nothing)
+    db.session.execute(_begin, {"lock_timeout": f"{LOCK_MILLISECONDS}ms"})
     values = {"channel": channel, "turn": turn, "passed_over": list(passed_over)}
-    candidates = db.session.execute(_next, values).all()
-    account_id = candidates[0].turn
-    if account_id is None:
+    found = db.session.execute(_next, values).one()
+    if found.turn is None:
         db.session.commit()
-        return Claims(account_id, [], False)
-    ids = [row.contact_id for row in candidates if row.contact_id is not None]
+        return Claims(None, [], False)
     try:
-        return _claim_of(account_id, ids, kind, settings)
+        claims = _claim_of(found.turn, found.contact_ids, kind, settings)
     except sa.exc.OperationalError as error:
         db.session.rollback()
         if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
             raise
-        return Claims(account_id, [], False)
+        return Claims(found.turn, [], False)
+    return claims._replace(is_more=found.is_more or len(found.contact_ids) > len(claims.claimed))
 
 
-def _claim_of(account_id: int, ids: Sequence[int], kind: ByContact, settings: Settings) -> Claims:
-    """Claim due deliveries of the account's contacts, and commit."""
+def _claim_of(account_id: int, due: Sequence[int], kind: ByContact, settings: Settings) -> Claims:
+    """Claim deliveries of the account, and commit; `due` has the contact of each due delivery, in their order."""
     channel = kind.name
     mine: dict[str, Any] = {"account_id": account_id, "channel": channel}
-    rooms = limits.take_rooms(account_id, channel, ids, kind.limit(settings))
+    rooms, passed_over = limits.take_rooms(
+        account_id, channel, list(dict.fromkeys(due)), kind.limit(settings), kind.batch
+    )
     full = {id: room for id, room in rooms.items() if not room.messages}
     is_busy = bool(full) and limits.hold(account_id, channel, full)
-    ended: Sequence[Any] = ()
-    if others := [id for id in ids if id not in rooms]:
-        ended = db.session.execute(_end_gone, mine | {"ids": others, "gone": dump(GONE)}).all()
-    free = [id for id in ids if id in rooms and id not in full][: kind.batch]
-    rows = _read_due(mine, {id: rooms[id] for id in free}, kind.batch) if free else []
+    if passed_over:
+        is_busy |= bool(db.session.execute(_end_gone, mine | {"ids": passed_over, "gone": dump(GONE)}).all())
+    rows = _read_due(mine, due, rooms, kind.batch)
     sendable, words = order.settle(account_id, channel, rows)
     claimed = _claimed(_choose(sendable, rooms, kind.batch), words, kind, settings)
     if claimed:
         every = whole(claimed)
         ids_of = columns(every, "alert_id", "contact_id", "message")
         db.session.execute(_claim, mine | ids_of | {"lease": settings.delivery_lease})
-        counts: dict[int, int] = defaultdict(int)
-        for one in claimed:
-            counts[one.contact_id] += 1
-        limits.note_sent(account_id, channel, counts)
+        limits.note_sent(account_id, channel, Counter(one.contact_id for one in claimed))
     db.session.commit()
-    return Claims(account_id, claimed, is_busy or bool(ended or rows))
+    return Claims(account_id, claimed, is_busy or bool(rows))
 
 
 def record(
@@ -227,16 +216,15 @@ def whole(claims: Sequence[Claimed]) -> list[Claimed]:
     return [part for one in claims for part in (one, *one.others)]
 
 
-def _read_due(mine: dict[str, Any], rooms: Mapping[int, Room], most: int) -> list[Any]:
-    """Lock and return the deliveries that may be sent now; for a digest, all due deliveries of the contact."""
-    most_room = max(room.messages for room in rooms.values())
-    counts = db.session.execute(_count_due, mine | {"ids": list(rooms), "most": most_room + 1})
-    over = [row.id for row in counts if row.due > rooms[row.id].messages]
-    rows: list[Any] = []
-    for ids, each in (([id for id in rooms if id not in over], most), (over[:MAX_DIGESTS], limits.MAX_ALERTS)):
-        if ids:
-            rows += db.session.execute(_waiting, mine | {"ids": ids, "most": each}).all()
-    return rows
+def _read_due(mine: dict[str, Any], due: Sequence[int], rooms: Mapping[int, Room], most: int) -> list[Any]:
+    """Lock and return the next `most` deliveries; for a digest, all due deliveries of the contact."""
+    free = [id for id in due if id in rooms and rooms[id].messages]
+    counts = Counter([id for id in free if not rooms[id].is_for_all][:most])
+    digests = list(dict.fromkeys(id for id in free if rooms[id].is_for_all))[:MAX_DIGESTS]
+    counts |= dict.fromkeys(digests, limits.MAX_ALERTS)
+    if not counts:
+        return []
+    return list(db.session.execute(_waiting, mine | {"ids": list(counts), "counts": list(counts.values())}))
 
 
 def _choose(rows: Sequence[Any], rooms: Mapping[int, Room], most: int) -> list[list[Any]]:

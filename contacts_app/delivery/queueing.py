@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from ..config import current_settings
 from ..core.db import db
 from . import sample
+from .channels.dingtalk import DINGTALK
 from .channels.registry import KINDS, kind_of
 from .limits import LIMIT_OF_TESTS, admit_tests
 from .models import Delivery, Notification, has_failed, is_cancelled
@@ -21,9 +22,9 @@ _queue = sa.text(f"""
         FROM contacts CROSS JOIN unnest(ARRAY[{_CHANNELS}]) AS channel
         WHERE contacts.account_id = :account_id AND contacts.id = ANY (CAST(:contact_ids AS bigint[]))
             AND channel IS NOT NULL
-        RETURNING 1
+        RETURNING channel
     )
-    SELECT count(*) FROM queued
+    SELECT channel, count(*) AS deliveries FROM queued GROUP BY channel
 """)  # nosec B608
 # A robot that is scheduled already is only locked: the worker that has claimed it checks the queue again afterwards.
 _schedule_robots = sa.text("""
@@ -34,6 +35,7 @@ _schedule_robots = sa.text("""
     ORDER BY 1, 2
     ON CONFLICT (account_id, url_hash) DO UPDATE SET due_at = excluded.due_at WHERE planned.due_at IS NULL
 """)
+_wake_workers = sa.text("SELECT pg_notify('deliveries', :channels)")
 
 
 def notify(notification: Notification, contact_ids: Collection[int]) -> int:
@@ -41,10 +43,9 @@ def notify(notification: Notification, contact_ids: Collection[int]) -> int:
     db.session.add(notification)
     db.session.flush()
     values = {"account_id": notification.account_id, "alert_id": notification.id, "contact_ids": list(contact_ids)}
-    count: int = db.session.execute(_queue, values).scalar_one()
-    schedule_robots(notification.account_id, contact_ids)
-    wake_workers()
-    return count
+    counts = {row.channel: row.deliveries for row in db.session.execute(_queue, values)}
+    _announce(notification.account_id, contact_ids, counts)
+    return sum(counts.values())
 
 
 def send_test(account_id: int, name: str, contact_ids: Collection[int]) -> Notification:
@@ -99,16 +100,12 @@ def send_again(
     }
     again = sa.update(Delivery).where(*chosen).values(fresh)
     rows = db.session.execute(again.returning(Delivery.contact_id, Delivery.contact_name, Delivery.channel)).all()
-    schedule_robots(notification.account_id, [row.contact_id for row in rows])
-    wake_workers()
+    _announce(notification.account_id, [row.contact_id for row in rows], {row.channel for row in rows})
     return [(row.contact_name, row.channel) for row in rows]
 
 
-def schedule_robots(account_id: int, contact_ids: Collection[int]) -> None:
-    """Schedule the robots of the contacts, so that a worker checks them."""
-    db.session.execute(_schedule_robots, {"account_id": account_id, "contact_ids": list(contact_ids)})
-
-
-def wake_workers() -> None:
-    """Notify the workers of new deliveries when this transaction is committed."""
-    db.session.execute(sa.text("SELECT pg_notify('deliveries', '')"))
+def _announce(account_id: int, contact_ids: Collection[int], channels: Collection[str]) -> None:
+    """Schedule the robots, and notify the workers of new deliveries when this transaction is committed."""
+    if DINGTALK.name in channels:
+        db.session.execute(_schedule_robots, {"account_id": account_id, "contact_ids": list(contact_ids)})
+    db.session.execute(_wake_workers, {"channels": " ".join(channels)})

@@ -131,10 +131,12 @@ class Worker:
                     try:
                         raw.execute("LISTEN deliveries")
                         while not self.stopping.is_set():
-                            for _ in raw.notifies(timeout=1, stop_after=1):
+                            for note in raw.notifies(timeout=1, stop_after=1):
                                 mark("woken")
-                                for lane in self.lanes.values():
-                                    lane.announce()
+                                # The consoles of an earlier version name no channels.
+                                for channel in note.payload.split() or self.lanes:
+                                    if lane := self.lanes.get(channel):
+                                        lane.announce()
                     finally:
                         connection.invalidate()  # it still listens or is broken, so it must not return to the pool
             except (sa.exc.SQLAlchemyError, psycopg.Error, StartError):
@@ -146,7 +148,6 @@ class Worker:
         senders: Senders | None = None
         is_away = False
         while not self.stopping.is_set():
-            lane.wake.clear()
             try:
                 senders = senders or (self.spare.pop() if self.spare else Senders(self.settings))
                 with self.app.app_context(), all_accounts():
@@ -161,11 +162,10 @@ class Worker:
                 self.stopping.wait(1)
                 continue
             if is_busy:
-                lane.wake.set()  # there may be work for the other threads, too
-            elif lane.may_end():
+                continue
+            if lane.may_end():
                 break
-            else:
-                lane.wake.wait(POLL_SECONDS * turns)
+            lane.wait(POLL_SECONDS * turns)
         if senders:
             self.spare.append(senders)
 
@@ -239,6 +239,7 @@ class Worker:
             bundle = robots.claim(self.settings, lane.busy(), lane.full())
             if not isinstance(bundle, bool):
                 lane.hold(bundle.robot["account_id"])
+                lane.call()  # there may be other robots
         if isinstance(bundle, bool):
             return bundle
         record(robots.send(bundle, self.settings, senders), self.settings.delivery_lease, bundle.robot)
