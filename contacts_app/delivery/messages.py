@@ -52,15 +52,16 @@ _next = sa.text(f"""
         SELECT ({_AFTER.format("0")}) AS turn
         UNION ALL
         SELECT ({_AFTER.format("first.turn")}) FROM first WHERE turn = ANY (CAST(:passed_over AS bigint[]))
-    ), next AS (
+    ), next AS MATERIALIZED (
         SELECT coalesce(
             (SELECT turn FROM later WHERE turn <> ALL (CAST(:passed_over AS bigint[]))),
             (SELECT turn FROM first WHERE turn <> ALL (CAST(:passed_over AS bigint[])))) AS turn
     )
     SELECT turn, ARRAY(
-        SELECT contact_id FROM deliveries WHERE {DUE} AND account_id = turn ORDER BY next_attempt_at LIMIT {LOOKED_AT}
-    ) AS contact_ids, EXISTS (SELECT FROM deliveries WHERE {DUE} AND account_id > turn)
-        OR EXISTS (SELECT FROM deliveries WHERE {DUE} AND account_id < turn) AS is_more
+        SELECT contact_id FROM deliveries WHERE {DUE} AND account_id = (SELECT turn FROM next)
+        ORDER BY next_attempt_at LIMIT {LOOKED_AT}
+    ) AS contact_ids,
+    ({_AFTER.format("(SELECT turn FROM next)")}) IS NOT NULL OR ({_AFTER.format("0")}) < turn AS is_more
     FROM next
 """)  # nosec B608
 # With statistics from before a burst, the planner expects few due rows, and would read and sort all of them instead of

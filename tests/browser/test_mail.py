@@ -8,10 +8,10 @@ from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser
 
 from contacts_app.delivery import sample
-from contacts_app.delivery.channels.mail import message_of
+from contacts_app.delivery.channels.mail_message import message_of
 from tests.browser.conftest import NARROW, WIDE
 from tests.browser.test_accessibility import AXE, TAGS, WIDER
-from tests.delivery.counterparts import SMTP_FROM
+from tests.delivery.counterparts import SMTP_FROM, parsed
 from tests.delivery.test_dingtalk import content
 
 WCAG = [tag for tag in TAGS if tag.startswith("wcag")]  # a mail has no landmarks
@@ -21,7 +21,7 @@ URL = f"https://wiki.example.com/{'a-long-way/' * 30}?from=mail&to=page"
 def test_a_mail_fits_whatever_words_it_has(browser: Browser) -> None:
     words = f"{'W' * 300}\n{URL}\n{sample.text(None)}"
     alert = content("T" * 200, words, url="https://contacts.example.com/notifications/1", group="G" * 100)
-    message = message_of(SMTP_FROM, "ann@example.com", alert, "1", None)
+    message = parsed(message_of(SMTP_FROM, "ann@example.com", alert, "1", None))
     page = browser.new_page()
     page.set_content(message.get_body(("html",)).get_content())
     page.evaluate(AXE_SCRIPT)

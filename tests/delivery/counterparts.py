@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from email import message_from_bytes
+from email import message_from_bytes, message_from_string
 from email.message import EmailMessage, Message
 from email.policy import default
 from email.utils import formatdate
@@ -428,6 +428,11 @@ class MailServer:
         protocol = SMTP(self, **self._options | {"loop": self._loop})
         self._protocols.add(protocol)
         return protocol
+
+
+def parsed(message: bytes) -> EmailMessage:
+    """Return a mail as a mail client reads it."""
+    return message_from_string(message.decode().replace("\r\n", "\n"), policy=default)
 
 
 def environment(

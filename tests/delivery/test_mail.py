@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from contacts_app import config
 from contacts_app.delivery import sample
-from contacts_app.delivery.channels import mail, outgoing
+from contacts_app.delivery.channels import outgoing
 from contacts_app.delivery.channels.mail import Mailer
+from contacts_app.delivery.channels.mail_message import as_known_to_servers, linked, message_of
 from contacts_app.web.fields import clean_email
-from tests.delivery.counterparts import SMTP_FROM, SMTP_PASSWORD, Authority, MailServer, environment
+from tests.delivery.counterparts import SMTP_FROM, SMTP_PASSWORD, Authority, MailServer, environment, parsed
 from tests.delivery.shown import Shown, shown
 from tests.delivery.test_dingtalk import content
 
@@ -111,7 +112,7 @@ def test_a_message_shows_the_alert_in_both_forms(server: MailServer, mailer: Mai
     ],
 )
 def test_a_web_address_is_a_link_and_nothing_else_is(text: str, expected: str) -> None:
-    html = mail.linked(text)
+    html = linked(text)
     if expected == "<a":
         assert html == escape(text)
     else:
@@ -409,14 +410,12 @@ def test_a_mailbox_that_is_saved_can_be_written_to(typed: str) -> None:
         address = clean_email(typed)
     except ValueError:
         return
-    recipient = mail.as_known_to_servers(address)
+    recipient = as_known_to_servers(address)
     local, _, domain = recipient.rpartition("@")
     assert domain.isascii()
     assert (len(local.encode()) <= 64, len(domain) <= 253, len(recipient.encode()) <= 254) == (True,) * 3
-    message = mail.message_of(SMTP_FROM, recipient, content(), "1", None)
+    message = parsed(message_of(SMTP_FROM, recipient, content(), "1", None))
     assert message["To"].addresses[0].addr_spec == recipient
-    # A long mailbox stands in the next line, as headers are folded.
-    assert re.search(rb"\r\nTo:(\r\n)? ", message.as_bytes())
 
 
 @pytest.mark.parametrize("address", ["ann", "ann@", "ann@\r\nexample.com", "ann@..例", "a b@example.com", "a@b@c", ""])

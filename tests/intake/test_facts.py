@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
-from contacts_app.delivery.channels import Content, bare, dingtalk, mail, sms
+from contacts_app.delivery.channels import Content, bare, dingtalk, sms
+from contacts_app.delivery.channels.mail_message import message_of
 from contacts_app.delivery.facts import MAX_ALERTS, MAX_BYTES, Fact, Link, from_json, read_facts, safe_link
 from contacts_app.intake.configurations import alertmanager_config
 from contacts_app.intake.formats import Incoming
 from tests.api.test_alerts import add_integration, alerts_of, post, token
 from tests.conftest import Team, wait_for
+from tests.delivery.counterparts import parsed
 from tests.intake.alertmanager import hurried, running
 from tests.intake.test_configurations import TOKEN, listener
 from tests.intake.test_formats import alert, assert_can_be_kept, grafana, group, read_json, refusal
@@ -50,7 +52,7 @@ def content_of(incoming: Incoming, **changes: Any) -> Content:
 
 def mails(told: Content) -> tuple[str, str]:
     """Return the plain and the HTML part of the mail."""
-    message = mail.message_of("console@example.com", "ann@example.com", told, "1", None)
+    message = parsed(message_of("console@example.com", "ann@example.com", told, "1", None))
     parts = [message.get_body([kind]) for kind in ("plain", "html")]
     return tuple(part.get_content() for part in parts if part)
 

@@ -1,34 +1,26 @@
 """Send an alert by e-mail, through the operator's own mail server."""
 
 import contextlib
-import hashlib
 import re
 import smtplib
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable
-from email.headerregistry import Address
-from email.message import EmailMessage
-from email.policy import SMTP, SMTPUTF8
-from email.utils import format_datetime
-from html import escape
-
-import idna
 
 from ...config import Settings, Smtp
 from ...contacts.addresses import clean_mailbox
 from ...core.trace import mark
 from ..answers import Answers, answer
-from ..facts import Fact
-from . import Content, Outcome, bare, headline, or_headline, outgoing, particulars, quoted
+from . import Content, Outcome, bare, or_headline, outgoing, quoted
 from .kinds import ByContact, Message, Senders
+from .mail_message import as_known_to_servers, message_of
 
 NOT_SET_UP = answer("mail.not_set_up")
 REFUSED_CONNECTION, REFUSED_MAILBOX = "mail.refused_connection", "mail.refused_mailbox"
 REFUSED_MESSAGE = "mail.refused_message"
 
+DOT, END = re.compile(rb"^\.", re.MULTILINE), b".\r\n"  # RFC 5321: a dot is doubled, and one alone ends the message
 RELAYING = re.compile(r"\brelay", re.IGNORECASE)  # an error that is not about the mailbox
 TOO_LONG = ((2, 3), (3, 4))  # enhanced status codes of a message that is too long
 UNCLEAR = ((0, 0), (3, 0), (5, 0), (7, 0), (7, 1))  # codes that may mean the content or the sender
@@ -41,10 +33,6 @@ ABOUT_SENDER = re.compile(
     r"|authenti",
     re.I,
 )
-URL = re.compile(r"(?<![a-z0-9])https?://[a-z0-9\[][!#-;=?-_a-~]*", re.IGNORECASE)
-# Break long words; mail clients differ in which of these properties they support.
-WRAPPED = "overflow-wrap:anywhere;word-wrap:break-word;word-break:break-word"
-COLOURS = {"firing": "#c62828", "resolved": "#2e7d32"}
 
 
 class Mailer:
@@ -55,7 +43,7 @@ class Mailer:
         self._context = outgoing.trusted(settings)
         self._smtp: smtplib.SMTP | None = None
         self._way = outgoing.Attempt(outgoing.ANYWHERE)  # the server is the operator's own
-        self._socket: socket.socket | None = None
+        self._context.sslsocket_class = outgoing.limited_tls(self._way)
 
     def send(self, address: str, content: Content, message_id: str, thread: str | None) -> Outcome:
         """Send one message; mail clients group messages with the same `thread`."""
@@ -70,24 +58,17 @@ class Mailer:
         mark("made")
         self._way.begin()
         was_open = self._smtp is not None
-        # A timeout for each read does not stop a server that sends a line now and then.
-        guard = threading.Timer(self._way.left(), self._cut)
-        guard.start()
-        try:
+        outcome = self._attempt(access, recipient, message)
+        is_closed = self._smtp is None and outcome.state == "later" and not outcome.is_uncertain
+        if was_open and is_closed:
+            # The server closed an idle connection, which has nothing to do with the message.
             outcome = self._attempt(access, recipient, message)
-            is_closed = self._smtp is None and outcome.state == "later" and not outcome.is_uncertain
-            if was_open and is_closed:
-                # The server closed an idle connection, which has nothing to do with the message.
-                outcome = self._attempt(access, recipient, message)
-            outcome = or_headline(
-                outcome,
-                lambda: self._attempt(
-                    access, recipient, message_of(access.sender, recipient, bare(content), message_id, thread)
-                ),
-            )
-        finally:
-            guard.cancel()
-        return outcome
+        return or_headline(
+            outcome,
+            lambda: self._attempt(
+                access, recipient, message_of(access.sender, recipient, bare(content), message_id, thread)
+            ),
+        )
 
     def close(self) -> None:
         """Quit the session and close the connection."""
@@ -97,36 +78,23 @@ class Mailer:
                 smtp.quit()
             smtp.close()
 
-    def _cut(self) -> None:
-        """Shut the connection down, so that a blocked read fails at once."""
-        if self._socket is not None:
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
-
     def _connect(self, host: str, port: int) -> socket.socket:
-        self._socket = outgoing.connect(host, port, self._way)
-        return self._socket
+        return outgoing.limited(outgoing.connect(host, port, self._way), self._way)
 
-    def _attempt(self, access: Smtp, recipient: str, message: EmailMessage) -> Outcome:
+    def _attempt(self, access: Smtp, recipient: str, message: bytes) -> Outcome:
         is_uncertain = False
         try:
             smtp = self._smtp = self._smtp or self._open(access)
             mark("connected")
-            options = []
+            options = ""
             if not recipient.isascii():
                 if not smtp.has_extn("smtputf8"):
                     raise _Refused(answer("mail.no_utf8", host=access.host))
-                options = ["SMTPUTF8", "BODY=8BITMIME"]
-            self._limit(smtp)
-            _expect(access, smtp.mail(access.sender, options), "mail.refused_sender")
-            self._limit(smtp)
-            _expect(access, smtp.rcpt(recipient), REFUSED_MAILBOX)
-            self._limit(smtp)
+                options = " SMTPUTF8 BODY=8BITMIME"
+            _prepare(access, smtp, f"MAIL FROM:<{access.sender}>{options}", f"RCPT TO:<{recipient}>")
             is_uncertain = True
-            try:
-                reply = smtp.data(message.as_bytes())
-            except smtplib.SMTPDataError as error:
-                reply = (error.smtp_code, _bytes(error.smtp_error))
+            smtp.send(DOT.sub(b"..", message) + END)
+            reply = smtp.getreply()
             is_uncertain = False
             _expect(access, reply, REFUSED_MESSAGE)
             return Outcome("sent", answer("mail.sent"))
@@ -177,17 +145,14 @@ class Mailer:
         return smtp
 
     def _log_on(self, access: Smtp, smtp: smtplib.SMTP) -> None:
-        self._limit(smtp)
         _expect(access, smtp.ehlo(), REFUSED_CONNECTION)
         if access.security == "starttls":
             if not smtp.has_extn("starttls"):
                 raise _Refused(answer("mail.no_starttls", host=access.host), is_passing=True)
-            self._limit(smtp)
             smtp.starttls(context=self._context)
             _expect(access, smtp.ehlo(), REFUSED_CONNECTION)
         if not access.user:
             return
-        self._limit(smtp)
         try:
             smtp.login(access.user, access.password)
         except smtplib.SMTPAuthenticationError as error:
@@ -195,17 +160,11 @@ class Mailer:
         except (smtplib.SMTPNotSupportedError, UnicodeError):
             raise _Refused(answer("mail.no_log_on", host=access.host), is_passing=True) from None
 
-    def _limit(self, smtp: smtplib.SMTP) -> None:
-        """Limit the next command to the time that is left for the message."""
-        if smtp.sock is not None:
-            smtp.sock.settimeout(self._way.left())
-
     def _begin_anew(self) -> None:
         """Reset the session after a message that the server refused."""
         if self._smtp is None:
             return
         try:
-            self._limit(self._smtp)
             if self._smtp.rset()[0] != 250:
                 self._drop()
         except (OSError, smtplib.SMTPException):
@@ -254,30 +213,6 @@ class Email(ByContact):
 EMAIL = Email()
 
 
-def message_of(sender: str, recipient: str, content: Content, message_id: str, thread: str | None) -> EmailMessage:
-    """Return the message as plain text and HTML; raise ValueError if the recipient is not a valid address."""
-    policy = (SMTP if recipient.isascii() else SMTPUTF8).clone(cte_type="7bit")
-    domain = sender.rpartition("@")[2]
-    message = EmailMessage(policy=policy)
-    message["From"] = sender
-    local, _, at = recipient.rpartition("@")
-    message["To"] = Address(username=local, domain=at)
-    # Without the zero-width space a title could inject header text as an encoded word, which clients decode.
-    message["Subject"] = headline(content).replace("=?", "=\u200b?")
-    # The time of the alert, not of this delivery, so that mail clients sort by it.
-    message["Date"] = format_datetime(content.received_at)
-    message["Message-ID"] = f"<{message_id}@{domain}>"
-    if thread is not None:
-        first = f"<thread-{hashlib.sha256(thread.encode()).hexdigest()[:32]}@{domain}>"
-        message["In-Reply-To"] = first
-        message["References"] = first
-    message["Auto-Submitted"] = "auto-generated"
-    message["X-Auto-Response-Suppress"] = "All"
-    message.set_content(_plain(content))
-    message.add_alternative(_html(content), subtype="html")
-    return message
-
-
 Connect = Callable[[str, int], socket.socket]
 
 
@@ -301,6 +236,26 @@ def _tls(connect: Connect) -> type[smtplib.SMTP_SSL]:
             return self.context.wrap_socket(made, server_hostname=host)
 
     return Connection
+
+
+def _prepare(access: Smtp, smtp: smtplib.SMTP, mail: str, rcpt: str) -> None:
+    """Send the commands up to DATA, all at once if the server allows that (RFC 2920); raise _Refused."""
+    commands = [f"{command}\r\n".encode() for command in (mail, rcpt, "DATA")]
+    is_pipelined = smtp.has_extn("pipelining")
+    if is_pipelined:
+        smtp.send(b"".join(commands))
+    replies: list[tuple[int, bytes]] = []
+    for command in commands:
+        if not is_pipelined:
+            smtp.send(command)
+        replies.append(smtp.getreply())
+        if not is_pipelined and replies[-1][0] >= 400:
+            break
+    if is_pipelined and replies[2][0] == 354 and max(replies[0][0], replies[1][0]) >= 400:
+        smtp.send(END)  # no recipient is left, so this message is empty and goes nowhere
+        smtp.getreply()
+    for reply, what in zip(replies, ("mail.refused_sender", REFUSED_MAILBOX, REFUSED_MESSAGE), strict=False):
+        _expect(access, reply, what)
 
 
 class _Refused(Exception):
@@ -347,65 +302,3 @@ def _its_words(access: Smtp, code: int, words: bytes) -> str:
 
 def _bytes(words: bytes | str) -> bytes:
     return words if isinstance(words, bytes) else words.encode()
-
-
-def as_known_to_servers(address: str) -> str:
-    """Return the address with its domain in ASCII; raise ValueError (which IDNAError is) if that is impossible."""
-    # smtplib changes an address that is not one plain addr-spec.
-    if "=?" in address or not re.fullmatch(r"[^\s<>()\[\]\\,;:@\"]+@[^\s<>()\[\]\\,;:@\"]+", address):
-        raise ValueError(address)
-    local, _, domain = address.rpartition("@")
-    return address if domain.isascii() else f"{local}@{idna.encode(domain, uts46=True).decode()}"
-
-
-def _plain(content: Content) -> str:
-    facts = "\n".join(f"{name}: {value}" for name, value in particulars(content))
-    parts = [headline(content), content.text.strip(), *(_plain_fact(fact, content.text) for fact in content.facts)]
-    parts += [facts, content.url or ""]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _plain_fact(fact: Fact, words: str) -> str:
-    lines = [f"{name}: {value}" for name, value in (*fact.texts_beside(words), *fact.main_links)]
-    return "\n".join([fact.alert, *lines] if fact.alert and lines else lines)
-
-
-def _html(content: Content) -> str:
-    """Return simple HTML without colours of text and background, so that dark mode works."""
-    title = headline(content)
-    paragraphs = [f'<h1 style="font-size:18px;margin:0 0 12px">{linked(title)}</h1>']
-    if content.text.strip():
-        paragraphs.append(f'<p style="white-space:pre-wrap;margin:0 0 12px">{linked(content.text.strip())}</p>')
-    paragraphs += [html for fact in content.facts if (html := _html_fact(fact, content.text))]
-    facts = "<br>".join(f"{name}: {linked(value)}" for name, value in particulars(content))
-    paragraphs.append(f'<p style="font-size:13px;margin:0 0 12px">{facts}</p>')
-    if content.url:
-        paragraphs.append(f'<p style="margin:0"><a href="{escape(content.url)}">Open in the console</a></p>')
-    border = f"border-left:4px solid {COLOURS[content.status]};padding:4px 0 4px 16px"
-    style = f"{border};font-family:sans-serif;font-size:15px;line-height:1.5;{WRAPPED}"
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">'
-        f'<title>{escape(title)}</title></head><body><div style="{style}">{"".join(paragraphs)}</div></body></html>\n'
-    )
-
-
-def _html_fact(fact: Fact, words: str) -> str:
-    lines = [f"{escape(name)}: {linked(value)}" for name, value in fact.texts_beside(words)]
-    if links := " · ".join(f'<a href="{escape(link.url)}">{escape(link.name)}</a>' for link in fact.main_links):
-        lines.append(links)
-    if lines and fact.alert:
-        lines.insert(0, f"<strong>{escape(fact.alert)}</strong>")
-    return f'<p style="margin:0 0 12px;overflow-wrap:anywhere">{"<br>".join(lines)}</p>' if lines else ""
-
-
-def linked(text: str) -> str:
-    """Return the text as HTML in which each URL is a link that shows its target."""
-    parts, end = [], 0
-    for found in URL.finditer(text):
-        url = found[0].rstrip(".,;:!?'*_~")
-        while url[-1] in ")]}" and url.count("([{"[")]}".index(url[-1])]) < url.count(url[-1]):
-            url = url[:-1].rstrip(".,;:!?'*_~")
-        parts += [escape(text[end : found.start()]), f'<a href="{escape(url)}">{escape(url)}</a>']
-        end = found.start() + len(url)
-    return "".join(parts) + escape(text[end:])

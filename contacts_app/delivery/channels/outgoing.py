@@ -144,7 +144,7 @@ class Adapter(HTTPAdapter):
         self.attempt = attempt
         self.context = context
         # All reads and writes of a connection use this class, also those of the headers.
-        context.sslsocket_class = _socket_class(attempt)
+        context.sslsocket_class = limited_tls(attempt)
         super().__init__(max_retries=0)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -163,7 +163,24 @@ def _host(url: str) -> str:
         return "The server"
 
 
-def _socket_class(attempt: Attempt) -> type[ssl.SSLSocket]:
+def limited(connection: socket.socket, attempt: Attempt) -> socket.socket:
+    """Return the connection with all its reads and writes limited to the time that is left for the attempt."""
+
+    class Socket(socket.socket):
+        def recv_into(self, *args: Any) -> int:
+            self.settimeout(attempt.left())
+            return super().recv_into(*args)
+
+        def sendall(self, *args: Any) -> None:
+            self.settimeout(attempt.left())
+            super().sendall(*args)
+
+    return Socket(fileno=connection.detach())
+
+
+def limited_tls(attempt: Attempt) -> type[ssl.SSLSocket]:
+    """Return a class for connections over TLS with such limits."""
+
     class Socket(ssl.SSLSocket):
         def read(self, *args: Any) -> Any:
             self.settimeout(attempt.left())
