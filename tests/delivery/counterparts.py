@@ -326,7 +326,15 @@ class MailServer:
     A recipient in `hanging` is answered when `release` is called; `hung` counts them.
     """
 
-    def __init__(self, authority: Authority, security: str = "starttls", port: int = 0, smtputf8: bool = True) -> None:
+    def __init__(
+        self,
+        authority: Authority,
+        security: str = "starttls",
+        port: int = 0,
+        smtputf8: bool = True,
+        pipelining: bool = True,
+    ) -> None:
+        self.pipelining = pipelining
         self.messages: list[Mail] = []
         self.unknown: set[str] = set()
         self.busy: set[str] = set()
@@ -355,6 +363,13 @@ class MailServer:
         starting = self._loop.create_server(self._connection, "127.0.0.1", port, ssl=context)
         self._server = asyncio.run_coroutine_threadsafe(starting, self._loop).result(10)
         self.port: int = self._server.sockets[0].getsockname()[1]
+
+    async def handle_EHLO(
+        self, server: SMTP, session: Session, envelope: Envelope, hostname: str, responses: list[str]
+    ) -> list[str]:
+        """Say what the server can do."""
+        session.host_name = hostname
+        return [*responses[:-1], *(["250-PIPELINING"] if self.pipelining else []), responses[-1]]
 
     async def handle_RCPT(
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]

@@ -50,9 +50,9 @@ def start(authority: Authority) -> Iterator[Start]:
         server.close()
 
 
-@pytest.fixture
-def server(start: Start) -> MailServer:
-    return start()
+@pytest.fixture(params=[True, False], ids=["pipelining", "one by one"])
+def server(start: Start, request: pytest.FixtureRequest) -> MailServer:
+    return start(pipelining=request.param)
 
 
 @pytest.fixture
@@ -233,6 +233,41 @@ def test_a_server_that_does_not_relay_may_be_set_up_better_within_the_hour(serve
     assert (outcome.state, outcome.text_state) == ("later", "whole")
     words = "The mail server refused to send for this console; check SMTP_USER and SMTP_PASSWORD: 554 5.7.1 <ann@"
     assert outcome.answer.startswith(words)
+
+
+def test_a_message_whose_only_recipient_was_refused_is_ended_empty(tmp_path: Path) -> None:
+    """A server may answer 354 to a DATA that came with a refused recipient (RFC 2920)."""
+    refusing = ["250 OK", "550 5.1.1 Nobody", "354 Go on", "554 5.5.1 None", "250 OK"]
+    taking = ["250 OK", "250 OK", "354 Go on", "250 Taken", "221 Bye"]
+    replies = iter(["220 ready", "250-me\r\n250 PIPELINING", *refusing, *taking])
+    got = b""
+
+    def serve(listener: socket.socket) -> None:
+        nonlocal got
+        client, _ = listener.accept()
+        with client, client.makefile("rb") as lines:
+            client.sendall(f"{next(replies)}\r\n".encode())
+            is_data = False
+            for line in lines:
+                got += line
+                if not is_data or line == b".\r\n":
+                    reply = next(replies)
+                    client.sendall(f"{reply}\r\n".encode())
+                    is_data = reply.startswith("354")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        port = str(listener.getsockname()[1])
+        plain = {"SMTP_HOST": "localhost", "SMTP_PORT": port, "SMTP_FROM": SMTP_FROM, "SMTP_SECURITY": "none"}
+        mailer = mailer_for(tmp_path, plain)
+        refused, taken = send(mailer, "nobody@example.com"), send(mailer)
+        mailer.close()
+        thread.join()
+    assert (refused.state, taken.state) == ("failed", "sent")
+    assert b"RCPT TO:<nobody@example.com>\r\nDATA\r\n.\r\nRSET\r\nMAIL FROM" in got.replace(
+        b"\r\nrset\r\n", b"\r\nRSET\r\n"
+    )
 
 
 def test_a_busy_server_is_tried_again(server: MailServer, mailer: Mailer) -> None:
