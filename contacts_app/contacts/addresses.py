@@ -11,6 +11,10 @@ from ..config import current_settings
 from ..web.fields import ENDS, FULL_WIDTH, PAIRS, Doubtful, clean_email, clean_pasted, unwrapped
 
 UNREADABLE_ROBOT = "cannot be read: enter it again"
+TOO_SHORT = "This is too short for a mobile phone number."
+TOO_LONG = "This is too long for one mobile phone number."
+UNKNOWN_COUNTRY = "This begins with a country code that does not exist."
+WRONG_LENGTH = "This does not have the number of digits that mobile phone numbers of its country have."
 CAN_BE_MOBILE = (PhoneNumberType.MOBILE, PhoneNumberType.FIXED_LINE_OR_MOBILE)
 # Text messages to these kinds of numbers do not arrive; to other kinds, such as VoIP numbers, they may.
 CANNOT_BE_MOBILE = (
@@ -37,9 +41,9 @@ def clean_mobile(value: str) -> str:
             "This number has an extension, to which no text can be sent. Enter the mobile phone's own number."
         )
     if re.search(r"[^\W\d_]", value):  # phonenumbers would convert letters to digits
-        raise ValueError(f"A mobile phone number has no letters. {_example()}".rstrip())
+        raise ValueError(_with_example("A mobile phone number has no letters."))
     if re.search(r"[;|]", value):  # phonenumbers would use the first of two numbers
-        raise ValueError(f"This is not one mobile phone number. {_example()}".rstrip())
+        raise ValueError(_with_example("This is not one mobile phone number."))
     # Many people write 00 for + also where it is not the international prefix.
     spellings = dict.fromkeys((value, re.sub(r"^\D*00", "+", value)))
     numbers = [number for spelling in spellings if (number := _parsed(spelling)) is not None]
@@ -54,7 +58,7 @@ def clean_mobile(value: str) -> str:
         mobile = phonenumbers.format_number(number, PhoneNumberFormat.E164)
         if _misfit(number) is None and re.fullmatch(r"\+[1-9][0-9]{5,14}", mobile):
             raise Doubtful(mobile, f"{shown_mobile(mobile)} is not known as a mobile number. Save it all the same?")
-    raise ValueError(f"This {_why_none(value, numbers)}. {_example()}".rstrip())
+    raise ValueError(_with_example(_explanation(value, numbers)))
 
 
 def _parsed(value: str) -> PhoneNumber | None:
@@ -65,38 +69,40 @@ def _parsed(value: str) -> PhoneNumber | None:
 
 
 def _misfit(number: PhoneNumber) -> str | None:
-    """Return why `number` cannot be a mobile number of its country by its number of digits; None if it can."""
+    """Return a sentence why `number` has too few or too many digits for a mobile number of its country, or None."""
     match phonenumbers.is_possible_number_for_type_with_reason(number, PhoneNumberType.MOBILE):
         case ValidationResult.IS_POSSIBLE:
             return None
         case ValidationResult.TOO_LONG:
-            return "is too long for one mobile phone number"
+            return TOO_LONG
         case ValidationResult.INVALID_COUNTRY_CODE:
-            return "begins with a country code that does not exist"
+            return UNKNOWN_COUNTRY
         case ValidationResult.INVALID_LENGTH:
-            return "does not have the number of digits that mobile phone numbers of its country have"
+            return WRONG_LENGTH
         case _:
-            return "is too short for a mobile phone number"
+            return TOO_SHORT
 
 
-def _why_none(value: str, numbers: list[PhoneNumber]) -> str:
-    """Return why `value`, which was parsed as `numbers`, is not a mobile number."""
+def _explanation(value: str, numbers: list[PhoneNumber]) -> str:
+    """Return a sentence why `value`, which was parsed as `numbers`, is not a mobile number."""
     reasons = [reason for number in numbers if (reason := _misfit(number))]
     if reasons:
         return reasons[0]
     count = sum(character.isdecimal() for character in value)
     if count > 17:  # including a leading 00
-        return "is too long for one mobile phone number"
+        return TOO_LONG
     if count > 5 and value.lstrip().startswith(("+", "00", "(+", "(00")):
-        return "begins with a country code that does not exist"
-    return "is too short for a mobile phone number" if count else "is not a mobile phone number"
+        return UNKNOWN_COUNTRY
+    return TOO_SHORT if count else "This is not a mobile phone number."
 
 
-def _example() -> str:
+def _with_example(sentence: str) -> str:
+    """Return the sentence, followed by one with an example of a number if there is one for the default region."""
     example = phonenumbers.example_number_for_type(current_settings().default_region, PhoneNumberType.MOBILE)
     if example is None:
-        return ""
-    return f"A correct number looks like {phonenumbers.format_number(example, PhoneNumberFormat.INTERNATIONAL)}."
+        return sentence
+    shown = phonenumbers.format_number(example, PhoneNumberFormat.INTERNATIONAL)
+    return f"{sentence} A correct number looks like {shown}."
 
 
 @lru_cache(maxsize=10_000)
