@@ -343,7 +343,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 60, what: str = "the
 
 
 def answers(port: int) -> bool:
-    """Tell whether something listens at `port` of 127.0.0.1."""
+    """Return whether something listens at `port` of 127.0.0.1."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 

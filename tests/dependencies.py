@@ -37,8 +37,8 @@ def rows() -> dict[str, tuple[str, str, date, str]]:
 
 def pip_settings() -> dict[str, str]:
     """Return pip's settings that hold for all of its commands, by their names."""
-    told = subprocess.run([sys.executable, "-m", "pip", "config", "list"], check=True, capture_output=True, text=True)
-    found = re.findall(r"^(global|:env:)\.([a-z-]+)='(.*)'$", told.stdout, re.MULTILINE)
+    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], check=True, capture_output=True, text=True)
+    found = re.findall(r"^(global|:env:)\.([a-z-]+)='(.*)'$", listed.stdout, re.MULTILINE)
     return {name: value for _, name, value in sorted(found, reverse=True)}  # the environment's after those of the files
 
 

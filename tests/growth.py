@@ -1,4 +1,4 @@
-"""Fill a database with many accounts, do what people and workers do there, and tell what the server read for it."""
+"""Fill a database with many accounts, do what people and workers do there, and report what the server read for it."""
 
 import json
 import re
@@ -87,7 +87,7 @@ FILL = r"""
         CASE WHEN NOT waits THEN now() END
     FROM generate_series({first}, {last}) AS a, generate_series(1, 3) AS k,
         (VALUES (1, 'sms'), (1, 'email'), (7, 'sms'), (7, 'email'), (13, 'email'), (10, 'dingtalk'))
-            AS told (n, channel),
+            AS sent (n, channel),
         LATERAL (SELECT a % 100 = 0 AND k = 3 AS waits) AS which;
     INSERT INTO robots (account_id, url_hash, due_at)
     SELECT a, sha256((a || ':' || n)::bytea), CASE WHEN a % 100 = 0 AND n = 10 THEN now() END
@@ -340,8 +340,8 @@ class Explainer:
     def _hear(self, diagnostic: psycopg.errors.Diagnostic) -> None:
         _, is_plan, text = (diagnostic.message_primary or "").partition("plan:\n")
         if is_plan and self.act:
-            told = json.loads(text)
-            self.plans.append(Plan(self.act, told["Query Text"], told["Plan"]))
+            explained = json.loads(text)
+            self.plans.append(Plan(self.act, explained["Query Text"], explained["Plan"]))
 
 
 SETTINGS = {

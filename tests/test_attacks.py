@@ -176,18 +176,18 @@ def snapshot(sql: psycopg.Connection) -> tuple[Any, ...]:
 
 def check(answer: TestResponse) -> None:
     """Require what every answer keeps: no error of the console, no insides, nothing of the input come alive."""
-    told = f"{answer.request.method} {answer.request.path[:80]}: {answer.status}"
+    what = f"{answer.request.method} {answer.request.path[:80]}: {answer.status}"
     text = answer.get_data(as_text=True)
-    assert answer.status_code < 500, told
+    assert answer.status_code < 500, what
     for inside in ("Traceback", "psycopg", "sqlalchemy", "werkzeug", "<script>alert", "<img src=x", "7*7=49"):
-        assert inside not in text, told
+        assert inside not in text, what
     for name, value in answer.headers:
-        assert name.lower() != "set-cookie" or value.startswith(("console=", "known_browser=")), told
+        assert name.lower() != "set-cookie" or value.startswith(("console=", "known_browser=")), what
         is_address = name.lower() in ("location", "hx-redirect", "hx-replace-url", "hx-push-url")
         is_none = (name, value) == ("HX-Push-Url", "false")  # the page keeps its address
-        assert not is_address or is_none or re.match(r"/(?![/\\])|http://localhost/", value), told
+        assert not is_address or is_none or re.match(r"/(?![/\\])|http://localhost/", value), what
     if answer.status_code >= 400 and answer.request.method != "HEAD":
-        assert re.search(r"[A-Z][^<>]{10,}[.!]", text), f"{told}: a sentence for a person"
+        assert re.search(r"[A-Z][^<>]{10,}[.!]", text), f"{what}: a sentence for a person"
 
 
 def refused(answer: TestResponse, sql: psycopg.Connection, before: tuple[Any, ...]) -> None:

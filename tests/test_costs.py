@@ -178,8 +178,8 @@ def test_no_text_in_a_field_of_any_form_is_dear(team: Team, share: Share[str]) -
             team.sql.execute("DELETE FROM logon_attempts")
             send = form(team.client, path, field, good)
             size = room(team.app, path, good)
-            if told := dear(send, size, few(share, number, size)):
-                found[f"{path} {field}"] = told
+            if excess := dear(send, size, few(share, number, size)):
+                found[f"{path} {field}"] = excess
     assert not found
 
 
@@ -259,15 +259,15 @@ def test_no_text_in_an_address_is_dear(team: Team, share: Share[str]) -> None:
         for name in {*READS.get(rule.endpoint, ()), QUERY[number % len(QUERY)]}:
             number += 1
             for headers in ({}, HTMX):
-                if told := dear(query(client, path, name, headers), LINE_BYTES, share(SHAPES, number)):
-                    found[f"{path}?{name}="] = told
-        if rule.arguments and (told := dear(within(client, rule), LINE_BYTES, share(SHAPES, number))):
-            found[rule.rule] = told
+                if excess := dear(query(client, path, name, headers), LINE_BYTES, share(SHAPES, number)):
+                    found[f"{path}?{name}="] = excess
+        if rule.arguments and (excess := dear(within(client, rule), LINE_BYTES, share(SHAPES, number))):
+            found[rule.rule] = excess
     for field in ("name", "mobile", "email"):
         number += 1
         search = query(team.client, "/contacts", f"field={field}&q", {})
-        if told := dear(search, LINE_BYTES, share(SHAPES, number)):
-            found[f"search for {field}"] = told
+        if excess := dear(search, LINE_BYTES, share(SHAPES, number)):
+            found[f"search for {field}"] = excess
     assert not found
 
 
@@ -313,18 +313,18 @@ def test_no_text_in_a_header_is_dear(
 
     for prefix in prefixes:
         for number, (path, client) in enumerate(clients.items(), HEADERS.index(header)):
-            if told := dear(send(client, "GET", path, prefix), head_room(header), share(SHAPES, number)):
-                found[f"GET {path} {prefix}"] = told
+            if excess := dear(send(client, "GET", path, prefix), head_room(header), share(SHAPES, number)):
+                found[f"GET {path} {prefix}"] = excess
         data = {"csrf_token": team.csrf_token, "name": ""}
         number = HEADERS.index(header) + 1
-        if told := dear(
+        if excess := dear(
             send(logged_on, "POST", "/contacts/new", prefix, data=data), head_room(header), share(SHAPES, number)
         ):
-            found[f"POST {prefix}"] = told
+            found[f"POST {prefix}"] = excess
         headers = Headers({"Authorization": f"Bearer {token}", "Content-Type": "application/json"})
         posted = send(proxied.test_client(), "POST", ALERTS, prefix, data=b"[]", headers=headers)
-        if told := dear(posted, head_room(header), share(SHAPES, number)):
-            found[f"alert {prefix}"] = told
+        if excess := dear(posted, head_room(header), share(SHAPES, number)):
+            found[f"alert {prefix}"] = excess
     assert not found
 
 
@@ -357,9 +357,9 @@ def bodies(text: str) -> Iterator[tuple[str, Any]]:
         ("annotations", ("summary", "description", "runbook_url", "Error")),
     ):
         for name in names:
-            told = alert("db1")
-            told[part] = told[part] | {name: text}
-            yield f"{part}.{name}", group(told)
+            excess = alert("db1")
+            excess[part] = excess[part] | {name: text}
+            yield f"{part}.{name}", group(excess)
     for name in (
         "startsAt",
         "endsAt",
@@ -415,8 +415,8 @@ def test_no_text_in_an_alert_is_dear(settings: dict[str, str], token: str, share
 
     names = [name for name, _ in bodies("")]
     for number, name in enumerate(share(names, 0) if packed else names):
-        if told := dear(send(name), ALERT_BYTES, few(share, number, ALERT_BYTES)):
-            found[name] = told
+        if excess := dear(send(name), ALERT_BYTES, few(share, number, ALERT_BYTES)):
+            found[name] = excess
     assert not found
 
 
@@ -502,8 +502,8 @@ def test_no_alert_of_many_small_things_is_dear(settings: dict[str, str], token: 
     plain = min(spent(letters) for _ in range(3))
     for name in share(SMALL, 0):
         quarter, whole = (alert_of(app, token, SMALL[name](size)) for size in (ALERT_BYTES // 4, ALERT_BYTES))
-        if told := faults(quarter, whole, plain):
-            found[name] = told
+        if excess := faults(quarter, whole, plain):
+            found[name] = excess
     assert not found
 
 
@@ -588,8 +588,8 @@ def test_no_form_of_many_fields_is_dear(team: Team, share: Share[str]) -> None:
         for name in share(FIELDS, number):
             team.sql.execute("DELETE FROM logon_attempts")
             quarter, whole = (post(team.client, path, many(part, name)) for part in (4, 1))
-            if told := faults(quarter, whole, plain):
-                found[f"{path} {name}"] = told
+            if excess := faults(quarter, whole, plain):
+                found[f"{path} {name}"] = excess
         assert post(team.client, path, b"&" * (MAX_FIELDS + 1))() == 413
         assert post(team.client, path, b"%41" * (MAX_ENCODED + 1))() == 413 or size < 3 * MAX_ENCODED
     assert not found
@@ -622,8 +622,8 @@ def test_no_address_of_many_arguments_is_dear(team: Team, share: Share[str]) -> 
         for name in share(ITEMS, number):
             text = "&".join(ITEMS[name].format(number + 1) for number in range(LINE_BYTES))
             quarter, whole = (get(team.client, path, text[:size]) for size in (LINE_BYTES // 4, LINE_BYTES))
-            if told := faults(quarter, whole, plain):
-                found[f"{path} {name}"] = told
+            if excess := faults(quarter, whole, plain):
+                found[f"{path} {name}"] = excess
     assert not found
 
 

@@ -162,7 +162,7 @@ def test_what_is_private_is_found(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["told._replace(title='x')", "class A:\n def __init__(self): self._x = 1; self._x", "f'{key}_encrypted'"]
+    "text", ["content._replace(title='x')", "class A:\n def __init__(self): self._x = 1; self._x", "f'{key}_encrypted'"]
 )
 def test_what_is_ones_own_is_not_private(text: str) -> None:
     assert list(private_uses(text)) == []

@@ -236,12 +236,12 @@ def test_a_lock_that_is_held_too_long_is_reported_with_its_holder(folder: Path) 
         with (data_dir / name).open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if name == "serve.lock":
-                told = refusal(data_dir)
+                refused = refusal(data_dir)
             else:
                 user = use(data_dir, "from contacts_app.core import locks; locks.TIMEOUT = 0.3")
-                told = user.communicate(timeout=30)[0]
+                refused = user.communicate(timeout=30)[0]
                 assert user.returncode != 0
-        assert f"{data_dir / name} is locked by the process {os.getpid()} (" in told
+        assert f"{data_dir / name} is locked by the process {os.getpid()} (" in refused
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o777, 0o750, 0o711])

@@ -75,12 +75,12 @@ FIRST = (
 
 
 def key_of(name: str) -> str:
-    """Return what names are found, sorted and told apart by."""
+    """Return what names are found, sorted and distinguished by."""
     return unicodedata.normalize("NFKC", name).lower()
 
 
 def finds(person: Person, field: str, text: str) -> bool:
-    """Tell whether a search for `text` shows the person."""
+    """Return whether a search for `text` shows the person."""
     if field == "name":
         return key_of(text.strip()) in key_of(person.name)
     if not text:
@@ -278,7 +278,7 @@ class Console(RuleBasedStateMachine):
             self.compare_groups(self.saved(answer))
 
     def is_taken(self, name: str, but: int | None = None) -> bool:
-        """Tell whether another group has this name."""
+        """Return whether another group has this name."""
         return any(key_of(c.name) == key_of(NAMES[name]) for id, c in self.circles.items() if id != but)
 
     @rule(group=groups, chosen=st.lists(contacts, min_size=1, max_size=3), add=st.booleans(), htmx=htmx)

@@ -1,1 +1,1 @@
-"""Who is told together: groups of contacts."""
+"""Groups of contacts, which are notified together."""

@@ -102,8 +102,8 @@ def test_an_alert_is_written_with_a_delivery_for_each_channel_of_each_member(tea
     answer = post(team.app, token)
     (written,) = alerts_of(team)
     assert (answer.status_code, answer.json) == (202, {"id": written["id"], "deliveries": 4})
-    told = [("Ann", "dingtalk"), ("Ann", "email"), ("Ann", "sms"), ("Bob", "email")]
-    assert deliveries_of(team) == [(written["id"], name, channel, "queued") for name, channel in told]
+    expected = [("Ann", "dingtalk"), ("Ann", "email"), ("Ann", "sms"), ("Bob", "email")]
+    assert deliveries_of(team) == [(written["id"], name, channel, "queued") for name, channel in expected]
     assert (written["kind"], written["addressee"], written["integration_name"]) == ("alert", "Night", "Alertmanager")
     robots = "SELECT due_at <= now() FROM robots WHERE account_id = %s"
     assert team.sql.execute(robots, [team.account_id]).fetchall() == [(True,)]
@@ -162,13 +162,13 @@ def test_the_use_of_an_integration_is_noted(team: Team, token: str) -> None:
     assert integration_of(team)["used_at"] > first
 
 
-def test_a_group_without_members_is_told_of_to_the_sender_and_on_the_list(team: Team) -> None:
+def test_a_group_without_members_is_reported_to_the_sender_and_on_the_list(team: Team) -> None:
     answer = post(team.app, add_integration(team, add_group(team, "Nobody <b>")))
     (written,) = alerts_of(team)
     warning = "The contact group Nobody <b> has no members, so nobody is notified."
     assert (answer.status_code, answer.json) == (202, {"id": written["id"], "deliveries": 0, "warning": warning})
-    assert "Nobody was told" in team.get("/notifications").text
-    assert "Nobody was told" in team.get(f"/notifications/{written['id']}").text
+    assert "Nobody was notified" in team.get("/notifications").text
+    assert "Nobody was notified" in team.get(f"/notifications/{written['id']}").text
 
 
 def test_an_alert_goes_where_the_token_belongs_whoever_is_logged_on(team: Team, other_team: Team, token: str) -> None:

@@ -1,4 +1,4 @@
-"""Show that a body is taken packed or not, of a length that is told or not, and never costs more than a plain one."""
+"""Show that a body is taken packed or not, of a declared length or not, and never costs more than a plain one."""
 
 import gzip
 import io
@@ -104,7 +104,7 @@ def chunked(team: Team, token: str, body: bytes, **environ: Any) -> Any:
     )
 
 
-def test_a_body_whose_length_is_not_told_is_taken_up_to_the_limit(team: Team, token: str) -> None:
+def test_a_body_whose_length_is_not_declared_is_taken_up_to_the_limit(team: Team, token: str) -> None:
     assert chunked(team, token, BODY.ljust(MAX_BYTES)).status_code == 202
     assert error_of(chunked(team, token, BODY.ljust(MAX_BYTES + 1)), 413) == TOO_LONG
     assert refusals_of(team)[0]["body"].startswith('{"title": "Disk is full"}')

@@ -1,6 +1,6 @@
 """Measure what a burst of alerts does to the pages: `make bench`; an argument says how many seconds to watch it.
 
-The whole console with its defaults, started as `make run` starts it, tells 500 alerts to a group of 100 contacts with
+The whole console with its defaults, started as `make run` starts it, sends 500 alerts to a group of 100 contacts with
 three channels each. DingTalk, mail and SMS are servers on 127.0.0.1, in a process that is as nice as the worker.
 """
 
@@ -177,7 +177,7 @@ def post_alerts(port: int, token: str, numbers: range) -> list[float]:
 
 
 def are_all_sent(connection: psycopg.Connection) -> bool:
-    """Tell whether nothing waits."""
+    """Return whether nothing waits."""
     return not connection.execute("SELECT 1 FROM deliveries WHERE ended_at IS NULL LIMIT 1").fetchone()
 
 
@@ -211,9 +211,9 @@ def run(folder: Path, most_seconds: float) -> None:
     )
     assert others.stdin
     assert others.stdout
-    told: dict[str, Any] = json.loads(others.stdout.readline())
-    token = prepare(data_dir, CONTACTS, told["robots"])
-    console = Console(data_dir, **told["environment"]).wait()
+    announced: dict[str, Any] = json.loads(others.stdout.readline())
+    token = prepare(data_dir, CONTACTS, announced["robots"])
+    console = Console(data_dir, **announced["environment"]).wait()
     load = os.getloadavg()[0]
     # The page is longer once it is known of each channel when it worked: what is compared is the same page.
     post_alerts(console.port, token, range(1))

@@ -65,7 +65,7 @@ def server(data_dir: Path, **settings: str) -> Iterator[None]:
 
 
 def grow(url: str, first: int, last: int) -> None:
-    """Write the accounts from `first` to `last` over two connections, and tell the server what there is."""
+    """Write the accounts from `first` to `last` over two connections, and update the statistics of the server."""
     begin = time.monotonic()
 
     def write(start: int) -> None:
@@ -125,8 +125,8 @@ class Side:
                     for act in PEOPLE + WORKERS:
                         explainer.run(act, self.teams[1:6:4])
                 wrong = faults(explainer.plans, admin)
-                told = f"{len(explainer.plans)} plans with {self.accounts:,} accounts and {mode}"
-                print(f"{told}: {len(wrong)} read beyond an account.", *wrong, sep="\n- ", flush=True)
+                summary = f"{len(explainer.plans)} plans with {self.accounts:,} accounts and {mode}"
+                print(f"{summary}: {len(wrong)} read beyond an account.", *wrong, sep="\n- ", flush=True)
                 for act in PEOPLE + WORKERS:
                     mine = [plan.pages for plan in explainer.plans if plan.act == act.name]
                     pages[act.name] = sum(mine) // 2

@@ -54,7 +54,7 @@ class Taken:
             match json.loads(line):
                 case ["wait", count, seconds]:
                     said: Any = self.wait(count, seconds)
-                case ["tell"]:
+                case ["report"]:
                     said = self.arrivals
                 case _:
                     self.arrivals, self.wanted, said = [], sys.maxsize, None
@@ -83,7 +83,7 @@ class Receiver:
     def wait(self, count: int, seconds: float = 300) -> list[Arrival]:
         """Return what has arrived as soon as it is so many messages, and no more; end the measuring otherwise."""
         is_all = self._ask("wait", count, seconds)
-        arrivals = [Arrival(*each) for each in self._ask("tell")]
+        arrivals = [Arrival(*each) for each in self._ask("report")]
         if not is_all or len(arrivals) != count:
             sys.exit(f"{len(arrivals)} messages arrived, not {count}.")
         return arrivals

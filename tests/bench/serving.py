@@ -146,25 +146,25 @@ def check(server: Server, page: Page) -> str:
     for_browser, plain = (server.ask(page.path, page.headers | more) for more in (BROWSER, {}))
     found = plain.body.count(page.marker.encode()) if page.marker else 0
     if (plain.status, found) != (200, page.count):
-        told = f"{plain.status}, {found} of {page.count} × {page.marker}"
-        sys.exit(f"{server.target}, {page.name}: {told}\n{server.errors.read_text()}")
+        report = f"{plain.status}, {found} of {page.count} × {page.marker}"
+        sys.exit(f"{server.target}, {page.name}: {report}\n{server.errors.read_text()}")
     page.size = len(plain.body)
     page.compressed = len(for_browser.body) if "Content-Encoding" in for_browser.headers else 0
     return plain.body.decode(errors="replace")
 
 
 def load(server: Server, page: Page, connections: int, seconds: int) -> dict[str, float]:
-    """Return what report.lua tells of asking for the page over so many connections at once."""
+    """Return what report.lua reports of asking for the page over so many connections at once."""
     headers = [argument for name, value in page.headers.items() for argument in ("-H", f"{name}: {value}")]
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(REPORT), *headers]
     done = subprocess.run(
         [*command, f"http://127.0.0.1:{server.port}{page.path}"], check=True, capture_output=True, text=True
     )
-    told = json.loads(done.stdout.splitlines()[-1])
-    if told["failed"]:
-        sys.exit(f"{server.target}, {page.name} under load: {told}\n{server.errors.read_text()}")
-    page.broken += told["broken"]
-    return told
+    report = json.loads(done.stdout.splitlines()[-1])
+    if report["failed"]:
+        sys.exit(f"{server.target}, {page.name} under load: {report}\n{server.errors.read_text()}")
+    page.broken += report["broken"]
+    return report
 
 
 def first_load(server: Server, cookie: dict[str, str]) -> list[str]:
@@ -176,8 +176,8 @@ def first_load(server: Server, cookie: dict[str, str]) -> list[str]:
     for path, answer in answers.items():
         assert answer.status == 200, path
         kept = answer.headers["Cache-Control"]
-        told = "a year" if f"max-age={YEAR}" in kept else kept
+        caching = "a year" if f"max-age={YEAR}" in kept else kept
         encoding = answer.headers.get("Content-Encoding", "is")
-        lines.append(f"| {path.partition('?')[0]} | {len(answer.body):,} | {encoding} | {told} |")
+        lines.append(f"| {path.partition('?')[0]} | {len(answer.body):,} | {encoding} | {caching} |")
     total = sum(len(answer.body) for answer in answers.values())
     return [*lines, f"| together, {len(answers)} files | {total:,} | | |"]

@@ -364,19 +364,19 @@ def tables(bench: Bench) -> Iterator[str]:
         rounds = bench.changes[what, who]
         p50, p99 = medians[what, who], statistics.median(percentile(took, 0.99) for took in rounds)
         bases = [medians[DELETE_ALL if what == DELETE_ALL else SAVE, "transaction"], medians.get((what, "limit"))]
-        told = [spread(ratios(p50, base)) if base and who not in ("transaction", "limit") else "" for base in bases]
+        cells = [spread(ratios(p50, base)) if base and who not in ("transaction", "limit") else "" for base in bases]
         times = f"{sum(map(len, rounds))} | {statistics.median(p50):.2f} ms | {p99:.2f} ms"
-        yield f"| {what} | {who} | {times} | {' | '.join(told)} |"
+        yield f"| {what} | {who} | {times} | {' | '.join(cells)} |"
     yield ""
     yield "| | memory of a worker, PSS | to bare Flask | RSS | to bare Flask | start to first answer |"
     yield "| --- " * 6 + "|"
     for candidate in bench.candidates:
-        told = []
+        cells = []
         for sizes, bare in zip(
             zip(*candidate.memory, strict=True), zip(*bench.candidates[-1].memory, strict=True), strict=True
         ):
-            told += [f"{statistics.median(sizes):.0f} MiB", spread(ratios([*sizes], [*bare]))]
-        yield f"| {candidate.name} | {' | '.join(told)} | {statistics.median(candidate.starts):.2f} s |"
+            cells += [f"{statistics.median(sizes):.0f} MiB", spread(ratios([*sizes], [*bare]))]
+        yield f"| {candidate.name} | {' | '.join(cells)} | {statistics.median(candidate.starts):.2f} s |"
     yield ""
     yield from bench.first_load
 

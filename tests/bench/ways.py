@@ -125,8 +125,8 @@ class ByAlertmanager:
         for number in numbers:
             host = f"host-{number}.example.com"
             labels = {"alertname": "DiskFull", "instance": host, "severity": "critical", "contacts": str(contacts)}
-            told = {"summary": f"{host}: the disk is full", "description": WORDS.format(host)}
-            body = json.dumps([{"labels": labels, "annotations": told}]).encode()
+            annotations = {"summary": f"{host}: the disk is full", "description": WORDS.format(host)}
+            body = json.dumps([{"labels": labels, "annotations": annotations}]).encode()
             posts.append(Post("/api/v2/alerts", {}, body))
         self.sender.post(posts)
 

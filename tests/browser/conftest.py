@@ -47,7 +47,7 @@ def find_chromium(downloaded: str) -> str:
 
 
 def can_sandbox() -> bool:
-    """Tell whether Chromium starts with its sandbox: not as root, nor where user namespaces are refused (a chroot)."""
+    """Return whether Chromium starts with its sandbox: not as root, nor without user namespaces (a chroot)."""
     return os.geteuid() != 0 and subprocess.run(["unshare", "--user", "true"], capture_output=True).returncode == 0
 
 

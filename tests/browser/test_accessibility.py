@@ -327,7 +327,7 @@ def add_alerts(team: Team) -> int:
                ('Ann', 'dingtalk', 'oapi.dingtalk.com …cdef', 'failed', 1, %(answer)s),
                (%(long)s, 'email', %(mail)s, 'queued', 0, NULL),
                ('王小明', 'sms', '+1 202-555-0123', 'sent', 3, 'Twilio took the text.')
-           ) AS told (name, channel, address, state, attempts, answer) USING (name)
+           ) AS sent (name, channel, address, state, attempts, answer) USING (name)
            WHERE account_id = %(account_id)s""",
         {
             "account_id": team.account_id,
@@ -404,7 +404,7 @@ def show_test_of_nobody(page: Page, team: Team) -> None:
     page.goto("/groups")
     row(page, "Nobody’s").get_by_role("link", name="Send a test to Nobody’s").click()
     dialog(page).get_by_role("button", name="Send test").click()
-    expect(dialog(page, "Test of Nobody’s")).to_contain_text("Nobody was told")
+    expect(dialog(page, "Test of Nobody’s")).to_contain_text("Nobody was notified")
 
 
 def show_result(page: Page, team: Team) -> None:
@@ -503,14 +503,14 @@ def show_delete_used_group(page: Page, team: Team) -> None:
     expect(dialog(page).get_by_role("checkbox", name="Also stop the")).to_be_visible()
 
 
-def show_mute_group(page: Page, team: Team) -> None:
+def show_unreachable_group(page: Page, team: Team) -> None:
     add_health(team)
     add_group(team, "Night", LONG)
     page.goto("/groups")
     expect(row(page, "Night")).to_contain_text("None of them can be reached right now")
 
 
-def show_partly_mute_group(page: Page, team: Team) -> None:
+def show_partly_unreachable_group(page: Page, team: Team) -> None:
     add_health(team)
     add_group(team, "Night", LONG, "Ann")
     page.goto("/groups")
@@ -521,7 +521,7 @@ def show_partly_mute_group(page: Page, team: Team) -> None:
 
 
 def show_group_page(page: Page, team: Team) -> None:
-    show_partly_mute_group(page, team)
+    show_partly_unreachable_group(page, team)
     page.goto(page.get_by_role("link", name="Integrations of Night").get_attribute("href").replace("/integrations", ""))
     expect(page.get_by_text("1 of 2 cannot be reached right now.")).to_be_visible()
 
@@ -613,8 +613,8 @@ SHOWN: dict[str, Callable[[Page, Team], None]] = {
     "renew": show_renew,
     "delete integration": show_delete_integration,
     "delete used group": show_delete_used_group,
-    "mute group": show_mute_group,
-    "partly mute group": show_partly_mute_group,
+    "unreachable group": show_unreachable_group,
+    "partly unreachable group": show_partly_unreachable_group,
     "group page": show_group_page,
     "picker with marks": show_picker_with_marks,
     "assign page": show_page("/groups/assign?id={id}", "Groups of Ann"),

@@ -1,4 +1,4 @@
-"""Show that tests are sent and alerts told from a browser, that each lands where it should, and what is said of it."""
+"""Show that tests and alerts are sent from a browser, that each lands where it should, and what is said of it."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from tests.intake.alertmanager import hurried, running
 
 MOBILE, SECRET = "+12025550123", "SEC0123456789abcdef"
 ANN_MAIL = "ann@example.com"
-OWN_MAIL = "ann@example.org"  # of tests that count: what another told ANN_MAIL may arrive late
+OWN_MAIL = "ann@example.org"  # of tests that count: what another sent to ANN_MAIL may arrive late
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def result(page: Page, name: str) -> Locator:
     return box
 
 
-def told(place: Page | Locator, channel: str) -> Locator:
+def delivery_of(place: Page | Locator, channel: str) -> Locator:
     """Return what is shown of the message that went over a channel."""
     return place.get_by_role("listitem").filter(has_text=channel)
 
@@ -93,10 +93,10 @@ def test_a_test_of_a_contact_shows_in_place_what_became_of_each_channel(
     expect(row(page, "Ann").get_by_text("Never tried")).to_have_count(3)
     box = send_test(page, "Ann")
     expect(box.get_by_role("status")).to_have_text(re.compile("1 failed.*2 sent"))
-    expect(told(box, "Mobile phone number")).to_contain_text("Sent")
-    expect(told(box, "Mailbox")).to_contain_text("Sent")
-    expect(told(box, "DingTalk robot")).to_contain_text("Failed")
-    expect(told(box, "DingTalk robot")).to_contain_text("keyword")
+    expect(delivery_of(box, "Mobile phone number")).to_contain_text("Sent")
+    expect(delivery_of(box, "Mailbox")).to_contain_text("Sent")
+    expect(delivery_of(box, "DingTalk robot")).to_contain_text("Failed")
+    expect(delivery_of(box, "DingTalk robot")).to_contain_text("keyword")
     expect(box.get_by_text("Close", exact=True)).to_be_focused()
     page.keyboard.press("Escape")
     expect(dialog(page)).to_have_count(0)
@@ -130,7 +130,7 @@ def test_what_dingtalk_refuses_is_explained_in_the_dialog_the_row_and_the_banner
     team.add("Ann", dingtalk_url=url, **({"dingtalk_secret": secret} if secret else {}))
     open_contacts(page)
     expect(banner(page)).to_have_count(0)
-    expect(told(send_test(page, "Ann"), "DingTalk robot")).to_contain_text(said)
+    expect(delivery_of(send_test(page, "Ann"), "DingTalk robot")).to_contain_text(said)
     page.keyboard.press("Escape")
     expect(cell(page, "Ann", "localhost")).to_contain_text(said)
     expect(banner(page)).to_contain_text("1 contact cannot be reached right now.")
@@ -145,7 +145,7 @@ def test_a_robot_is_mended_and_tested_in_the_editing_dialog(
 ) -> None:
     team.add("Ann", dingtalk_url=new_robot(secret=SECRET))
     open_contacts(page)
-    expect(told(send_test(page, "Ann"), "DingTalk robot")).to_contain_text("Failed")
+    expect(delivery_of(send_test(page, "Ann"), "DingTalk robot")).to_contain_text("Failed")
     page.keyboard.press("Escape")
     expect(banner(page)).to_be_visible()
     control(page, "Ann", "Editing").click()
@@ -153,7 +153,7 @@ def test_a_robot_is_mended_and_tested_in_the_editing_dialog(
     box.get_by_text("Signature or keyword of the robot").click()
     box.get_by_role("textbox", name=re.compile("Signature|secret", re.IGNORECASE)).fill(SECRET)
     save_and_test(box)
-    expect(told(result(page, "Ann"), "DingTalk robot")).to_contain_text("Sent")
+    expect(delivery_of(result(page, "Ann"), "DingTalk robot")).to_contain_text("Sent")
     page.keyboard.press("Escape")
     expect(banner(page)).to_have_count(0)
     expect(cell(page, "Ann", "localhost")).to_contain_text("Worked")
@@ -190,7 +190,7 @@ def test_a_new_contact_is_created_and_tested_at_once(page: Page, world: World) -
     assert not world.mail.messages
     field(box, "Mailbox").fill(OWN_MAIL)
     save_and_test(box)
-    expect(told(result(page, "Ann"), "Mailbox")).to_contain_text("Sent")
+    expect(delivery_of(result(page, "Ann"), "Mailbox")).to_contain_text("Sent")
     dialog(page).get_by_text("Close", exact=True).click()
     expect(dialog(page)).to_have_count(0)
     expect(cell(page, "Ann", OWN_MAIL)).to_contain_text("Worked")
@@ -208,12 +208,12 @@ def test_a_test_of_a_group_goes_to_each_of_its_members(page: Page, team: Team, w
     world.mail.unknown.add("bob@example.com")
     page.goto("/groups")
     box = send_test(page, "Day")
-    expect(told(box, "Ann")).to_contain_text("Sent")
-    expect(told(box, "Bob")).to_contain_text("Failed")
-    expect(told(box, "Cid")).to_have_count(0)
+    expect(delivery_of(box, "Ann")).to_contain_text("Sent")
+    expect(delivery_of(box, "Bob")).to_contain_text("Failed")
+    expect(delivery_of(box, "Cid")).to_have_count(0)
     box.get_by_text("Close", exact=True).click()
     expect(row(page, "Day").get_by_role("link", name="Send a test to Day")).to_be_focused()
-    expect(send_test(page, "Night").get_by_role("status")).to_contain_text("Nobody was told")
+    expect(send_test(page, "Night").get_by_role("status")).to_contain_text("Nobody was notified")
     assert world.mails_to(ANN_MAIL)
     assert not world.mails_to("cid@example.com")
 
@@ -237,7 +237,7 @@ def test_a_test_is_sent_with_the_keyboard_alone(page: Page, team: Team, world: W
     expect(dialog(page).get_by_role("button", name="Send test")).to_be_focused()
     page.keyboard.press("Enter")
     box = result(page, "Ann")
-    expect(told(box, "Mailbox")).to_contain_text("Sent")
+    expect(delivery_of(box, "Mailbox")).to_contain_text("Sent")
     expect(box.get_by_text("Close", exact=True)).to_be_focused()
     page.keyboard.press("Enter")
     expect(dialog(page)).to_have_count(0)
@@ -305,13 +305,13 @@ def notifications(page: Page) -> Locator:
     return page.get_by_role("rowheader").locator("bdi")
 
 
-def wait_until_told(team: Team) -> None:
+def wait_until_sent(team: Team) -> None:
     """Wait until what became of every message is recorded, which is after it has arrived."""
     waiting = "SELECT FROM deliveries WHERE account_id = %s AND ended_at IS NULL"
     wait_for(lambda: not team.sql.execute(waiting, [team.account_id]).rowcount, what="the end of every message")
 
 
-def test_alertmanager_tells_every_member_with_the_configuration_of_the_page(
+def test_alertmanager_notifies_every_member_with_the_configuration_of_the_page(
     page: Page, team: Team, world: World, new_robot: Callable[..., str], tmp_path: Path
 ) -> None:
     team.add("Ann", mobile=MOBILE, email=ANN_MAIL, dingtalk_url=new_robot(secret=SECRET), dingtalk_secret=SECRET)
@@ -325,7 +325,7 @@ def test_alertmanager_tells_every_member_with_the_configuration_of_the_page(
         wait_for(lambda: all(len(messages) == 1 for messages in arrived), what="the alert")
         alertmanager.resolve("DiskFull", labels, annotations)
         wait_for(lambda: all(len(messages) == 2 for messages in arrived), what="its end")
-    wait_until_told(team)
+    wait_until_sent(team)
     subjects = world.mails_to(ANN_MAIL)
     assert "DiskFull" in subjects[0]
     assert "esolved" in subjects[1]
@@ -341,7 +341,7 @@ def test_alertmanager_tells_every_member_with_the_configuration_of_the_page(
     expect(page.get_by_role("main")).to_contain_text("The disk of db1 is full")
     expect(page.get_by_role("definition").filter(has_text="critical")).to_be_visible()
     for channel in ("Mobile phone number", "Mailbox", "DingTalk robot"):
-        expect(told(page, channel)).to_contain_text("Sent")
+        expect(delivery_of(page, channel)).to_contain_text("Sent")
 
 
 def test_notifications_are_listed_searched_and_narrowed(page: Page, team: Team, world: World, console: str) -> None:
@@ -351,10 +351,10 @@ def test_notifications_are_listed_searched_and_narrowed(page: Page, team: Team, 
     expect(page.get_by_role("heading", name="No notifications yet")).to_be_visible()
     token = create_integration(page, "Day", "Script")
     post_alert(console, token, title="The disk is full")
-    wait_until_told(team)
+    wait_until_sent(team)
     world.mail.unknown.add(ANN_MAIL)
     post_alert(console, token, title="The network is slow", status="resolved")
-    wait_until_told(team)
+    wait_until_sent(team)
     page.goto("/notifications")
     mark(page)
     expect(notifications(page)).to_have_text(["The network is slow", "The disk is full"])
@@ -383,7 +383,7 @@ def test_the_page_of_an_alert_follows_it_to_its_end_and_sends_again(
     page.get_by_role("link", name="The disk is full").click()
     expect(page.get_by_role("heading", name="The disk is full", level=1)).to_be_visible()
     mark(page)
-    expect(told(page, "Mailbox")).to_contain_text("Trying again")
+    expect(delivery_of(page, "Mailbox")).to_contain_text("Trying again")
     world.mail.unknown.add(ANN_MAIL)
     world.mail.busy.clear()
     # The next attempt is seconds away, and nobody waits for it here.
@@ -392,11 +392,11 @@ def test_the_page_of_an_alert_follows_it_to_its_end_and_sends_again(
     wait_for(
         lambda: team.sql.execute(hurry, [team.account_id]) and team.sql.execute(failed, [team.account_id]).rowcount
     )
-    expect(told(page, "Mailbox")).to_contain_text("Failed")
+    expect(delivery_of(page, "Mailbox")).to_contain_text("Failed")
     world.mail.unknown.clear()
     page.get_by_role("button", name="Send again to Ann, Mailbox").click()
     expect(message(page).filter(has_text="1 message is sent again, to Ann (Mailbox).")).to_be_visible()
-    expect(told(page, "Mailbox")).to_contain_text("Sent")
+    expect(delivery_of(page, "Mailbox")).to_contain_text("Sent")
     expect(page.get_by_role("main").get_by_role("status")).to_have_text("1 sent")
     expect(page.get_by_role("button", name="Send again")).to_have_count(0)
     assert len(world.mails_to(ANN_MAIL)) == 1

@@ -1,4 +1,4 @@
-"""Show that a lost connection, a busy console and an ended session are told, and that what was typed is kept."""
+"""Show that a lost connection, a busy console and an ended session are reported, and that what was typed is kept."""
 
 import re
 from collections.abc import Callable
@@ -104,7 +104,7 @@ def test_a_search_that_cannot_be_sent_leaves_the_list_and_works_afterwards(
 
 
 @break_it
-def test_a_dialog_that_cannot_be_fetched_is_told_and_opens_afterwards(
+def test_a_dialog_that_cannot_be_fetched_is_reported_and_opens_afterwards(
     page: Page, broken: Callable[[Page], Callable[[], None]]
 ) -> None:
     mend = broken(page)
@@ -116,7 +116,7 @@ def test_a_dialog_that_cannot_be_fetched_is_told_and_opens_afterwards(
     expect(field(dialog(page, "Edit contacts"), "Name")).to_have_value("Ann")
 
 
-def test_a_database_that_fails_is_told_inside_the_open_dialog(page: Page, team: Team, database_url: str) -> None:
+def test_a_database_that_fails_is_reported_inside_the_open_dialog(page: Page, team: Team, database_url: str) -> None:
     box = fill_in(page)
     with psycopg.connect(database_url) as holder:
         holder.execute("SELECT FROM accounts WHERE id = %s FOR UPDATE", [team.account_id])

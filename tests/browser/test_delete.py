@@ -67,8 +67,8 @@ def test_ok_deletes_in_place_and_the_focus_goes_on_to_the_next_row(
     expect(box.get_by_role("listitem")).to_have_text(chosen)
     click_ok(box)
     expect(names(page)).to_have_text(rest)
-    told = "Bob has been deleted." if chosen == ["Bob"] else "deleted."
-    expect(message(page)).to_contain_text(told if len(chosen) == 1 else "2 contacts have been deleted.")
+    sentence = "Bob has been deleted." if chosen == ["Bob"] else "deleted."
+    expect(message(page)).to_contain_text(sentence if len(chosen) == 1 else "2 contacts have been deleted.")
     expect(page.get_by_text(f"{len(rest)} of 100")).to_be_visible()
     expect(control(page, next_one, "Delete" if len(chosen) == 1 else "Select")).to_be_focused()
     assert left(team) == rest

@@ -245,7 +245,7 @@ LOOK_AT_FOCUS = """() => {
     const { left, top, width, height } = element.getBoundingClientRect();
     const seen = document.elementFromPoint(left + width / 2, top + height / 2);
     const clear = seen && (element.contains(seen) || seen.contains(element) && seen.matches('label, a, button'));
-    return [name, ring ? '' : 'has no ring', clear ? '' : 'is covered or out of sight'];
+    return [name, ring ? '' : 'has no ring', clear ? '' : 'is covered or out of view'];
 }"""
 
 

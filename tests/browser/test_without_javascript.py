@@ -205,7 +205,7 @@ def test_what_is_typed_and_picked_for_a_group_stays_while_filtering(page: Page, 
     expect(page.get_by_role("main").get_by_role("listitem")).to_have_text(["Bob", "Cid"])
 
 
-def test_a_test_is_sent_and_its_story_told(page: Page, world: World) -> None:
+def test_a_test_is_sent_and_its_result_shown(page: Page, world: World) -> None:
     row(page, "Ann").get_by_role("link", name="Send a test to Ann").click()
     expect(page.get_by_role("heading", name="Send a test to Ann?", level=1)).to_be_visible()
     page.get_by_role("button", name="Send test").click()
@@ -222,13 +222,13 @@ def test_a_test_is_sent_and_its_story_told(page: Page, world: World) -> None:
 
 
 def reload_until(page: Page, text: str) -> None:
-    """Load the page again, as a person does, until it tells something."""
+    """Load the page again, as a person does, until it shows something."""
 
-    def told() -> bool:
+    def is_shown() -> bool:
         page.reload()
         return text in page.get_by_role("main").inner_text()
 
-    wait_for(told, what=text)
+    wait_for(is_shown, what=text)
 
 
 def test_an_alert_comes_in_through_an_integration_fails_and_is_sent_again(

@@ -75,7 +75,7 @@ def test_sessions_follow_the_clock_and_break_nothing(site: Site, clock: Clock, m
     found = []
     for offset, seconds, status in (
         *(("+11h", 11 * 3600, 200), ("-1h", -3600, 200), ("-400d", -400 * 86400, 200), ("+0", 0, 200)),
-        *(("+24h", 24 * 3600, 303), ("+0", 0, 200)),  # idle for too long, as far as anybody can tell
+        *(("+24h", 24 * 3600, 303), ("+0", 0, 200)),  # idle for too long, as far as anybody can know
     ):
         clock.jump(offset)
         assert abs(now(site) - time.time() - seconds) < 5, "the database's clock has jumped"

@@ -1,4 +1,4 @@
-"""Show that many who guess at once get no try too many, and that no watch tells whom the console knows."""
+"""Show that many who guess at once get no try too many, and that no watch shows whom the console knows."""
 
 import os
 import random
@@ -125,7 +125,7 @@ def probability_of_chance(first: list[float], second: list[float]) -> float:
 
 
 def compare(attempt: Callable[[str], float], known: list[str], unknown: list[str]) -> str:
-    """Try known and unknown e-mails in turn, require that their times cannot be told apart, and return them."""
+    """Try known and unknown e-mails in turn, require that their times do not differ, and return them."""
     times: dict[bool, list[float]] = {True: [], False: []}
     for number in range(TRIES + 20):
         kinds = [True, False]

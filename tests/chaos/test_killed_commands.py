@@ -26,7 +26,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def kill_at(data_dir: Path, moment: float, *arguments: str) -> bool:
-    """Start a command and kill it after so many seconds; tell whether it had ended by then."""
+    """Start a command and kill it after so many seconds; return whether it had ended by then."""
     process = subprocess.Popen(
         [*FLASK, *arguments],
         cwd=PROJECT,

@@ -67,8 +67,8 @@ def test_mozillas_observatory_gives_an_a_plus_and_finds_nothing_amiss(
     environ = os.environ | {"PORTS": json.dumps(ports), "NODE_EXTRA_CA_CERTS": str(authority.path)}
     command = ["node", "--import", str(HERE / "to_this_machine.mjs"), str(SCANNER), "localhost"]
     found = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
-    told = json.loads(found.stdout)
-    assert {name: test["result"] for name, test in told["tests"].items() if not test["pass"]} == {}
-    assert (told["scan"]["grade"], told["scan"]["testsFailed"]) == ("A+", 0)
-    seen = f"{told['scan']['grade']}, {told['scan']['score']} points, {len(told['tests'])} of its tests passed"
+    report = json.loads(found.stdout)
+    assert {name: test["result"] for name, test in report["tests"].items() if not test["pass"]} == {}
+    assert (report["scan"]["grade"], report["scan"]["testsFailed"]) == ("A+", 0)
+    seen = f"{report['scan']['grade']}, {report['scan']['score']} points, {len(report['tests'])} of its tests passed"
     measured("enemies", "Mozilla's HTTP Observatory, over TLS", seen)

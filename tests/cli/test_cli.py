@@ -58,7 +58,7 @@ def new_email() -> str:
 
 
 def can_log_on(app: Flask, email: str, password: str) -> bool:
-    """Tell whether the log-on page lets this pair in."""
+    """Return whether the log-on page lets this pair in."""
     browser = app.test_client()
     token = re.search(r'name="csrf_token" value="([^"]+)"', browser.get("/logon").text)[1]
     answer = browser.post("/logon", data={"csrf_token": token, "email": email, "password": password})
@@ -149,8 +149,8 @@ def test_demo_shows_the_heart_of_the_console_and_leaves_nothing_to_send(
 
     # Groups that integrations use, and what came in through these: several senders, firing and resolved.
     assert found("SELECT count(DISTINCT group_id) FROM integrations WHERE account_id = %s") == [4]
-    told = found("SELECT DISTINCT source, status FROM alerts WHERE account_id = %s AND kind = 'alert' ORDER BY 1, 2")
-    assert told == [
+    shown = found("SELECT DISTINCT source, status FROM alerts WHERE account_id = %s AND kind = 'alert' ORDER BY 1, 2")
+    assert shown == [
         ("alertmanager", "firing"),
         ("alertmanager", "resolved"),
         ("grafana", "firing"),
@@ -161,7 +161,7 @@ def test_demo_shows_the_heart_of_the_console_and_leaves_nothing_to_send(
     states = found("SELECT DISTINCT state FROM deliveries WHERE account_id = %s ORDER BY 1")
     assert states == ["failed", "sent"]
     assert found("SELECT count(*) FROM robots WHERE account_id = %s") == [0]
-    # What fails would be told to whom it concerns: nobody is.
+    # What fails would be reported to whom it concerns: nobody is.
     assert found("SELECT count(*) FROM contacts WHERE account_id = %s AND receives_system_notifications") == [0]
     real = found(
         "SELECT name FROM contacts WHERE account_id = %s"
@@ -351,7 +351,7 @@ def robots(app: Flask) -> list[str | None]:
 def test_a_backup_fills_an_empty_installation_and_no_other(folder: Path) -> None:
     source, file, line = migrated(folder).rename(folder / "source"), folder / "contacts.dump", "alert-contacts: {}\n"
     with using(source) as (_, run):
-        told = run("demo").output
+        shown = run("demo").output
         before = rows(source)
         result = run("backup", str(file))
         assert (result.exit_code, file.stat().st_mode & 0o077) == (0, 0)
@@ -369,7 +369,7 @@ def test_a_backup_fills_an_empty_installation_and_no_other(folder: Path) -> None
     with using(target) as (app, run):
         assert run("restore", str(file)).output == "Restored 1 accounts with 37 contacts.\n"
         assert rows(target) == before
-        assert can_log_on(app, *re.search(r"^Log on as (\S+) with the password (\S+)$", told, re.M).groups())
+        assert can_log_on(app, *re.search(r"^Log on as (\S+) with the password (\S+)$", shown, re.M).groups())
         assert (found := robots(app))
         assert all(url.startswith(ROBOT) for url in found)
         assert "Created the account Demo 2" in run("demo").output  # what is written next gets an id of its own

@@ -364,13 +364,13 @@ def test_twenty_people_at_95_of_100_end_at_exactly_100(team: Team) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "spellings", "told"),
+    ("field", "spellings", "expected"),
     [
         ("mobile", ["138 0013 8000", "+86-138-0013-8000", "(0086)13800138000"], "has this number already."),
         ("email", ["ann@example.com", "ANN@example.com", "Ann@EXAMPLE.com"], "has this mailbox already."),
     ],
 )
-def test_what_many_enter_at_once_is_saved_once(team: Team, field: str, spellings: list[str], told: str) -> None:
+def test_what_many_enter_at_once_is_saved_once(team: Team, field: str, spellings: list[str], expected: str) -> None:
     answers = at_once(
         [pressing_ok(team, "/contacts/new", **{"name": f"Ann {n}", field: spellings[n % 3]}) for n in range(12)]
     )
@@ -378,7 +378,7 @@ def test_what_many_enter_at_once_is_saved_once(team: Team, field: str, spellings
     (holder,) = team.contacts()
     for answer in answers:
         if answer.status_code == 422:
-            assert told in answer.text
+            assert expected in answer.text
             assert f'href="/contacts/{holder["id"]}/edit"' in answer.text
     assert usage(team) == 1
 
@@ -408,12 +408,12 @@ def test_overlapping_deletes_together_delete_each_contact_once(team: Team) -> No
         assert usage(team) == len(team.contacts()) == 0
 
 
-def test_what_two_people_delete_at_once_is_told_to_both(team: Team) -> None:
+def test_what_two_people_delete_at_once_is_reported_to_both(team: Team) -> None:
     ids = add_numbered(team, 40)
     people = [pressing_ok(team, "/contacts/delete", id=part) for part in (ids[:30], ids[:9:-1])]
     assert statuses(at_once(people)) == [303, 303]
-    told = " ".join(re.findall(r"\d+ contacts have been deleted\. \d+ were gone", team.get("/contacts").text))
-    assert usage(team) == len(team.contacts()) == 0, told
+    shown = " ".join(re.findall(r"\d+ contacts have been deleted\. \d+ were gone", team.get("/contacts").text))
+    assert usage(team) == len(team.contacts()) == 0, shown
 
 
 def test_of_many_edits_at_once_one_is_saved_and_the_others_see_it(team: Team) -> None:

@@ -22,7 +22,7 @@ real_connect = psycopg.connect
 def outage(
     settings: dict[str, str], app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[int], tuple[bool, int]]]:
-    """Return a function that lets the server refuse so many tries, and tells whether it was met, and how many it took.
+    """Return a function that lets the server refuse so many tries, and returns whether it was met and how many it took.
 
     Tries and not seconds are counted: a machine that is busy makes them fewer, never more.
     """

@@ -344,13 +344,13 @@ def unprotected(pooled: str, request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("unprotected", ["SUPERUSER", "BYPASSRLS"], indirect=True)
-def test_a_role_past_row_level_security_is_told_in_one_line(settings: dict[str, str], unprotected: str) -> None:
+def test_a_role_past_row_level_security_is_reported_in_one_line(settings: dict[str, str], unprotected: str) -> None:
     with console(settings, unprotected) as app, app.app_context(), all_accounts():
         result = app.test_cli_runner().invoke(args=["migrate"])
     assert (result.exit_code, result.output) == (0, f"alert-contacts: {postgres.UNPROTECTED}\n")
 
 
-def test_a_role_that_row_level_security_holds_for_is_not_told_of(settings: dict[str, str], pooled: str) -> None:
+def test_a_role_that_row_level_security_holds_for_is_not_reported(settings: dict[str, str], pooled: str) -> None:
     with console(settings, pooled) as app, app.app_context(), all_accounts():
         result = app.test_cli_runner().invoke(args=["migrate"])
     assert (result.exit_code, result.output) == (0, "")
@@ -366,7 +366,7 @@ def test_a_role_that_row_level_security_holds_for_is_not_told_of(settings: dict[
     ],
     ids=["serve", "gunicorn", "deliver"],
 )
-def test_each_start_tells_it_once(
+def test_each_start_reports_it_once(
     folder: Path, settings: dict[str, str], unprotected: str, command: tuple[str, ...]
 ) -> None:
     port = free_port()

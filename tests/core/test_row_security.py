@@ -18,7 +18,7 @@ from contacts_app.intake.models import Integration
 from contacts_app.pages.visitors import visitor
 from tests.conftest import Team, watched_statements
 
-# They tell whose request it is, and so are read before that is known.
+# They show whose request it is, and so are read before that is known.
 READ_BEFORE = {"users", "sessions"}
 ROW = {"name": "Eve", "email": "eve@example.com"}
 
@@ -63,7 +63,7 @@ def changed(statement: sa.Update | sa.Delete) -> int:
     return result.rowcount
 
 
-def in_sight() -> str:
+def visible_account() -> str:
     return db.session.scalar(sa.select(sa.func.current_setting(SETTING, True))) or ""
 
 
@@ -160,13 +160,13 @@ def test_a_session_that_has_ended_shows_nothing(one_connection: Flask, team: Tea
     team.add()
     with as_visitor(team, one_connection):
         visitor()
-        assert in_sight() == str(team.account_id)
+        assert visible_account() == str(team.account_id)
     team.sql.execute("DELETE FROM sessions WHERE account_id = %s", [team.account_id])
     with as_visitor(team, one_connection, method):
         assert Session.visitor(team.token) is None
         for end in (db.session.commit, db.session.rollback, db.session.commit):
             assert db.session.scalars(sa.select(Contact.id)).all() == []
-            assert in_sight() == NO_ACCOUNT
+            assert visible_account() == NO_ACCOUNT
             end()
 
 
@@ -180,7 +180,7 @@ def test_a_visitor_who_cannot_be_looked_up_sees_nothing(
         with as_visitor(team, one_connection, method):
             with pytest.raises(sa.exc.DBAPIError):
                 visitor()
-            assert in_sight() == NO_ACCOUNT
+            assert visible_account() == NO_ACCOUNT
 
 
 def test_an_alert_that_comes_in_sees_the_account_of_its_token(team: Team, other_team: Team) -> None:

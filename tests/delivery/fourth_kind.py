@@ -75,8 +75,8 @@ def deliver(app: Flask) -> None:
     senders.close()
 
 
-def tell(team: Team, *contacts: int) -> int:
-    """Tell an alert to the contacts, deliver it by pager, and return its id."""
+def queue_alert(team: Team, *contacts: int) -> int:
+    """Queue an alert for the contacts, deliver it by pager, and return its id."""
     alert = Notification(
         account_id=team.account_id, kind="alert", source="script", addressee="On call", title="Disk full"
     )
@@ -101,7 +101,7 @@ def main() -> None:
         ann = add(team, "Ann", pager="4711")
         bob = add(team, "Bob", pager="4720")
         cid = add(team, "Cid", mobile="+8613800000001", pager="4713")
-        alert = tell(team, ann, bob, cid)
+        alert = queue_alert(team, ann, bob, cid)
         arrived = sorted((address, message.content.title) for address, message in received)
         assert arrived == [("4711", "Disk full"), ("4713", "Disk full")], arrived
         rows = db.session.scalars(sa.select(Delivery).order_by(Delivery.contact_id, Delivery.channel)).all()
@@ -113,7 +113,7 @@ def main() -> None:
         ]
         db.session.remove()
         for _ in range(3):
-            tell(team, ann)
+            queue_alert(team, ann)
         assert [address for address, _ in received].count("4711") == 3, "the limit of the kind holds"
         held = team.get(f"/notifications/{alert + 3}").text
         has_all(held, "this pager has reached its limit")

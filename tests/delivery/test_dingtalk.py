@@ -221,7 +221,7 @@ def test_a_keyword_that_is_escaped_in_the_text_is_put_in(chat: DingTalk, send: S
     assert send(chat.add("robot-1", keywords=["[Firing]"]), keyword="[Firing]").state == "sent"
 
 
-def test_a_time_is_told_with_its_zone(
+def test_a_time_is_shown_with_its_zone(
     chat: DingTalk, session: requests.Session, authority: Authority, tmp_path: Path
 ) -> None:
     zone = ZoneInfo("Asia/Shanghai")
@@ -297,7 +297,7 @@ def test_a_refusal_is_understood_in_both_languages(chat: DingTalk, send: Send, m
     assert words in outcome.answer
 
 
-def test_an_unknown_token_is_told(chat: DingTalk, send: Send) -> None:
+def test_an_unknown_token_is_reported(chat: DingTalk, send: Send) -> None:
     outcome = send(f"https://localhost:{chat.port}/robot/send?access_token=gone")
     words = "DingTalk does not know the token. Copy the robot's address from its settings again. (300005)"
     assert outcome[:2] == ("failed", words)
@@ -313,7 +313,7 @@ def test_a_robot_that_is_blocked_is_left_alone(chat: DingTalk, send: Send) -> No
     assert len(chat.messages) == 20
 
 
-def test_an_unknown_error_is_told_without_what_is_secret(chat: DingTalk, send: Send) -> None:
+def test_an_unknown_error_is_reported_without_what_is_secret(chat: DingTalk, send: Send) -> None:
     url = chat.add("robot-1")
     message = f"no https://x.example/?access_token=robot-1 {SECRET} 13800000000 robot-1 of key {'k' * 40}\n!"
     chat.replies.append((200, {"errcode": 409999, "errmsg": message}))

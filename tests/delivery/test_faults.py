@@ -64,12 +64,12 @@ class HeldSms(AliyunSms):
     def answer(self, request: Request) -> tuple[int, Any]:
         """Take a text."""
         moment, gate = self.moment, self.gate
-        told = (503, {}) if moment == "before" else super().answer(request)
+        response = (503, {}) if moment == "before" else super().answer(request)
         if moment:
             with self.lock:
                 self.held += 1
             gate.wait(30)
-        return told
+        return response
 
 
 class Site:
@@ -152,7 +152,7 @@ class Site:
 
     @contextmanager
     def locked(self, statement: str) -> Iterator[Callable[[], bool]]:
-        """Hold what the statement locks, and give a function that tells whether somebody waits for it."""
+        """Hold what the statement locks, and give a function that returns whether somebody waits for it."""
         with psycopg.connect(self.url) as holder:
             holder.execute(statement)
             yield lambda: bool(self.sql("SELECT 1 FROM pg_locks WHERE NOT granted"))
@@ -218,7 +218,7 @@ class Site:
             ),
         }
         assert {channel: len(counter) for channel, counter in found.items()} == dict.fromkeys(found, CONTACTS)
-        assert len({mail.message["Message-ID"] for mail in mails}) == CONTACTS, "a mailbox can tell a copy as such"
+        assert len({mail.message["Message-ID"] for mail in mails}) == CONTACTS, "a mailbox can recognise a copy"
         assert found["dingtalk"].total() == CONTACTS, "DingTalk drops a copy, which has the same msgUuid"
         return sum(counter.total() - CONTACTS for counter in found.values())
 

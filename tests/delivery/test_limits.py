@@ -23,8 +23,8 @@ from tests.delivery.test_worker import (
     Texts,
     deliveries,
     make_due,
+    queue_alert,
     select,
-    tell,
 )
 from tests.pages.groups.test_views import add_group
 
@@ -51,7 +51,7 @@ def test_what_is_over_the_limit_of_a_number_waits_and_goes_into_one_text(
 ) -> None:
     ann, bob = team.add(mobile=ANN), team.add(mobile=BOB)
     for number in range(30):
-        tell(team, ann, title=f"Flood {number:02}")
+        queue_alert(team, ann, title=f"Flood {number:02}")
         courier.deliver()
     assert [text.text.splitlines()[0] for text in texts.messages] == [f"[Firing] Flood {n:02}" for n in range(10)]
     rows = deliveries(team)
@@ -59,7 +59,7 @@ def test_what_is_over_the_limit_of_a_number_waits_and_goes_into_one_text(
     assert all(590 < row["wait"] <= 600 for row in rows[10:])
     assert ": this number has reached its limit" in team.get(f"/notifications/{rows[-1]['alert_id']}").text
     assert not is_late(team)  # which would be the console's fault
-    tell(team, bob)
+    queue_alert(team, bob)
     courier.deliver()
     assert [text.mobile for text in texts.messages[10:]] == [BOB]  # another's limit is his own
     let_minutes_pass(team)
@@ -77,9 +77,9 @@ def test_what_is_over_the_limit_of_a_number_waits_and_goes_into_one_text(
 
 def test_a_digest_by_mail_holds_all_and_leads_to_each(team: Team, courier: Courier, post: MailServer) -> None:
     team.add(email="ann@example.com")
-    alerts = [tell(team, title=f"Flood {number:02}") for number in range(61)]
-    alerts.append(tell(team, title="Over", status="resolved"))
-    alerts.append(tell(team, title="A test", kind="test"))
+    alerts = [queue_alert(team, title=f"Flood {number:02}") for number in range(61)]
+    alerts.append(queue_alert(team, title="Over", status="resolved"))
+    alerts.append(queue_alert(team, title="A test", kind="test"))
     courier.deliver()
     (mail,) = post.messages
     assert mail.message["Subject"] == "63 alerts: 61 firing, 1 resolved"
@@ -94,11 +94,11 @@ def test_a_digest_by_mail_holds_all_and_leads_to_each(team: Team, courier: Couri
 def test_a_digest_that_may_have_arrived_goes_again_as_it_was(team: Team, courier: Courier, post: MailServer) -> None:
     team.add(email="ann@example.com")
     for number in range(61):
-        tell(team, title=f"Flood {number:02}")
+        queue_alert(team, title=f"Flood {number:02}")
     post.behaviour = "drop-data"
     courier.deliver()
     post.behaviour = None
-    tell(team, title="Later")
+    queue_alert(team, title="Later")
     make_due(team)
     courier.deliver()
     first, second, later = post.messages
@@ -111,7 +111,7 @@ def test_what_has_not_arrived_does_not_count_and_the_hour_does_not_run_while_it_
     team: Team, courier: Courier, texts: Texts
 ) -> None:
     team.add(mobile=ANN)
-    first = tell(team)
+    first = queue_alert(team)
     texts.replies += [(429, {"code": 20429, "message": "Too many requests"})] * 3
     for _ in range(3):
         courier.deliver()
@@ -120,7 +120,7 @@ def test_what_has_not_arrived_does_not_count_and_the_hour_does_not_run_while_it_
     assert window["sent_at"] == []
     team.sql.execute("UPDATE deliveries SET next_attempt_at = now() + interval '1 minute'")
     for number in range(10):
-        tell(team, title=f"Other {number}")
+        queue_alert(team, title=f"Other {number}")
     courier.deliver()
     assert len(texts.messages) == 10
     (before,) = select(team, "SELECT give_up_at FROM deliveries WHERE alert_id = %s", first)
@@ -138,7 +138,7 @@ def test_a_refused_message_makes_room_again(team: Team, courier: Courier, post: 
     team.add(email="ann@example.com")
     post.unknown.add("ann@example.com")
     for _ in range(3):
-        tell(team)
+        queue_alert(team)
     courier.deliver()
     assert states(team) == {"failed": 3}
     (window,) = select(team, "SELECT * FROM send_windows WHERE account_id = %s", team.account_id)
@@ -160,7 +160,7 @@ def test_several_workers_together_keep_to_the_limit(
     for thread in threads:
         thread.start()
     for number in range(30):
-        tell(team, title=f"Flood {number:02}")
+        queue_alert(team, title=f"Flood {number:02}")
     is_over.set()
     for thread in threads:
         thread.join()
@@ -168,7 +168,7 @@ def test_several_workers_together_keep_to_the_limit(
     assert len(texts.messages) <= 10
     assert all(row["state"] == "sent" or row["is_held"] for row in deliveries(team))
     let_minutes_pass(team)
-    # All at once, however long it took to tell them: each alert has its own text as long as the limit lets it.
+    # All at once, however long it took to send them: each alert has its own text as long as the limit lets it.
     team.sql.execute("UPDATE deliveries SET next_attempt_at = now() WHERE ended_at IS NULL")
     couriers[0].deliver()
     assert states(team) == {"sent": 30}
@@ -180,9 +180,9 @@ def test_what_somebody_has_locked_neither_waits_nor_keeps_a_worker_busy(
 ) -> None:
     team.add(mobile=ANN)
     for _ in range(10):
-        tell(team)
+        queue_alert(team)
     courier.deliver()
-    alert = tell(team)
+    alert = queue_alert(team)
     with psycopg.connect(team.sql.info.dsn) as other:
         other.execute("SELECT FROM deliveries WHERE alert_id = %s FOR UPDATE", [alert])
         assert not courier.step("sms")
@@ -194,7 +194,7 @@ def test_the_limits_are_settings(team: Team, new_courier: Callable[..., Courier]
     team.add(mobile=ANN)
     courier = new_courier(TEXTS_PER_NUMBER="2")
     for _ in range(3):
-        tell(team)
+        queue_alert(team)
         courier.deliver()
     assert len(texts.messages) == 2
     assert states(team) == {"sent": 2, "queued": 1}

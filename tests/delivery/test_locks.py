@@ -18,7 +18,7 @@ from contacts_app.reach import notices
 from tests.conftest import Team, wait_for
 from tests.delivery import test_worker as deliveries
 from tests.delivery.counterparts import MailServer
-from tests.delivery.test_worker import ANN, BOB, Courier, Robots, Texts, make_due, select, tell
+from tests.delivery.test_worker import ANN, BOB, Courier, Robots, Texts, make_due, queue_alert, select
 
 # The parts that a worker is tried out with.
 authority, dingtalk_server = deliveries.authority, deliveries.dingtalk_server
@@ -70,10 +70,10 @@ def test_what_was_sent_is_recorded_and_not_sent_again_whatever_is_locked(
     url = chat.add("token-of-robot-1")
     for name, mobile in (("Ann", ANN), ("Bob", BOB)):
         team.add(name=name, mobile=mobile, email=f"{name}@example.com", dingtalk_url=url)
-    tell(team, title="Before")
+    queue_alert(team, title="Before")
     new_courier().deliver()
     team.sql.execute("UPDATE channel_states SET worked_at = NULL, failing_since = now(), answer = 'Away.'")
-    tell(team, title="Now")
+    queue_alert(team, title="Now")
     chat.hanging, texts.hanging, post.hanging = {"token-of-robot-1"}, {ANN, BOB}, {"Ann@example.com", "Bob@example.com"}
     threads = run({channel: new_courier(DELIVERY_THREADS="1") for channel in KINDS})
     wait_for(lambda: chat.hung and texts.hung and post.hung, what="a message on each channel")
@@ -118,10 +118,10 @@ def leave_work(team: Team) -> None:
         ("without robot", "channel = 'dingtalk'"),
         ("old", "attempts = 1"),
     ):
-        alert = tell(team, ann, title=title)
+        alert = queue_alert(team, ann, title=title)
         team.sql.execute(f"UPDATE deliveries SET {change} WHERE alert_id = %s", [alert])
     bob = team.add(email="bob@example.com", dingtalk_url="https://oapi.dingtalk.com/robot/send?access_token=1")
-    alert = tell(team, bob, title="overlooked")
+    alert = queue_alert(team, bob, title="overlooked")
     team.sql.execute("DELETE FROM robots WHERE account_id = %s", [team.account_id])
     overdue = "next_attempt_at = now() - interval '11 seconds'"
     team.sql.execute(f"UPDATE deliveries SET {overdue} WHERE alert_id = %s AND channel = 'dingtalk'", [alert])
@@ -215,13 +215,13 @@ def test_notices_of_others_do_not_wait_for_an_account_that_is_locked(team: Team,
     for each in (*locked_ones, other):  # in which a group has nobody who can be reached
         each.add(email="ann@example.com", receives_system_notifications=True)
         each.sql.execute(
-            "INSERT INTO groups (account_id, name, created_at) VALUES (%s, 'Mute', now() - interval '1 day')",
+            "INSERT INTO groups (account_id, name, created_at) VALUES (%s, 'Unreachable', now() - interval '1 day')",
             [each.account_id],
         )
     due = "UPDATE system_checks SET due_at = now() - interval '1 hour' * (account_id <> %s)::integer"
     team.sql.execute(due, [other.account_id])
 
-    def told() -> set[int]:
+    def notified() -> set[int]:
         return {row["account_id"] for row in select(team, "SELECT account_id FROM alerts WHERE kind = 'system'")}
 
     def check() -> None:
@@ -234,17 +234,17 @@ def test_notices_of_others_do_not_wait_for_an_account_that_is_locked(team: Team,
     with locked(team, "accounts", f"id IN ({ids})"):
         check()
         assert time.monotonic() - begin < 3
-        assert told() == {other.account_id}
+        assert notified() == {other.account_id}
     team.sql.execute("UPDATE system_checks SET due_at = now()")
     check()
-    assert told() == {each.account_id for each in (*locked_ones, other)}
+    assert notified() == {each.account_id for each in (*locked_ones, other)}
 
 
 def test_what_a_worker_does_not_come_to_is_returned_but_for_what_is_locked(
     team: Team, new_courier: Callable[..., Courier]
 ) -> None:
     ann, bob = (team.add(mobile=mobile) for mobile in (ANN, BOB))
-    tell(team)
+    queue_alert(team)
     settings = new_courier().worker.settings
     with team.app.app_context(), all_accounts():
         claims = messages.claim("sms", 0, settings).claimed
@@ -263,7 +263,7 @@ def test_a_new_contact_that_is_locked_keeps_nobody_else_of_the_team_waiting(
     team: Team, new_courier: Callable[..., Courier], texts: Texts
 ) -> None:
     ann, _ = (team.add(mobile=mobile) for mobile in (ANN, BOB))
-    tell(team)
+    queue_alert(team)
     courier = new_courier()
     with locked(team, "contacts", f"id = {ann}"):
         courier.step("sms")

@@ -313,14 +313,14 @@ def test_no_password_is_sent_without_encryption(authority: Authority, start: Sta
     assert send(mailer_for(tmp_path, environ)) == ("later", words, None, False, "whole", 1)
 
 
-def test_a_server_that_lets_nobody_log_on_is_told(authority: Authority, start: Start, tmp_path: Path) -> None:
+def test_a_server_that_lets_nobody_log_on_is_reported(authority: Authority, start: Start, tmp_path: Path) -> None:
     environ = environment(authority.path, smtp=start(security="none"))
     environ |= {"SMTP_USER": "console", "SMTP_PASSWORD": SMTP_PASSWORD}
     words = "localhost does not offer to log on. Check SMTP_SECURITY and SMTP_PORT."
     assert send(mailer_for(tmp_path, environ)) == ("later", words, None, False, "whole", 1)
 
 
-def test_tls_on_a_port_without_it_is_told(authority: Authority, server: MailServer, tmp_path: Path) -> None:
+def test_tls_on_a_port_without_it_is_reported(authority: Authority, server: MailServer, tmp_path: Path) -> None:
     environ = environment(authority.path, smtp=server) | {"SMTP_SECURITY": "tls"}
     words = "localhost does not speak TLS as expected. Check SMTP_SECURITY and SMTP_PORT."
     assert send(mailer_for(tmp_path, environ)) == ("later", words, None, False, "whole", 1)
@@ -402,7 +402,7 @@ def test_a_server_that_is_full_is_tried_again(tmp_path: Path) -> None:
         thread.join()
 
 
-def test_a_server_that_does_not_exist_is_told(tmp_path: Path) -> None:
+def test_a_server_that_does_not_exist_is_reported(tmp_path: Path) -> None:
     mailer = mailer_for(tmp_path, {"SMTP_HOST": "mail.invalid", "SMTP_FROM": SMTP_FROM})
     assert send(mailer) == ("later", "mail.invalid cannot be found.", None, False, "whole", 1)
 
@@ -454,6 +454,6 @@ def test_a_mailbox_that_is_saved_can_be_written_to(typed: str) -> None:
 
 
 @pytest.mark.parametrize("address", ["ann", "ann@", "ann@\r\nexample.com", "ann@..例", "a b@example.com", "a@b@c", ""])
-def test_a_mailbox_that_cannot_be_written_is_told(server: MailServer, mailer: Mailer, address: str) -> None:
+def test_a_mailbox_that_cannot_be_written_is_reported(server: MailServer, mailer: Mailer, address: str) -> None:
     assert send(mailer, address).state == "failed"
     assert not server.messages

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import Measured, Team, wait_for, watched_statements
 from tests.delivery import test_worker as deliveries
 from tests.delivery.counterparts import MailServer
-from tests.delivery.test_worker import Courier, Process, Robots, Texts, listeners, tell
+from tests.delivery.test_worker import Courier, Process, Robots, Texts, listeners, queue_alert
 
 authority, dingtalk_server = deliveries.authority, deliveries.dingtalk_server
 mail_server, text_server = deliveries.mail_server, deliveries.text_server
@@ -49,10 +49,10 @@ def test_what_hangs_for_some_accounts_delays_no_other(
     start()
     wait_for(lambda: listeners(team) == 1, 60)
 
-    def seconds_until_told(title: str) -> dict[str, float]:
-        """Tell the alert, and return for each channel how long it took to arrive."""
+    def seconds_until_sent(title: str) -> dict[str, float]:
+        """Queue the alert, and return for each channel how long it took to arrive."""
         begin = time.time()
-        tell(team, title=title)
+        queue_alert(team, title=title)
 
         def arrived() -> dict[str, float]:
             at = {"sms": [text.at for text in texts.messages if title in text.text]}
@@ -62,12 +62,12 @@ def test_what_hangs_for_some_accounts_delays_no_other(
 
         return wait_for(lambda: len(found := arrived()) == 3 and found, what=title)
 
-    seconds_until_told("To warm up")
-    quiet = seconds_until_told("While all is quiet")
+    seconds_until_sent("To warm up")
+    quiet = seconds_until_sent("While all is quiet")
     for other in hanging:
-        tell(other)
+        queue_alert(other)
     wait_for(lambda: min(chat.hung, texts.hung, post.hung) >= SHARE, what="what hangs")
-    found = [seconds_until_told(f"Number {number}") for number in range(3)]
+    found = [seconds_until_sent(f"Number {number}") for number in range(3)]
     later = max(took - quiet[channel] for seconds in found for channel, took in seconds.items())
     measured(
         "enemies",
@@ -88,7 +88,7 @@ def test_a_thread_asks_once_for_others_while_one_account_may_hold_no_more_thread
     courier = new_courier(DELIVERY_THREADS="1")
     lane = courier.worker.lanes["sms"]
     team.add(mobile="+8613900000001")
-    tell(team)
+    queue_alert(team)
     held = threading.Thread(target=lane.hold, args=(team.account_id,))
     held.start()
     held.join()
@@ -100,7 +100,7 @@ def test_a_thread_asks_once_for_others_while_one_account_may_hold_no_more_thread
         assert sent == []
     other = new_team()
     other.add(mobile="+8613900000002")
-    tell(other)
+    queue_alert(other)
     lane.announce()
     assert courier.step("sms")
     assert [text.mobile for text in texts.messages] == ["+8613900000002"]

@@ -18,7 +18,7 @@ from tests.conftest import Team, wait_for
 from tests.delivery import test_worker as workers
 from tests.delivery.counterparts import MailServer
 from tests.delivery.test_stopping import come_in, sending_begins, states
-from tests.delivery.test_worker import ANN, Courier, Robots, Texts, deliveries, make_due, tell
+from tests.delivery.test_worker import ANN, Courier, Robots, Texts, deliveries, make_due, queue_alert
 from tests.reach.test_notices import ask, new_group, pass_a_day, set_state
 
 authority, database_url, settings, app = workers.authority, workers.database_url, workers.settings, workers.app
@@ -67,9 +67,9 @@ def test_what_is_tried_again_goes_into_the_news_that_overtakes_it(
         ("overtaken", resolved),
         ("sent", None),
     ]
-    told = [text.text for text in texts.messages] + [message.text for message in chat.messages]
-    told += [str(mail.message.get_body(("plain",))) for mail in post.messages]
-    (only,) = told
+    bodies = [text.text for text in texts.messages] + [message.text for message in chat.messages]
+    bodies += [str(mail.message.get_body(("plain",))) for mail in post.messages]
+    (only,) = bodies
     assert "Resolved" in only
     words = f"Was firing from {at(team, firing, resolved)} to {at(team, resolved, resolved)}."
     assert words in only
@@ -166,27 +166,27 @@ def test_only_news_of_the_same_key_integration_contact_and_channel_overtakes(
     team.add(name="Ann", mobile=ANN, email="ann@example.com")
     for columns in ({"key": "a"}, {"key": "b"}, {"key": None}, {"key": None}):
         fire(team, **columns)
-    tell(team, key="a", integration_id=INTEGRATION + 1)
-    tell(team, key="a", kind="test")
+    queue_alert(team, key="a", integration_id=INTEGRATION + 1)
+    queue_alert(team, key="a", kind="test")
     courier.deliver()
     assert states(team) == {"sent": 12}
     bob = team.add(name="Bob", mobile="+8613800000002")
     post.behaviour = "drop"
     first = fire(team)
     courier.deliver()
-    tell(team, bob, key=KEY, integration_id=INTEGRATION)
+    queue_alert(team, bob, key=KEY, integration_id=INTEGRATION)
     post.behaviour = None
     make_due(team)
     courier.deliver()
     assert states(team, first) == {"sent": 3}
 
 
-def test_what_is_told_long_after_it_came_in_says_so(
+def test_what_is_sent_long_after_it_came_in_says_so(
     team: Team, courier: Courier, chat: Robots, post: MailServer, texts: Texts
 ) -> None:
     """A text has no time of its own; after a night without a worker people would take old alerts for new ones."""
     team.add(mobile=ANN, email="ann@example.com", dingtalk_url=chat.add("token-of-robot-1"))
-    alert, keyed = tell(team), fire(team)
+    alert, keyed = queue_alert(team), fire(team)
     team.sql.execute(
         "UPDATE alerts SET received_at = now() - interval '10 hours' WHERE account_id = %s", [team.account_id]
     )
@@ -195,8 +195,8 @@ def test_what_is_told_long_after_it_came_in_says_so(
     assert states(team, alert, keyed) == {"sent": 6}
     line = f"Late: this alert arrived at {at:%Y-%m-%d %H:%M} UTC."
     assert [text.text.splitlines()[1] for text in texts.messages] == [line] * 2
-    told = [mail.message.get_body(("plain",)).get_content() for mail in post.messages]
-    assert all(line in text for text in [*told, *(message.text for message in chat.messages)])
+    bodies = [mail.message.get_body(("plain",)).get_content() for mail in post.messages]
+    assert all(line in text for text in [*bodies, *(message.text for message in chat.messages)])
 
 
 def test_the_newest_notice_of_the_console_overtakes_the_older_and_says_all_that_they_did(
@@ -224,7 +224,7 @@ def test_the_newest_notice_of_the_console_overtakes_the_older_and_says_all_that_
 
 
 def numbers(text: str) -> dict[str, int]:
-    """Return the number of the news of each key that a message tells."""
+    """Return the number of the news of each key that a message lists."""
     return {key: int(number) for key, number in re.findall(r"(key-\d) no\.? ?(\d+)", text)}
 
 
@@ -297,7 +297,7 @@ def test_whatever_fails_and_whoever_works_news_stay_in_order_and_the_last_arrive
     assert set(states(team)) <= {"sent", "overtaken"}
 
 
-def test_what_was_overtaken_is_told_in_the_zone_of_the_settings(
+def test_what_was_overtaken_is_listed_in_the_zone_of_the_settings(
     team: Team, courier: Courier, texts: Texts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = replace(team.app.extensions["settings"], timezone=ZoneInfo("Asia/Shanghai"))

@@ -99,8 +99,8 @@ def test_a_connection_is_kept_from_one_call_to_the_next(server: DingTalk, sessio
 def test_a_private_address_is_not_even_connected_to(authority: Authority, server: DingTalk, tmp_path: Path) -> None:
     session = session_with(tmp_path, {"CA_BUNDLE": str(authority.path)})
     refused = refusal(session, server.add(TOKEN))
-    told = "localhost is not called, because its address {} is not public. OUTGOING_NETWORKS can allow it."
-    assert words(refused.answer) in (told.format("127.0.0.1"), told.format("::1"))
+    content = "localhost is not called, because its address {} is not public. OUTGOING_NETWORKS can allow it."
+    assert words(refused.answer) in (content.format("127.0.0.1"), content.format("::1"))
     assert not refused.is_uncertain
     assert not server.open_connections
 

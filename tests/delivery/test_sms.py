@@ -249,7 +249,7 @@ def test_an_answer_of_alibaba_cloud_is_explained(
         ("InvalidParamStringTemplateNew.Malformed", "x", "failed", "InvalidParamStringTemplateNew.Malformed x"),
     ],
 )
-def test_the_message_tells_two_meanings_of_a_code_apart_and_no_code_is_hidden(
+def test_the_message_distinguishes_two_meanings_of_a_code_and_no_code_is_hidden(
     aliyun: AliyunSms, send: Send, code: str, message: str, state: str, words: str
 ) -> None:
     aliyun.replies.append((200, {"Code": code, "Message": message}))

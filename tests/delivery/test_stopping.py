@@ -17,7 +17,7 @@ from contacts_app.delivery import housekeeping, recording, robots, worker
 from tests.api.test_alerts import add_integration, integration_of
 from tests.conftest import Measured, Team, wait_for
 from tests.delivery import test_worker as workers
-from tests.delivery.test_worker import ANN, Courier, Robots, Texts, deliveries, make_due, tell
+from tests.delivery.test_worker import ANN, Courier, Robots, Texts, deliveries, make_due, queue_alert
 from tests.pages.groups.test_views import add_group
 
 authority, database_url, settings, app = workers.authority, workers.database_url, workers.settings, workers.app
@@ -31,8 +31,8 @@ def states(team: Team, *alerts: int) -> Counter[str]:
 
 
 def come_in(team: Team, integration: int, *contacts: int, **columns: Any) -> int:
-    """Tell an alert that came in through an integration."""
-    return tell(team, *contacts, integration_id=integration, integration_name="Prometheus", **columns)
+    """Queue an alert that came in through an integration."""
+    return queue_alert(team, *contacts, integration_id=integration, integration_name="Prometheus", **columns)
 
 
 def sending_begins(courier: Courier, texts: Texts) -> threading.Thread:
@@ -48,7 +48,7 @@ def test_what_waits_of_a_notification_is_cancelled_and_can_be_sent_again(
     team: Team, courier: Courier, chat: Robots, texts: Texts
 ) -> None:
     team.add(mobile=ANN, email="ann@example.com", dingtalk_url=chat.add("token-of-robot-1"))
-    other, alert = tell(team, title="Other"), tell(team)
+    other, alert = queue_alert(team, title="Other"), queue_alert(team)
     page = team.post(f"/notifications/{alert}/stop", {}, htmx=True)
     assert "3 cancelled" in page.text
     assert f"Cancelled</span> by <bdi>{team.email}</bdi>" in page.text
@@ -75,7 +75,7 @@ def test_what_is_being_sent_is_recorded_and_the_rest_of_what_was_claimed_is_not_
     monkeypatch.setattr(worker, "WRITE_SECONDS", 0)  # after which it is looked whether the others are still wanted
     for number in range(8):
         team.add(mobile=f"+861380000000{number}")
-    alert = tell(team)
+    alert = queue_alert(team)
     thread = sending_begins(courier, texts)
     assert states(team) == {"sending": 8}
     team.post(f"/notifications/{alert}/stop", {})
@@ -96,7 +96,7 @@ def test_what_was_sent_is_recorded_also_where_it_cannot_be_asked_what_was_stoppe
     monkeypatch.setattr(recording, "cancelled_claims", sa.text("SELECT 1 / 0"))
     for number in range(8):
         team.add(mobile=f"+861380000000{number}")
-    tell(team)
+    queue_alert(team)
     courier.deliver()
     assert states(team) == {"sent": 8}
     assert len(texts.messages) == 8
@@ -104,7 +104,7 @@ def test_what_was_sent_is_recorded_also_where_it_cannot_be_asked_what_was_stoppe
 
 def test_a_stopped_message_whose_attempt_fails_is_not_tried_again(team: Team, courier: Courier, texts: Texts) -> None:
     team.add(mobile=ANN)
-    alert = tell(team)
+    alert = queue_alert(team)
     texts.loses_answers = True
     thread = sending_begins(courier, texts)
     team.post(f"/notifications/{alert}/stop", {})
@@ -114,7 +114,7 @@ def test_a_stopped_message_whose_attempt_fails_is_not_tried_again(team: Team, co
     assert (row["state"], row["cancelled_by"], row["attempts"]) == ("cancelled", team.email, 1)
     assert "HTTP 500" in row["answer"]  # what is known of the attempt stays
     # One that waits to be tried again is stopped as well.
-    again = tell(team)
+    again = queue_alert(team)
     courier.deliver()
     assert states(team, again) == {"queued": 1}
     team.post(f"/notifications/{again}/stop", {})
@@ -128,7 +128,7 @@ def test_a_stopped_message_stays_stopped_when_its_worker_dies(
     team: Team, courier: Courier, chat: Robots, texts: Texts
 ) -> None:
     team.add(mobile=ANN, dingtalk_url=chat.add("token-of-robot-1"))
-    alert = tell(team)
+    alert = queue_alert(team)
     team.sql.execute("UPDATE deliveries SET state = 'sending', attempts = 1")
     team.post(f"/notifications/{alert}/stop", {})
     assert states(team) == {"sending": 2}
@@ -145,7 +145,7 @@ def test_a_bundle_that_may_have_arrived_goes_again_without_what_was_stopped(
     team: Team, courier: Courier, chat: Robots
 ) -> None:
     team.add(dingtalk_url=chat.add("token-of-robot-1"))
-    alerts = [tell(team, title=f"Alert {number:02}") for number in range(robots.ROBOT_LIMIT + 1)]
+    alerts = [queue_alert(team, title=f"Alert {number:02}") for number in range(robots.ROBOT_LIMIT + 1)]
     chat.behaviour = "500"
     courier.deliver()
     chat.behaviour = None
@@ -167,7 +167,7 @@ def test_an_integration_is_stopped_with_all_that_waits_of_it_and_nothing_else(
     before = come_in(team, integration, title="Before")
     courier.deliver()
     stopped = [come_in(team, integration, title=f"Flood {number}") for number in range(12)]
-    others = [come_in(team, integration + 1, title="Another integration"), tell(team, title="None", kind="test")]
+    others = [come_in(team, integration + 1, title="Another integration"), queue_alert(team, title="None", kind="test")]
     page = team.get(f"/integrations/{integration}/stop").text
     assert "12 messages of 12 notifications" in page
     assert "12 messages of 12 notifications" in team.get(f"/integrations/{integration}").text
@@ -191,7 +191,7 @@ def test_what_waits_is_stopped_from_its_notification_when_the_integration_is_gon
     courier.deliver()
     assert states(team, *alerts) == {"cancelled": 3}
     assert texts.requests == 0
-    test = tell(team, kind="test")
+    test = queue_alert(team, kind="test")
     assert team.get(f"/notifications/{test}/stop").status_code == 404
 
 
@@ -237,7 +237,7 @@ def test_a_flood_is_stopped_quickly_and_keeps_no_worker_waiting(
     alerts: int,
     measured: Measured,
 ) -> None:
-    """Of the 150,000 messages in `make chaos`, ANALYZE has not been told."""
+    """Of the 150,000 messages in `make chaos`, ANALYZE knows nothing."""
     for number in range(100):
         team.add(mobile=f"+861380000{number:04}", email=f"contact{number}@example.com")
     sql.execute(
@@ -262,7 +262,7 @@ def test_a_flood_is_stopped_quickly_and_keeps_no_worker_waiting(
         while not is_over.is_set():
             began = time.monotonic()
             contact = other.add(mobile=f"+861390000{next(numbers):04}")  # whose limit is not reached
-            alert = tell(other, contact)
+            alert = queue_alert(other, contact)
             while courier.step("sms") and states(other, alert) != {"sent": 1}:
                 pass
             longest = max(longest, time.monotonic() - began)

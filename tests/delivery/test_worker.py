@@ -221,8 +221,8 @@ def team(new_team: Callable[..., Team], sql: psycopg.Connection) -> Team:
     return new_team(quota=1000)
 
 
-def tell(team: Team, *contacts: int, title: str = "Disk full", **columns: Any) -> int:
-    """Tell an alert to the contacts, by default to all of the team, and return its id."""
+def queue_alert(team: Team, *contacts: int, title: str = "Disk full", **columns: Any) -> int:
+    """Queue an alert for the contacts, by default to all of the team, and return its id."""
     values = {"kind": "alert", "source": "script", "addressee": "On call", "text": "Only 1 % is left.\nOn db1."}
     values |= {"severity": "critical", "status": "firing"} | columns
     with team.app.app_context(), all_accounts():
@@ -265,11 +265,11 @@ def channel_state(team: Team, channel: str) -> str | None:
     return None if not found else "fails" if found[0]["failing_since"] else "works"
 
 
-def test_each_channel_tells_what_it_is_about_and_what_became_of_it_is_kept(
+def test_each_channel_says_what_it_is_about_and_what_became_of_it_is_recorded(
     team: Team, courier: Courier, chat: Robots, post: MailServer, texts: Texts
 ) -> None:
     ann = team.add(mobile=ANN, email="ann@example.com", dingtalk_url=chat.add("token-of-robot-1"))
-    alert = tell(team)
+    alert = queue_alert(team)
     courier.deliver()
     url = f"{PUBLIC_URL}/notifications/{alert}"
     (message,) = chat.messages
@@ -303,18 +303,18 @@ def test_alibaba_cloud_is_another_way_for_texts(
     server = AliyunSms(authority)
     courier = new_courier(**environment(authority.path, sms=server))
     team.add(mobile=ANN)
-    tell(team)
+    queue_alert(team)
     courier.deliver()
     server.close()
     assert [text.mobile for text in server.messages] == ["13800000001"]
     assert (only(team)["state"], only(team)["answer"]) == ("sent", "Alibaba Cloud took the text.")
 
 
-def test_times_are_told_in_the_zone_of_the_settings_and_a_mail_is_dated_when_the_alert_came_in(
+def test_times_are_shown_in_the_zone_of_the_settings_and_a_mail_is_dated_when_the_alert_came_in(
     team: Team, new_courier: Callable[..., Courier], chat: Robots, post: MailServer
 ) -> None:
     team.add(email="ann@example.com", dingtalk_url=chat.add("token-of-robot-1"))
-    alert = tell(team)
+    alert = queue_alert(team)
     team.sql.execute("UPDATE alerts SET received_at = '2026-03-01 23:30:00+00' WHERE id = %s", [alert])
     new_courier(TIMEZONE="Asia/Shanghai").deliver()
     words = "Time: 2026-03-02 07:30:00 UTC+08:00"
@@ -323,17 +323,17 @@ def test_times_are_told_in_the_zone_of_the_settings_and_a_mail_is_dated_when_the
     assert post.messages[0].message["Date"] == "Mon, 02 Mar 2026 07:30:00 +0800"
 
 
-def test_only_whom_the_alert_is_for_is_told(team: Team, courier: Courier, post: MailServer, new_team: Any) -> None:
+def test_only_whom_the_alert_is_for_is_notified(team: Team, courier: Courier, post: MailServer, new_team: Any) -> None:
     ann, _ = team.add(email="ann@example.com"), team.add(email="bob@example.com")
     new_team().add(email="ann@example.com")
-    tell(team, ann)
+    queue_alert(team, ann)
     courier.deliver()
     assert [mail.recipient for mail in post.messages] == ["ann@example.com"]
 
 
 def test_a_channel_that_is_not_set_up_fails_and_says_so(team: Team, new_courier: Callable[..., Courier]) -> None:
     team.add(mobile=ANN, email="ann@example.com")
-    tell(team)
+    queue_alert(team)
     new_courier(SMTP_HOST=None, SMS_PROVIDER=None).deliver()
     email, sms = deliveries(team)
     assert (email["state"], email["answer"]) == ("failed", "E-mail is not set up: SMTP_HOST is not set.")
@@ -341,9 +341,9 @@ def test_a_channel_that_is_not_set_up_fails_and_says_so(team: Team, new_courier:
     assert [channel_state(team, channel) for channel in ("email", "sms")] == [None, None]
 
 
-def test_what_a_deleted_contact_was_to_be_told_fails(team: Team, courier: Courier, chat: Robots) -> None:
+def test_what_was_to_be_sent_to_a_deleted_contact_fails(team: Team, courier: Courier, chat: Robots) -> None:
     ann = team.add(name="Ann", mobile=ANN, email="ann@example.com", dingtalk_url=chat.add("token-of-robot-1"))
-    tell(team)
+    queue_alert(team)
     team.sql.execute("DELETE FROM contacts WHERE id = %s", [ann])
     courier.deliver()
     with team.app.app_context(), all_accounts():
@@ -358,7 +358,7 @@ def test_what_a_deleted_contact_was_to_be_told_fails(team: Team, courier: Courie
 
 def test_an_address_that_was_removed_meanwhile_fails(team: Team, courier: Courier, chat: Robots) -> None:
     ann = team.add(mobile=ANN, email="ann@example.com", dingtalk_url=chat.add("token-of-robot-1"))
-    tell(team)
+    queue_alert(team)
     team.sql.execute(
         "UPDATE contacts SET mobile = NULL, dingtalk_url_encrypted = NULL, dingtalk_url_hash = NULL WHERE id = %s",
         [ann],
@@ -378,7 +378,7 @@ def test_what_waits_is_sent_although_the_clock_was_set_back(
     team: Team, courier: Courier, chat: Robots, texts: Texts
 ) -> None:
     team.add(mobile=ANN, dingtalk_url=chat.add("token-of-robot-1"))
-    tell(team)
+    queue_alert(team)
     team.sql.execute("UPDATE deliveries SET next_attempt_at = now() + '20 minutes' WHERE state = 'queued'")
     team.sql.execute("UPDATE robots SET due_at = now() + '20 minutes', blocked_until = now() + '20 minutes'")
     courier.deliver()
@@ -394,7 +394,7 @@ def test_an_address_that_was_changed_meanwhile_is_the_one_that_counts(
     team: Team, courier: Courier, chat: Robots, post: MailServer, texts: Texts
 ) -> None:
     ann = team.add(mobile=ANN, email="ann@example.com", dingtalk_url=chat.add("token-of-robot-1"))
-    tell(team)
+    queue_alert(team)
     with team.app.app_context(), all_accounts():
         contact = db.session.get_one(Contact, (team.account_id, ann))
         contact.mobile, contact.email, contact.dingtalk_url = BOB, "new@example.com", chat.add("token-of-robot-2")
@@ -416,7 +416,7 @@ def test_an_address_that_was_changed_while_it_was_tried_is_not_judged_by_that(
     team: Team, courier: Courier, texts: Texts
 ) -> None:
     ann = team.add(mobile=ANN)
-    tell(team)
+    queue_alert(team)
     texts.gate.clear()
     thread = threading.Thread(target=courier.deliver)
     thread.start()
@@ -435,7 +435,7 @@ def test_of_many_wrong_secrets_few_are_tried_at_once_and_count_against_the_limit
     for number in range(2 * most + 2):
         team.add(dingtalk_url=url, dingtalk_secret=f"SEC{number:032}")
     team.add(dingtalk_url=url, dingtalk_secret=SECRET)
-    tell(team)
+    queue_alert(team)
     for times in (1, 2):
         courier.deliver()
         assert chat.requests == times * most == len(select(team, "SELECT unnest(sent_at) FROM robots"))
@@ -454,7 +454,7 @@ def test_of_many_wrong_secrets_few_are_tried_at_once_and_count_against_the_limit
     assert len(chat.messages) == 1
     assert chat.requests == 2 * most + 3 == len(select(team, "SELECT unnest(sent_at) FROM robots"))
     before = chat.requests
-    tell(team, title="Another")  # now it is known which one works
+    queue_alert(team, title="Another")  # now it is known which one works
     courier.deliver()
     assert (chat.requests, len(chat.messages)) == (before + 1, 2)
 
@@ -465,7 +465,7 @@ def test_the_secret_that_most_contacts_of_a_robot_have_is_tried_first(
     url = chat.add("token-of-robot-1", SECRET)
     for secret in (*(f"SEC{number:032}" for number in range(6)), SECRET, SECRET):
         team.add(dingtalk_url=url, dingtalk_secret=secret)
-    tell(team)
+    queue_alert(team)
     courier.deliver()
     assert (chat.requests, len(chat.messages)) == (1, 1)
 
@@ -476,7 +476,7 @@ def test_who_got_only_the_headline_is_known_and_a_refused_text_is_no_fault_of_th
     team.add(mobile=ANN, email="ann@example.com", dingtalk_url=chat.add("token-of-robot-1"))
     for server in (chat, post, texts):
         server.words = {"casino"}
-    half, none = tell(team, text="A casino"), tell(team, title="A casino")
+    half, none = queue_alert(team, text="A casino"), queue_alert(team, title="A casino")
     courier.deliver()
     rows = deliveries(team, half)
     assert {(row["state"], row["headline_only"], row["text_refused"]) for row in rows} == {("sent", True, False)}
@@ -500,7 +500,7 @@ def test_one_text_that_is_refused_does_not_take_the_others_of_its_message_along(
 ) -> None:
     team.add(dingtalk_url=chat.add("token-of-robot-1"))
     chat.words = {"casino"}
-    alerts = [tell(team, title=f"Disk {number}" if number != 17 else "A casino") for number in range(30)]
+    alerts = [queue_alert(team, title=f"Disk {number}" if number != 17 else "A casino") for number in range(30)]
     for _ in range(10):  # a minute after the other, if need be
         courier.deliver()
         make_due(team)
@@ -519,7 +519,7 @@ def test_headlines_are_sent_together_where_one_of_the_texts_is_refused(
     team.add(dingtalk_url=chat.add("token-of-robot-1"))
     chat.words = {"casino"}
     for number in range(30):
-        tell(team, title=f"Disk {number}", text="casino" if number == 17 else "full")
+        queue_alert(team, title=f"Disk {number}", text="casino" if number == 17 else "full")
     courier.deliver()
     assert {(row["state"], row["headline_only"]) for row in deliveries(team)} == {("sent", True)}
     (message,) = chat.messages
@@ -535,7 +535,7 @@ def test_a_robot_whose_key_is_missing_is_explained(team: Team, courier: Courier,
         "UPDATE contacts SET dingtalk_url_encrypted ="
         " set_byte(dingtalk_url_encrypted, 0, get_byte(dingtalk_url_encrypted, 0) # 255)"
     )
-    tell(team)
+    queue_alert(team)
     courier.deliver()
     # For another worker may have it, and a contact is not to blame for a setting.
     words = "The robot's address cannot be read, because ENCRYPTION_KEYS of this worker lacks its key."
@@ -550,13 +550,13 @@ def test_a_member_with_an_outdated_secret_does_not_silence_a_shared_robot(
     url = chat.add("token-of-robot-1", SECRET)
     ann = team.add(name="Ann", dingtalk_url=url, dingtalk_secret=SECRET[:-1])
     bob = team.add(name="Bob", dingtalk_url=url, dingtalk_secret=SECRET)
-    tell(team)
+    queue_alert(team)
     courier.deliver()
     assert [row["state"] for row in deliveries(team)] == ["sent", "sent"]
     assert len(chat.messages) == 1
     states = select(team, "SELECT contact_id, failing_since IS NULL AS works FROM channel_states")
     assert [(row["contact_id"], row["works"]) for row in states] == [(bob, True)]
-    alone = tell(team, ann)
+    alone = queue_alert(team, ann)
     courier.deliver()
     (row,) = deliveries(team, alone)
     assert row["state"] == "failed"
@@ -571,9 +571,9 @@ def test_an_account_with_much_to_send_has_its_turn_like_the_others(
     for number in range(70):
         team.add(email=f"many{number}@example.com")
     for _ in range(2):
-        tell(team)
+        queue_alert(team)
     for number, other in enumerate(others):
-        tell(other, other.add(email=f"one{number}@example.com"))
+        queue_alert(other, other.add(email=f"one{number}@example.com"))
     for _ in range(len(others) + 1):
         courier.step("email")
     assert {f"one{number}@example.com" for number in range(3)} < {mail.recipient for mail in post.messages}
@@ -587,7 +587,7 @@ def test_a_passing_fault_is_tried_again_at_growing_intervals_and_given_up_after_
     for number in range(20):
         team.add(email=f"contact{number}@example.com")
         post.busy.add(f"contact{number}@example.com")
-    tell(team)
+    queue_alert(team)
     for count, seconds in enumerate((5, 15, 45, 135, 405, 600, 600), 1):
         courier.deliver()
         rows = deliveries(team)
@@ -623,7 +623,7 @@ def test_the_first_passing_fault_is_no_failure_of_the_channel_but_the_second_is(
     servers = {"email": (post, "drop"), "sms": (texts, "close"), "dingtalk": (chat, "500")}
     server, behaviour = servers[channel]
     server.behaviour = behaviour
-    tell(team)
+    queue_alert(team)
     courier.deliver()
     assert (only(team)["state"], only(team)["attempts"], only(team)["answer"]) == ("queued", 1, words)
     assert channel_state(team, channel) is None
@@ -644,13 +644,13 @@ def test_a_failure_keeps_when_the_channel_last_worked_and_since_when_it_fails(
     team: Team, courier: Courier, post: MailServer
 ) -> None:
     team.add(email="ann@example.com")
-    tell(team)
+    queue_alert(team)
     courier.deliver()
     (works,) = select(team, "SELECT * FROM channel_states")
     post.unknown.add("ann@example.com")
     since = []
     for _ in range(2):
-        tell(team)
+        queue_alert(team)
         courier.deliver()
         (state,) = select(team, "SELECT * FROM channel_states")
         since.append(state["failing_since"])
@@ -668,7 +668,7 @@ def test_a_refusal_is_final(
     team.add(**columns[channel])
     post.unknown.add("ann@example.com")
     texts.replies.append((400, {"code": 21614, "message": "not a mobile number", "status": 400}))
-    tell(team)
+    queue_alert(team)
     courier.deliver()
     assert (only(team)["state"], only(team)["attempts"], only(team)["next_attempt_at"]) == ("failed", 1, None)
     assert channel_state(team, channel) == "fails"
@@ -681,7 +681,7 @@ def test_a_refusal_is_final(
 def test_a_failed_delivery_can_be_sent_again(team: Team, courier: Courier, post: MailServer) -> None:
     team.add(email="ann@example.com")
     post.unknown.add("ann@example.com")
-    alert = tell(team)
+    alert = queue_alert(team)
     courier.deliver()
     post.unknown.clear()
     with team.app.app_context(), all_accounts():
@@ -696,7 +696,7 @@ def test_a_mail_that_may_have_arrived_goes_again_as_the_same_message(
     team: Team, courier: Courier, post: MailServer
 ) -> None:
     team.add(email="ann@example.com")
-    tell(team)
+    queue_alert(team)
     post.behaviour = "drop-data"
     courier.deliver()
     assert only(team)["state"] == "queued"
@@ -710,10 +710,10 @@ def test_a_mail_that_may_have_arrived_goes_again_as_the_same_message(
 
 def test_firing_and_resolved_are_one_thread_in_the_mailbox(team: Team, courier: Courier, post: MailServer) -> None:
     ann = team.add(email="ann@example.com")
-    tell(team, ann, key="disk")
-    tell(team, ann, key="disk", status="resolved")
-    tell(team, ann, key="other")
-    tell(team, ann)
+    queue_alert(team, ann, key="disk")
+    queue_alert(team, ann, key="disk", status="resolved")
+    queue_alert(team, ann, key="other")
+    queue_alert(team, ann)
     courier.deliver()
     firing, resolved, other, alone = (mail.message for mail in post.messages)
     assert resolved["Subject"] == "[Resolved] Disk full"
@@ -730,7 +730,7 @@ def test_a_defect_of_the_console_itself_is_one_more_attempt(
         raise RuntimeError(number)
 
     team.add(mobile=ANN)
-    tell(team)
+    queue_alert(team)
     with monkeypatch.context() as patch:
         patch.setattr("contacts_app.delivery.channels.sms.send", fail)
         courier.deliver()
@@ -748,7 +748,7 @@ def test_an_answer_that_cannot_be_kept_is_replaced_and_nothing_is_sent_twice(
     team: Team, courier: Courier, texts: Texts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     team.add(mobile=ANN)
-    tell(team)
+    queue_alert(team)
     with monkeypatch.context() as patch:
         # PostgreSQL keeps no half of a character, and psycopg says so before it is sent.
         send, half = sms.send, answer("twilio.refused", said="\ud83d")
@@ -766,7 +766,7 @@ def test_an_alert_is_one_message_to_a_robot_that_mentions_all_who_share_it(
     team.add(name="Ann", dingtalk_url=url, mobile=ANN)
     team.add(name="Bob", dingtalk_url=url, mobile=BOB, dingtalk_secret=SECRET)
     team.add(name="Cid", dingtalk_url=url, dingtalk_keyword="alarm")
-    tell(team)
+    queue_alert(team)
     courier.deliver()
     (message,) = chat.messages
     assert sorted(message.mobiles) == ["13800000001", "13800000002"]
@@ -783,15 +783,15 @@ def test_the_robot_is_not_sent_more_than_it_takes_and_nothing_is_dropped(
 ) -> None:
     team.add(dingtalk_url=chat.add("token-of-robot-1"))
     for number in range(15):
-        tell(team, title=f"Early {number:02}")
+        queue_alert(team, title=f"Early {number:02}")
     courier.deliver()
     assert [message.title for message in chat.messages] == [f"[Firing] Early {number:02}" for number in range(15)]
     for number in range(50):
-        tell(team, title=f"Late {number:02}", text="很长的正文。\n" * 50)
+        queue_alert(team, title=f"Late {number:02}", text="很长的正文。\n" * 50)
     courier.deliver()
     assert [message.title for message in chat.messages[15:]] == ["50 alerts"]
     for number in range(10):
-        tell(team, title=f"Last {number:02}")
+        queue_alert(team, title=f"Last {number:02}")
         courier.deliver()  # each as soon as it comes
     assert len(chat.messages) == chat.requests == ROBOT_LIMIT
     (robot,) = select(team, "SELECT extract(epoch FROM due_at - sent_at[1])::float AS pause FROM robots")
@@ -802,9 +802,9 @@ def test_the_robot_is_not_sent_more_than_it_takes_and_nothing_is_dropped(
     make_due(team)
     courier.deliver()
     assert {(row["state"], row["attempts"]) for row in deliveries(team)} == {("sent", 1)}
-    told = Counter(re.findall(r"(?:Early|Late|Last) \d\d", "\n".join(message.text for message in chat.messages)))
-    assert len(told) == 75
-    assert set(told.values()) == {1}
+    arrived = Counter(re.findall(r"(?:Early|Late|Last) \d\d", "\n".join(message.text for message in chat.messages)))
+    assert len(arrived) == 75
+    assert set(arrived.values()) == {1}
 
 
 def test_a_blocked_robot_is_left_alone_until_it_takes_messages_again(
@@ -812,10 +812,10 @@ def test_a_blocked_robot_is_left_alone_until_it_takes_messages_again(
 ) -> None:
     team.add(dingtalk_url=chat.add("token-of-robot-1"))
     chat.robots["token-of-robot-1"].blocked_until = time.time() + 600
-    tell(team, title="One")
-    tell(team, title="Two")
+    queue_alert(team, title="One")
+    queue_alert(team, title="Two")
     courier.deliver()
-    tell(team, title="Three")
+    queue_alert(team, title="Three")
     courier.deliver()
     assert chat.requests == 1
     assert [(row["state"], row["attempts"]) for row in deliveries(team)] == [
@@ -835,12 +835,12 @@ def test_a_blocked_robot_is_left_alone_until_it_takes_messages_again(
 
 def test_a_message_to_a_robot_that_may_have_arrived_is_shown_once(team: Team, courier: Courier, chat: Robots) -> None:
     team.add(name="Ann", dingtalk_url=chat.add("token-of-robot-1"))
-    tell(team, title="One")
+    queue_alert(team, title="One")
     chat.loses_answers = True
     courier.deliver()
     chat.loses_answers = False
     assert only(team)["state"] == "queued"
-    tell(team, title="Two")
+    queue_alert(team, title="Two")
     make_due(team)
     courier.deliver()
     assert [message.title for message in chat.messages] == ["[Firing] One", "[Firing] Two"]
@@ -851,10 +851,10 @@ def test_a_message_to_a_robot_that_may_have_arrived_is_shown_once(team: Team, co
 def test_a_robot_does_not_wait_for_another(team: Team, courier: Courier, chat: Robots) -> None:
     team.add(dingtalk_url=chat.add("token-of-robot-1"))
     chat.robots["token-of-robot-1"].blocked_until = time.time() + 600
-    tell(team)
+    queue_alert(team)
     courier.deliver()
     team.add(dingtalk_url=chat.add("token-of-robot-2"))
-    tell(team)
+    queue_alert(team)
     courier.deliver()
     assert [message.token for message in chat.messages] == ["token-of-robot-2"]
 
@@ -864,12 +864,12 @@ def test_a_robot_that_is_slow_holds_up_only_itself(
 ) -> None:
     chat.gate.clear()
     team.add(dingtalk_url=chat.add("token-of-robot-1"))
-    tell(team)
+    queue_alert(team)
     thread = threading.Thread(target=courier.step, args=("dingtalk",))
     thread.start()
     wait_for(lambda: chat.requests == 1)
     ann = team.add(dingtalk_url=chat.add("token-of-robot-2"))
-    tell(team, ann)
+    queue_alert(team, ann)
     other = threading.Thread(target=new_courier().step, args=("dingtalk",))
     other.start()
     wait_for(lambda: chat.requests == 2)
@@ -885,7 +885,7 @@ def test_alerts_are_removed_when_they_are_too_old(
 ) -> None:
     monkeypatch.setattr(housekeeping, "TIDY_ROWS", 2)  # at a time
     team.add(email="ann@example.com")
-    old, kept = [tell(team) for _ in range(5)], tell(team)
+    old, kept = [queue_alert(team) for _ in range(5)], queue_alert(team)
     courier.deliver()
     team.sql.execute("UPDATE alerts SET received_at = now() - interval '90 days 1 minute' WHERE id = ANY (%s)", [old])
     team.sql.execute("UPDATE alerts SET received_at = now() - interval '89 days 23 hours' WHERE id = %s", [kept])
@@ -907,7 +907,7 @@ def test_workers_that_are_gone_for_a_day_are_forgotten(team: Team) -> None:
 
 def test_a_robot_that_nobody_looks_at_is_found(team: Team, courier: Courier, chat: Robots) -> None:
     team.add(dingtalk_url=chat.add("token-of-robot-1"))
-    tell(team)
+    queue_alert(team)
     team.sql.execute("DELETE FROM robots")
     courier.deliver()
     assert only(team)["state"] == "queued"
@@ -923,7 +923,7 @@ def test_what_a_worker_left_behind_is_claimed_again_when_its_lease_is_over(
     team: Team, courier: Courier, texts: Texts
 ) -> None:
     team.add(mobile=ANN)
-    tell(team)
+    queue_alert(team)
     team.sql.execute("UPDATE deliveries SET state = 'sending', attempts = 1, next_attempt_at = now() + interval '1 h'")
     courier.deliver()
     assert texts.messages == []
@@ -938,7 +938,7 @@ def test_of_results_that_come_after_the_lease_only_success_counts(
     team: Team, courier: Courier, texts: Texts, is_lost: bool, state: str
 ) -> None:
     team.add(mobile=ANN)
-    tell(team)
+    queue_alert(team)
     texts.loses_answers = is_lost
     texts.gate.clear()
     thread = threading.Thread(target=courier.step, args=("sms",))
@@ -970,7 +970,7 @@ class Process:
 def start(
     settings: dict[str, str], tmp_path: Path, team: Team, chat: Robots, post: MailServer, texts: Texts
 ) -> Iterator[Callable[..., Process]]:
-    """Return a function that starts a worker; none of them prints whom it tells, or with what it logs on."""
+    """Return a function that starts a worker; none of them prints whom it notifies, or with what it logs on."""
     started: list[Process] = []
 
     def start(**changes: str) -> Process:
@@ -1011,7 +1011,7 @@ def test_several_workers_send_each_delivery_once(
         team.add(f"Contact {number}", mobile=mobile, email=email, dingtalk_url=robots[number % 10])
     processes = [start(DELIVERY_THREADS="2") for _ in range(3)]
     wait_for(lambda: listeners(team) == 3, 60)
-    tell(team)
+    queue_alert(team)
     wait_for(lambda: has_ended(team), 60)
     assert {(row["state"], row["attempts"]) for row in deliveries(team)} == {("sent", 1)}
     assert len({text.mobile for text in texts.messages}) == len(texts.messages) == 100
@@ -1029,15 +1029,15 @@ def test_an_alert_is_picked_up_as_it_comes(team: Team, start: Callable[..., Proc
     start(TEXTS_PER_NUMBER="100")
     wait_for(lambda: listeners(team) == 1, 60)
 
-    def tell_and_wait() -> None:
+    def queue_and_wait() -> None:
         count = len(texts.messages)
-        tell(team)
+        queue_alert(team)
         wait_for(lambda: len(texts.messages) == count + 1)
 
-    tell_and_wait()
+    queue_and_wait()
     began = time.monotonic()
     for _ in range(10):
-        tell_and_wait()
+        queue_and_wait()
     # Who only looks every few seconds finds each of them when that time is over.
     assert time.monotonic() - began < 10 * worker.POLL_SECONDS / 2
 
@@ -1047,13 +1047,13 @@ def test_a_worker_keeps_house(team: Team, start: Callable[..., Process], post: M
     team.add(name="Ann", email="ann@example.com", receives_system_notifications=True)
     bob = team.add(name="Bob", email="bob@example.com")
     post.unknown.add("bob@example.com")
-    old = tell(team, bob)
+    old = queue_alert(team, bob)
     team.sql.execute("UPDATE alerts SET received_at = now() - interval '31 days' WHERE id = %s", [old])
     # At its end: one that is being sent at this moment is locked, and stays until the next time.
     team.sql.execute("UPDATE deliveries SET state = 'sent', attempts = 1, next_attempt_at = NULL, ended_at = now()")
     start(RETENTION_DAYS="30")
     wait_for(lambda: select(team, "SELECT FROM alerts WHERE id = %s", old) == [], 60)
-    tell(team, bob)
+    queue_alert(team, bob)
     (mail,) = wait_for(lambda: list(post.messages))
     assert (mail.recipient, mail.message["Subject"]) == ("ann@example.com", "A channel of the team has begun to fail")
     wait_for(lambda: workers_seen(team) == 1)
@@ -1067,7 +1067,7 @@ def test_a_worker_that_is_stopped_finishes_what_it_sends_and_releases_the_rest(
         team.add(mobile=f"+86138000000{number:02}")
     texts.gate.clear()
     process = start(DELIVERY_THREADS="2")
-    tell(team)
+    queue_alert(team)
     wait_for(lambda: texts.requests == 2, 60)
     assert Counter(row["state"] for row in deliveries(team)) == {"sending": 20, "queued": 40}
     process.process.send_signal(signal.SIGTERM)
@@ -1092,7 +1092,7 @@ def test_what_was_sent_while_the_database_was_away_is_not_sent_again(
         team.add(mobile=f"+86138000000{number:02}")
     texts.gate.clear()
     process = start()
-    tell(team)
+    queue_alert(team)
     wait_for(lambda: texts.requests == 4, 60)
     with is_away(team.sql):
         texts.gate.set()
@@ -1105,7 +1105,7 @@ def test_what_was_sent_while_the_database_was_away_is_not_sent_again(
     assert len(texts.messages) == 60
     wait_for(lambda: listeners(team) == 1)
     team.add(email="ann@example.com")
-    tell(team)
+    queue_alert(team)
     wait_for(lambda: len(post.messages) == 1)
     wait_for(lambda: has_ended(team))
 
@@ -1154,7 +1154,7 @@ def test_what_became_of_a_message_is_written_by_its_key_however_many_wait(team: 
     for number in range(20):
         team.add(mobile=f"+86138000000{number:02}")
     for _ in range(10):
-        tell(team)
+        queue_alert(team)
     with team.app.app_context(), all_accounts():
         claimed = messages.claim("sms", 0, config.current_settings()).claimed[0]
         result = attempts.Result(

@@ -46,7 +46,7 @@ def test_a_contact_that_is_deleted_while_it_is_added_is_left_out(team: Team, dat
     assert groups(team)["Ops" if way == "assign" else "Night"] == {bob}
 
 
-def test_the_second_of_two_edits_at_once_is_told_of_the_first(team: Team, database_url: str) -> None:
+def test_the_second_of_two_edits_at_once_is_shown_the_first(team: Team, database_url: str) -> None:
     ann = team.add("Ann")
     group = add_group(team, "Ops")
     first = "UPDATE groups SET name = 'First', version = version + 1 WHERE id = %s"
@@ -93,7 +93,7 @@ def test_a_group_that_is_deleted_while_it_is_changed_is_not_found(team: Team, da
     assert groups(team) == {}
 
 
-def test_two_groups_of_one_name_at_once_are_told_beside_the_field(team: Team, database_url: str) -> None:
+def test_two_groups_of_one_name_at_once_are_reported_beside_the_field(team: Team, database_url: str) -> None:
     first = "INSERT INTO groups (account_id, name) VALUES (%s, 'OPS')"
     with in_the_way(team, database_url, first, team.account_id) as post:
         answer = post("/groups/new", {"name": "Ops"})
@@ -118,7 +118,7 @@ def test_an_edit_waits_for_a_delete_of_contacts_before_it_takes_what_the_delete_
     assert groups(team) == {"Ops": set()}
 
 
-def test_groups_are_told_by_contact_and_only_of_the_account(team: Team, other_team: Team) -> None:
+def test_groups_are_found_by_contact_and_only_of_the_account(team: Team, other_team: Team) -> None:
     ann, bob, cid = team.add("Ann"), team.add("Bob"), team.add("Cid")
     pair, alone = add_group(team, "pair", ann, bob), add_group(team, "Alone", ann)
     with team.app.app_context(), all_accounts():

@@ -59,8 +59,8 @@ class Alertmanager:
 
     def _add(self, name: str, labels: Mapping[str, str], annotations: Mapping[str, str] | None, *options: str) -> None:
         described = [f"{key}={value}" for key, value in labels.items()]
-        told = [f"--annotation={key}={value}" for key, value in (annotations or {}).items()]
-        result = amtool(f"--alertmanager.url={self.url}", "alert", "add", name, *described, *told, *options)
+        annotated = [f"--annotation={key}={value}" for key, value in (annotations or {}).items()]
+        result = amtool(f"--alertmanager.url={self.url}", "alert", "add", name, *described, *annotated, *options)
         assert result.returncode == 0, result.stderr
 
 

@@ -63,7 +63,7 @@ def listener() -> Iterator[tuple[str, list[Post]]]:
         server.shutdown()
 
 
-def test_a_real_alertmanager_tells_what_fires_and_what_is_resolved(tmp_path: Path) -> None:
+def test_a_real_alertmanager_sends_what_fires_and_what_is_resolved(tmp_path: Path) -> None:
     labels = {"severity": "critical", "instance": "db1"}
     annotations = {"summary": "Disk is full", "description": "98 % of /var is used."}
     with listener() as (url, posts), running(hurried(alertmanager_config(url, TOKEN)), tmp_path) as alertmanager:
@@ -87,7 +87,7 @@ def test_a_real_alertmanager_tells_what_fires_and_what_is_resolved(tmp_path: Pat
     assert "; from 2" in resolved.text.splitlines()[0]
 
 
-def test_a_real_alertmanager_tells_alerts_of_one_name_together(tmp_path: Path) -> None:
+def test_a_real_alertmanager_sends_alerts_of_one_name_together(tmp_path: Path) -> None:
     with listener() as (url, posts), running(hurried(alertmanager_config(url, TOKEN)), tmp_path) as alertmanager:
         for instance, severity in (("web1", "warning"), ("web2", "critical"), ("web3", "warning")):
             alertmanager.fire("HighLoad", {"instance": instance, "severity": severity, "job": "node"})
@@ -131,7 +131,7 @@ def test_any_address_and_token_stand_in_grafanas_contact_point_as_they_are(odd: 
     (contact_point,) = config["contactPoints"]
     (receiver,) = contact_point["receivers"]
     assert (receiver["type"], receiver["disableResolveMessage"]) == ("webhook", False)
-    # Grafana replaces variables in what it reads; a doubled $ is how it is told of a single one.
+    # Grafana replaces variables in what it reads; a doubled $ is how a single one is written.
     assert {name: value.replace("$$", "$") for name, value in receiver["settings"].items()} == {
         "url": f"{URL}?{odd}",
         "httpMethod": "POST",

@@ -46,13 +46,13 @@ BROKEN: dict[str, Any] = {
 
 def content_of(incoming: Incoming, **changes: Any) -> Content:
     at = datetime(2026, 11, 25, 8, tzinfo=UTC)
-    told = Content(1, incoming.title, incoming.text, "", incoming.status, "Night", at, None, "alert", "Grafana")
-    return told._replace(facts=incoming.facts, **changes)
+    content = Content(1, incoming.title, incoming.text, "", incoming.status, "Night", at, None, "alert", "Grafana")
+    return content._replace(facts=incoming.facts, **changes)
 
 
-def mails(told: Content) -> tuple[str, str]:
+def mails(content: Content) -> tuple[str, str]:
     """Return the plain and the HTML part of the mail."""
-    message = parsed(message_of("console@example.com", "ann@example.com", told, "1", None))
+    message = parsed(message_of("console@example.com", "ann@example.com", content, "1", None))
     parts = [message.get_body([kind]) for kind in ("plain", "html")]
     return tuple(part.get_content() for part in parts if part)
 
@@ -93,12 +93,12 @@ def test_of_alertmanager_the_runbook_and_the_source_are_read() -> None:
 
 
 def test_an_alert_without_data_names_its_rule_and_its_error() -> None:
-    told = read_json(grafana(BROKEN, commonLabels=BROKEN["labels"]))
+    content = read_json(grafana(BROKEN, commonLabels=BROKEN["labels"]))
     error = BROKEN["annotations"]["Error"]
-    assert told.title == "Load of the web (DatasourceError)"
-    assert told.text.startswith(f"error: {error}; since 2026-11-25 09:51:03 UTC")
-    assert told.facts[0].texts == (("Error", error),)
-    for text in (*mails(content_of(told)), sms.text_of(content_of(told))):
+    assert content.title == "Load of the web (DatasourceError)"
+    assert content.text.startswith(f"error: {error}; since 2026-11-25 09:51:03 UTC")
+    assert content.facts[0].texts == (("Error", error),)
+    for text in (*mails(content_of(content)), sms.text_of(content_of(content))):
         assert "Load of the web" in text
         assert "failed to execute query" in text
 
@@ -130,8 +130,8 @@ def test_a_value_is_told_in_few_words(fields: dict[str, Any], value: str) -> Non
 
 def test_what_go_writes_as_null_loses_nothing_else() -> None:
     item = UNIFIED | {"labels": None, "annotations": None, "values": None, "dashboardURL": None}
-    told = read_json(grafana(UNIFIED, alerts=[item], groupLabels=None, commonLabels=None))
-    assert (told.title, told.facts[0].links[0].name) == ("Alert", "Panel")
+    content = read_json(grafana(UNIFIED, alerts=[item], groupLabels=None, commonLabels=None))
+    assert (content.title, content.facts[0].links[0].name) == ("Alert", "Panel")
 
 
 def test_the_alerts_of_a_group_are_told_apart() -> None:
@@ -147,16 +147,16 @@ def test_the_webhook_of_an_old_grafana_is_read() -> None:
         "ruleName": "Load", "ruleUrl": f"{G}/d/abc?tab=alert", "state": "alerting", "tags": {"severity": "critical"},
         "title": "[Alerting] Load",
     }  # fmt: skip
-    told = read_json(body)
-    assert told[:6] == (
+    content = read_json(body)
+    assert content[:6] == (
         "grafana", "Load", "Somebody should look.\nValue: High value=100, b=5.5", "critical", "firing", "rule-17"
     )  # fmt: skip
-    assert [tuple(link) for link in told.facts[0].links] == [
+    assert [tuple(link) for link in content.facts[0].links] == [
         ("Source", f"{G}/d/abc?tab=alert"),
         ("Image", f"{G}/image.png"),
     ]
     ok = read_json(body | {"state": "ok", "evalMatches": None, "tags": None})
-    assert (ok.status, ok.key, ok.text) == ("resolved", told.key, "Somebody should look.")
+    assert (ok.status, ok.key, ok.text) == ("resolved", content.key, "Somebody should look.")
     assert "There is no data." in read_json(body | {"state": "no_data"}).text
     assert 'The field "state" must be one of' in refusal(body | {"state": "x"})
 
@@ -206,11 +206,11 @@ def test_what_leads_elsewhere_is_no_link_anywhere(team: Team, token: str, value:
     assert safe_link(value) is None
     item = UNIFIED | dict.fromkeys(("panelURL", "dashboardURL", "generatorURL", "silenceURL", "imageURL"), value)
     item["annotations"] = {"runbook_url": value, "wiki": value}
-    told = read_json(grafana(item, externalURL=""))
-    assert all(fact.links == () for fact in told.facts)
+    content = read_json(grafana(item, externalURL=""))
+    assert all(fact.links == () for fact in content.facts)
     # An address that stands in the words may be a link to what is read there, as in any mail.
-    assert all(url == shown for url, shown in re.findall(r'<a href="([^"]*)">([^<]*)', mails(content_of(told))[1]))
-    assert "](" not in re.sub(r"\\.", "", bot(content_of(told)))
+    assert all(url == shown for url, shown in re.findall(r'<a href="([^"]*)">([^<]*)', mails(content_of(content))[1]))
+    assert "](" not in re.sub(r"\\.", "", bot(content_of(content)))
     assert post(team.app, token, grafana(item, externalURL="")).status_code == 202
     page = team.get(f"/notifications/{alerts_of(team)[0]['id']}").text
     assert 'rel="noopener noreferrer"' not in page
@@ -257,8 +257,8 @@ def test_odd_annotations_cost_little_and_lose_no_alert() -> None:
 
 def test_mail_carries_value_runbook_and_one_link_for_each_alert() -> None:
     second = UNIFIED | alert("web2") | {"panelURL": "", "annotations": {"impact": "Slow <pages>"}}
-    told = content_of(read_json(grafana(UNIFIED, second, externalURL="")))
-    plain, html = mails(told)
+    content = content_of(read_json(grafana(UNIFIED, second, externalURL="")))
+    plain, html = mails(content)
     assert "instance=web1\nRunbook: https://wiki.example.com/load\nPanel: " in plain
     assert f"instance=web2\nimpact: Slow <pages>\nDashboard: {G}/d/abc?orgId=1" in plain
     assert [(unescape(url), name) for url, name in re.findall(r'<a href="([^"]+)">([^<]+)', html)] == [
@@ -272,8 +272,8 @@ def test_mail_carries_value_runbook_and_one_link_for_each_alert() -> None:
 
 def test_words_of_somebodys_own_do_not_hide_value_and_error() -> None:
     item = UNIFIED | {"annotations": {"Error": "no route to host"}}
-    told = content_of(read_json(grafana(item, title="Own", message="Own words.")))
-    for text in (*mails(told), bot(told)):
+    content = content_of(read_json(grafana(item, title="Own", message="Own words.")))
+    for text in (*mails(content), bot(content)):
         assert "Own words." in text
         assert "Value: B=22.1235, C=1" in text
         assert "Error: no route to host" in text
@@ -281,25 +281,25 @@ def test_words_of_somebodys_own_do_not_hide_value_and_error() -> None:
 
 def test_dingtalk_carries_links_that_stay_links() -> None:
     item = alert("web1", runbook_url="https://wiki.example.com/a_(b)*[c]~d", impact="*[x](y)*")
-    told = content_of(read_json(group(item, externalURL="")))
-    text = bot(told)
+    content = content_of(read_json(group(item, externalURL="")))
+    text = bot(content)
     assert "[Runbook](https://wiki.example.com/a_%28b%29%2A%5Bc%5D%7Ed) · [Source](http://prometheus/graph)" in text
     assert r"impact: \*\[x\](y)\*" in text
-    both = bot(told, told._replace(id=2))
+    both = bot(content, content._replace(id=2))
     assert both.count("[Runbook](") == 2
-    many = bot(*(told._replace(id=number, facts=told.facts * 20) for number in range(50)))
+    many = bot(*(content._replace(id=number, facts=content.facts * 20) for number in range(50)))
     assert len(many.encode()) < 20_000
 
 
 def test_texts_stay_without_links_of_alerts() -> None:
-    told = content_of(read_json(grafana(UNIFIED, externalURL="")))
-    assert "http" not in sms.text_of(told)
-    assert "B=22.1235" in sms.text_of(told)
+    content = content_of(read_json(grafana(UNIFIED, externalURL="")))
+    assert "http" not in sms.text_of(content)
+    assert "B=22.1235" in sms.text_of(content)
 
 
 def test_a_headline_goes_without_links_that_may_have_been_refused() -> None:
-    told = bare(content_of(read_json(grafana(UNIFIED))))
-    assert "http" not in bot(told) + "".join(mails(told)).replace("<meta http", "")
+    content = bare(content_of(read_json(grafana(UNIFIED))))
+    assert "http" not in bot(content) + "".join(mails(content)).replace("<meta http", "")
 
 
 def test_a_notification_shows_all_links_and_where_they_lead(team: Team, token: str) -> None:

@@ -73,9 +73,9 @@ def test_null_is_as_good_as_missing() -> None:
     assert read_json(data) == read_json({"title": "Disk"})
 
 
-def test_one_alert_of_alertmanager_is_told_with_its_labels() -> None:
-    told = read_json(group(alert("web1", summary="Load is high", description="It is 12.\nFor 5 minutes.")))
-    assert told == Incoming(
+def test_one_alert_of_alertmanager_is_shown_with_its_labels() -> None:
+    incoming = read_json(group(alert("web1", summary="Load is high", description="It is 12.\nFor 5 minutes.")))
+    assert incoming == Incoming(
         source="alertmanager",
         title="HighLoad",
         text="Load is high\nIt is 12.\nFor 5 minutes.\nsince 2026-11-25 07:51:03 UTC\n"
@@ -87,11 +87,11 @@ def test_one_alert_of_alertmanager_is_told_with_its_labels() -> None:
     )
 
 
-def test_several_alerts_are_counted_and_told_apart() -> None:
-    told = read_json(group(alert("web1", summary="Load"), alert("web2"), alert("web3"), alert("web4", "resolved")))
-    assert told.title == "HighLoad (3 firing, 1 resolved)"
-    assert told.status == "firing"
-    assert told.text.splitlines() == [
+def test_several_alerts_are_counted_and_distinguished() -> None:
+    incoming = read_json(group(alert("web1", summary="Load"), alert("web2"), alert("web3"), alert("web4", "resolved")))
+    assert incoming.title == "HighLoad (3 firing, 1 resolved)"
+    assert incoming.status == "firing"
+    assert incoming.text.splitlines() == [
         "- Load; instance=web1; since 2026-11-25 07:51:03 UTC",
         "- instance=web2; since 2026-11-25 07:51:03 UTC",
         "- instance=web3; since 2026-11-25 07:51:03 UTC",
@@ -102,9 +102,9 @@ def test_several_alerts_are_counted_and_told_apart() -> None:
 
 
 def test_a_resolved_group_is_resolved() -> None:
-    told = read_json(group(alert("web1", "resolved", summary="Load is high")))
-    assert (told.title, told.status) == ("HighLoad", "resolved")
-    assert told.text.startswith("Load is high; from 2026-11-25 07:51:03 UTC to 2026-11-25 08:00:00 UTC\n")
+    incoming = read_json(group(alert("web1", "resolved", summary="Load is high")))
+    assert (incoming.title, incoming.status) == ("HighLoad", "resolved")
+    assert incoming.text.startswith("Load is high; from 2026-11-25 07:51:03 UTC to 2026-11-25 08:00:00 UTC\n")
 
 
 def test_firing_and_resolved_have_the_same_key() -> None:
@@ -113,9 +113,9 @@ def test_firing_and_resolved_have_the_same_key() -> None:
 
 def test_alerts_of_several_names_are_named_in_their_lines() -> None:
     other = alert("web2") | {"labels": {"alertname": "DiskFull", "severity": "warning"}}
-    told = read_json(group(alert("web1"), other, groupLabels={}))
-    assert told.title == "HighLoad and others (2 firing)"
-    assert "- alertname=DiskFull; since" in told.text
+    incoming = read_json(group(alert("web1"), other, groupLabels={}))
+    assert incoming.title == "HighLoad and others (2 firing)"
+    assert "- alertname=DiskFull; since" in incoming.text
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_what_is_resolved_does_not_make_a_firing_group_worse() -> None:
     assert read_json(group(alert("web1"), alert("web2", "resolved", "critical"))).severity == "warning"
 
 
-def test_alerts_that_were_left_out_are_told() -> None:
+def test_alerts_that_were_left_out_are_reported() -> None:
     text = read_json(group(alert("web1"), truncatedAlerts=7)).text
     assert text.endswith("\n7 more alerts were left out by the sender.\nhttp://alertmanager:9093")
 
@@ -159,19 +159,19 @@ def test_a_version_or_a_count_of_another_type_is_read() -> None:
 
 
 def test_the_address_stands_last_however_many_alerts_there_are() -> None:
-    told = read_json(group(*(alert(f"web{number}", summary="Load is high") for number in range(5000))))
-    assert told.title == "HighLoad (5000 firing)"
-    assert len(told.text) <= 4000
-    assert told.text.endswith(" more characters\nhttp://alertmanager:9093")
+    incoming = read_json(group(*(alert(f"web{number}", summary="Load is high") for number in range(5000))))
+    assert incoming.title == "HighLoad (5000 firing)"
+    assert len(incoming.text) <= 4000
+    assert incoming.text.endswith(" more characters\nhttp://alertmanager:9093")
 
 
 def test_of_thousands_of_alerts_all_count_and_the_first_are_listed() -> None:
     same, others = [alert("web1")] * MAX_LISTED, [alert(f"web{number}", "resolved") for number in range(2000)]
     others[-1]["labels"] |= {"severity": "critical", "alertname": "Down"}
     others[-2] |= {"status": "firing", "labels": {"severity": "critical"}}
-    told = read_json(group(*same, *others, commonLabels={}, groupLabels={}))
-    assert told.title == "HighLoad and others (1001 firing, 1999 resolved)"
-    assert told.severity == "critical"
+    incoming = read_json(group(*same, *others, commonLabels={}, groupLabels={}))
+    assert incoming.title == "HighLoad and others (1001 firing, 1999 resolved)"
+    assert incoming.severity == "critical"
     bare = group(alert("web1")) | {"alerts": [{"status": "firing"}] * (MAX_LISTED + 1500)}
     assert "1,500 more alerts are counted, but not listed here." in read_json(bare).text
     for wrong in (1, {}, {"status": "no"}):
@@ -187,17 +187,17 @@ def test_halves_of_pairs_are_left_out_as_long_as_they_are_few() -> None:
     assert read(b'{"title": "' + "힣퀀".encode() * MAX_SURROGATES + b'"}').title.startswith("힣퀀")
 
 
-def test_of_thousands_of_labels_the_first_are_told() -> None:
+def test_of_thousands_of_labels_the_first_are_shown() -> None:
     labels = {f"label{number:05}": "x" for number in range(10_000)}
-    told = read_json(group(alert("web1") | {"labels": labels}, commonLabels={})).text
-    assert told.count("label") == MAX_LABELS
-    assert told.startswith("label00000=x, label00001=x")
+    text = read_json(group(alert("web1") | {"labels": labels}, commonLabels={})).text
+    assert text.count("label") == MAX_LABELS
+    assert text.startswith("label00000=x, label00001=x")
 
 
 def test_what_go_writes_as_null_is_read() -> None:
     item = alert("web1") | {"annotations": None}
-    told = read_json(group(item, groupLabels=None, commonLabels=None, commonAnnotations=None, truncatedAlerts=None))
-    assert told.title == "HighLoad"
+    incoming = read_json(group(item, groupLabels=None, commonLabels=None, commonAnnotations=None, truncatedAlerts=None))
+    assert incoming.title == "HighLoad"
 
 
 def test_a_time_that_is_none_is_left_out() -> None:
@@ -207,15 +207,15 @@ def test_a_time_that_is_none_is_left_out() -> None:
 
 def test_grafanas_default_words_give_way_to_the_summary() -> None:
     title, message = "[FIRING:1] HighLoad (web1 node)", "**Firing**\n\nValue: B=22\nLabels:\n - alertname = HighLoad\n"
-    told = read_json(grafana(alert("web1", summary="Load is high"), title=title, message=message))
-    assert (told.source, told.title) == ("grafana", "HighLoad")
-    assert told.text.startswith("Load is high; since 2026-11-25 07:51:03 UTC\n")
-    assert told.text.endswith("\nhttps://grafana.example.com/")
+    incoming = read_json(grafana(alert("web1", summary="Load is high"), title=title, message=message))
+    assert (incoming.source, incoming.title) == ("grafana", "HighLoad")
+    assert incoming.text.startswith("Load is high; since 2026-11-25 07:51:03 UTC\n")
+    assert incoming.text.endswith("\nhttps://grafana.example.com/")
 
 
 def test_what_somebody_wrote_in_grafana_is_kept() -> None:
-    told = read_json(grafana(alert("web1"), title="Load in Berlin", message="Call the hotline.\n\nNow."))
-    assert (told.title, told.text) == ("Load in Berlin", "Call the hotline.\n\nNow.")
+    incoming = read_json(grafana(alert("web1"), title="Load in Berlin", message="Call the hotline.\n\nNow."))
+    assert (incoming.title, incoming.text) == ("Load in Berlin", "Call the hotline.\n\nNow.")
 
 
 def test_grafana_needs_no_words_of_its_own() -> None:
@@ -223,13 +223,15 @@ def test_grafana_needs_no_words_of_its_own() -> None:
 
 
 def test_odd_characters_are_removed() -> None:
-    told = read_json({"title": f"\x00a\ud800b\x1b[31m\r\n\tc{DIRECTION}", "text": "\x00x\r\ny\tz\u2028w\udc00\x7f\x85"})
-    assert (told.title, told.text) == ("ab[31m c", "x\ny\tz\nw")
+    incoming = read_json(
+        {"title": f"\x00a\ud800b\x1b[31m\r\n\tc{DIRECTION}", "text": "\x00x\r\ny\tz\u2028w\udc00\x7f\x85"}
+    )
+    assert (incoming.title, incoming.text) == ("ab[31m c", "x\ny\tz\nw")
 
 
 def test_text_is_in_normal_form() -> None:
-    told = read_json({"title": "Cafe\u0301", "text": "Zu\u0308rich", "severity": "e\u0301"})
-    assert (told.title, told.text, told.severity) == ("Café", "Zürich", "é")
+    incoming = read_json({"title": "Cafe\u0301", "text": "Zu\u0308rich", "severity": "e\u0301"})
+    assert (incoming.title, incoming.text, incoming.severity) == ("Café", "Zürich", "é")
 
 
 @pytest.mark.parametrize("title", ["", " \n\t", "\x00", "\ud800", "\u200b\u200d", "\u202e"])
@@ -245,13 +247,13 @@ def test_an_alert_without_a_name_is_called_alert() -> None:
 
 
 def test_what_is_too_long_is_cut_and_says_so() -> None:
-    told = read_json({"title": "t" * 201, "text": "x" * 5000, "severity": "s" * 41})
-    assert told.title == "t" * 199 + "…"
-    assert told.text == "x" * 3960 + "… 1,040 more characters"
-    assert told.severity == "s" * 39 + "…"
-    told = read_json({"title": "t" * 200, "text": "x" * 4000, "severity": "s" * 40})
-    assert (len(told.title), len(told.text), len(told.severity)) == (200, 4000, 40)
-    assert "…" not in told.title + told.text + told.severity
+    incoming = read_json({"title": "t" * 201, "text": "x" * 5000, "severity": "s" * 41})
+    assert incoming.title == "t" * 199 + "…"
+    assert incoming.text == "x" * 3960 + "… 1,040 more characters"
+    assert incoming.severity == "s" * 39 + "…"
+    incoming = read_json({"title": "t" * 200, "text": "x" * 4000, "severity": "s" * 40})
+    assert (len(incoming.title), len(incoming.text), len(incoming.severity)) == (200, 4000, 40)
+    assert "…" not in incoming.title + incoming.text + incoming.severity
 
 
 def test_the_counts_survive_a_long_name() -> None:
@@ -262,9 +264,9 @@ def test_the_counts_survive_a_long_name() -> None:
 
 
 def test_text_that_grows_in_its_normal_form_stays_within_the_limit() -> None:
-    told = read_json({"title": "\ufb2c" * 200, "text": "\ufb2c" * 4000, "severity": "\ufb2c" * 40})
-    assert (len(told.title), len(told.severity)) == (200, 40)
-    assert len(told.text) <= 4000
+    incoming = read_json({"title": "\ufb2c" * 200, "text": "\ufb2c" * 4000, "severity": "\ufb2c" * 40})
+    assert (len(incoming.title), len(incoming.severity)) == (200, 40)
+    assert len(incoming.text) <= 4000
 
 
 def test_a_key_is_kept_or_hashed() -> None:
@@ -343,7 +345,7 @@ def test_a_group_that_is_wrong_is_explained(fields: dict[str, Any], sentence: st
     assert refusal(group(alert("web1")) | fields) == sentence
 
 
-def test_what_is_in_no_known_shape_is_told_the_three() -> None:
+def test_what_is_in_no_known_shape_is_answered_with_the_three() -> None:
     for data in ({}, {"message": "Disk is full"}, {"version": "4"}):
         assert all(word in refusal(data) for word in ("Alertmanager", "Grafana", "title", "severity"))
 
@@ -354,21 +356,26 @@ def test_a_refusal_repeats_little_of_the_body() -> None:
     assert sentence.isprintable()
 
 
-def assert_can_be_kept(told: Incoming) -> None:
+def assert_can_be_kept(incoming: Incoming) -> None:
     """Check that the schema, every channel and every page can take what was read."""
-    assert 1 <= len(told.title) <= 200
-    assert len(told.text) <= 4000
-    assert len(told.severity) <= 40
-    assert told.status in ("firing", "resolved")
-    assert told.key is None or 1 <= len(told.key) <= 200
-    for value in told._replace(key=None)[:5]:
+    assert 1 <= len(incoming.title) <= 200
+    assert len(incoming.text) <= 4000
+    assert len(incoming.severity) <= 40
+    assert incoming.status in ("firing", "resolved")
+    assert incoming.key is None or 1 <= len(incoming.key) <= 200
+    for value in incoming._replace(key=None)[:5]:
         assert value is not None
         assert unicodedata.is_normalized("NFC", value)
         value.encode()
-    for value, kept in ((told.title, ""), (told.text, "\n\t"), (told.severity, ""), (told.key or "", "")):
+    for value, kept in (
+        (incoming.title, ""),
+        (incoming.text, "\n\t"),
+        (incoming.severity, ""),
+        (incoming.key or "", ""),
+    ):
         bad = {c for c in value if c not in kept and (unicodedata.category(c) in ("Cc", "Cs") or c in DIRECTION)}
         assert not bad
-    assert "\n" not in told.title + told.severity
+    assert "\n" not in incoming.title + incoming.severity
 
 
 def scramble(source: random.Random, value: Any, depth: int = 0) -> Any:
@@ -391,22 +398,22 @@ def test_whatever_comes_is_read_or_refused_in_a_sentence() -> None:
         group(alert("web1", summary="Load"), alert("web2", "resolved")),
         grafana(alert("web1"), title="[FIRING:1] HighLoad", message="**Firing**"),
     ]
-    sentences, told = [], []
+    sentences, accepted = [], []
     for _ in range(6000):
         body = json.dumps(scramble(source, source.choice(shapes))).encode()
         if source.random() < 0.3:
             at = source.randrange(len(body))
             body = body[:at] + source.randbytes(source.randrange(4)) + body[at + source.randrange(3) :]
         try:
-            told.append(read(body))
+            accepted.append(read(body))
         except Refused as refused:
             sentences.append(str(refused))
-    for incoming in told:
+    for incoming in accepted:
         assert_can_be_kept(incoming)
     for sentence in sentences:
         assert sentence.isprintable()
         assert len(sentence) < 400
-    assert min(len(told), len(sentences)) > 500
+    assert min(len(accepted), len(sentences)) > 500
 
 
 def test_random_bytes_are_refused() -> None:
@@ -439,7 +446,7 @@ def test_four_megabytes_are_read(body: bytes) -> None:
     assert_can_be_kept(read(body))
 
 
-def test_times_are_told_in_the_zone_of_the_settings() -> None:
+def test_times_are_shown_in_the_zone_of_the_settings() -> None:
     alert = {"status": "resolved", "labels": {"alertname": "Disk"}}
     alert |= {"startsAt": "2026-03-01T12:00:00Z", "endsAt": "2026-03-01T23:00:00.5+09:00"}
     body = json.dumps({"version": "4", "status": "resolved", "alerts": [alert]}).encode()

@@ -329,7 +329,7 @@ def test_what_is_refused_is_in_no_log(team: Team, token: str, caplog: pytest.Log
     assert "Looked for" not in caplog.text
 
 
-def test_two_integrations_are_told_apart(team: Team, token: str) -> None:
+def test_two_integrations_are_distinguished(team: Team, token: str) -> None:
     second = add_integration(team, add_group(team, "Day"), "Second <b>")
     post(team.app, token, b"{")
     post(team.app, second, b"")

@@ -142,7 +142,7 @@ def use(data_dir: Path, before: str = "", **settings: str) -> subprocess.Popen[s
 
 
 def is_ready(user: subprocess.Popen[str]) -> bool:
-    """Wait until the server runs or cannot, and tell which; print why it cannot."""
+    """Wait until the server runs or cannot, and return which; print why it cannot."""
     first = user.stdout.readline()
     if first != "ready\n":
         print(first, user.stdout.read())
@@ -210,7 +210,7 @@ def test_the_server_never_runs_as_root(in_use: Path) -> None:
 
 
 def test_all_that_start_at_once_on_a_new_machine_get_the_same_system_user(folder: Path) -> None:
-    told = on_a_new_machine(
+    printed = on_a_new_machine(
         folder,
         """
 def start(barrier, found):
@@ -229,11 +229,11 @@ for _ in range(5):
     print(*[found.get() for _ in range(4)], pwd.getpwnam(system_user.SYSTEM_USER).pw_uid, sep=",")
 """,
     )
-    assert [len(set(line.split(","))) for line in told] == [1] * 5, told
+    assert [len(set(line.split(","))) for line in printed] == [1] * 5, printed
 
 
 def test_the_system_user_is_made_once_another_program_lets_go_of_the_password_file(folder: Path) -> None:
-    told = on_a_new_machine(
+    printed = on_a_new_machine(
         folder,
         """
 lock, run = Path("/etc/passwd.lock"), subprocess.run
@@ -249,12 +249,12 @@ subprocess.run = run_and_let_go
 assert system_user.server_user() == pwd.getpwnam(system_user.SYSTEM_USER)
 """,
     )
-    assert told == ["1", "0"]
+    assert printed == ["1", "0"]
 
 
 def test_the_system_user_is_made_whatever_of_etc_others_have_locked(folder: Path) -> None:
     """Whatever any user may open, any user may lock, and keep."""
-    told = on_a_new_machine(
+    printed = on_a_new_machine(
         folder,
         """
 import fcntl, signal
@@ -273,14 +273,14 @@ signal.alarm(20)
 print(system_user.server_user() == pwd.getpwnam(system_user.SYSTEM_USER))
 """,
     )
-    assert told == ["True", "True"]
+    assert printed == ["True", "True"]
 
 
-def test_a_system_user_that_cannot_be_made_is_told(folder: Path) -> None:
-    told = on_a_new_machine(
+def test_a_system_user_that_cannot_be_made_is_reported(folder: Path) -> None:
+    printed = on_a_new_machine(
         folder,
         """
-def tell():
+def attempt():
     try:
         print(system_user.server_user())
     except StartError as error:
@@ -288,15 +288,15 @@ def tell():
 
 lock, system_user.USER_PATIENCE = Path("/etc/passwd.lock"), 0.2
 lock.write_text(str(os.getpid()))
-tell()
+attempt()
 lock.unlink()
 with open("/etc/group", "a") as groups:
     print(f"{system_user.SYSTEM_USER}:x:12345:", file=groups)
-tell()
+attempt()
 """,
     )
     line = "PostgreSQL does not run as root, and the system user alert-contacts cannot be made;"
-    assert told == [f"{line} run as an ordinary user or set DATABASE_URL."] * 2
+    assert printed == [f"{line} run as an ordinary user or set DATABASE_URL."] * 2
 
 
 def test_the_folders_above_the_data_stay_closed_to_everybody_else(folder: Path) -> None:
@@ -441,7 +441,7 @@ def test_a_server_that_its_killed_user_left_behind_is_taken_over(folder: Path) -
     wait_for(lambda: processes(data_dir) == [], what="the end of every process")
 
 
-def test_the_servers_log_tells_of_errors_without_what_people_typed(in_use: Path) -> None:
+def test_the_servers_log_contains_errors_without_what_people_typed(in_use: Path) -> None:
     with psycopg.connect(embedded.url(in_use), autocommit=True) as connection:
         insert = "INSERT INTO accounts (name, contact_quota) VALUES (%s, 1)"
         connection.execute(insert, ["Confidential team"])

@@ -247,7 +247,7 @@ def test_how_long_a_head_may_be_does_not_depend_on_how_it_comes(
         assert read_all(sock).startswith(b"HTTP/1.1 %d " % status)
 
 
-def test_a_sender_that_asks_first_is_told_to_go_on(port: int, team: Team) -> None:
+def test_a_sender_that_asks_first_may_go_on(port: int, team: Team) -> None:
     token = add_integration(team, add_group(team, "Night"))
     body = json.dumps({"title": "Disk is full"}).encode()
     head = ALERT + token.encode() + b"\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body)
@@ -337,7 +337,7 @@ def log_on(port: int, team: Team) -> tuple[int, str, float]:
 
 @contextmanager
 def locked(url: str, query: str, *values: object) -> Iterator[Callable[[], int]]:
-    """Keep rows locked, as somebody at psql does; yield a function that tells how many wait for them."""
+    """Keep rows locked, as somebody at psql does; yield a function that returns how many wait for them."""
     with psycopg.connect(url) as holder, psycopg.connect(url, autocommit=True) as observer:
         assert holder.execute(query, values).rowcount
         number = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"

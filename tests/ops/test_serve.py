@@ -275,7 +275,7 @@ def _as_tcp_address(url: str, port: int) -> str:
 
 @contextmanager
 def _server_that_says_it_is(version: bytes, url: str) -> Iterator[int]:
-    """Pass all bytes to the real server and back, only its version as it tells it is another one."""
+    """Pass all bytes to the real server and back, only the version that it reports is another one."""
     target = conninfo_to_dict(url)
 
     class Passing(socketserver.BaseRequestHandler):

@@ -21,7 +21,7 @@ from tests.ops.test_embedded import environment, migrated, new_folder, new_serve
 
 GUNICORN = [sys.executable, "-m", "gunicorn"]
 CONFIGURED = ["--config", "python:contacts_app.ops.gunicorn_conf"]
-# The console, having used the database before any fork, with an address that tells of a worker's connections.
+# The console, having used the database before any fork, with an address that shows a worker's connections.
 USED_BEFORE_FORK = """
 import os
 import sqlalchemy as sa

@@ -26,7 +26,7 @@ def test_a_page_is_the_same_compressed(team: Team, headers: dict[str, str]) -> N
         assert {"Accept-Encoding", "HX-Request"} <= set(one.vary)
 
 
-def test_the_size_of_a_page_tells_nothing_of_what_is_in_it(team: Team) -> None:
+def test_the_size_of_a_page_reveals_nothing_of_what_is_in_it(team: Team) -> None:
     sizes = {len(team.client.get("/contacts", headers=GZIP).data) for _ in range(30)}
     assert len(sizes) > 10
     assert max(sizes) - min(sizes) > 30

@@ -148,7 +148,7 @@ def test_a_full_disk_is_507_with_a_sentence(
         ("GET", "/healthz", 503),
     ],
 )
-def test_who_is_logged_on_is_told_of_a_database_that_is_away_on_public_pages_too(
+def test_who_is_logged_on_is_informed_of_a_database_that_is_away_on_public_pages_too(
     team: Team, settings: dict[str, str], method: str, path: str, status: int, headers: dict[str, str]
 ) -> None:
     app = create_app(settings | {"DATABASE_URL": f"postgresql://127.0.0.1:{free_port()}/x"})
@@ -338,8 +338,8 @@ def test_the_servers_log_has_the_path_and_no_query_no_form_no_cookie(
         connection.getresponse().read()
         connection.close()
     written = logged(log, "/the-end")
-    for sight in (" GET /setup 303 ", " GET /contacts 200 ", " POST /contacts/new 303 ", " POST /logon 400 "):
-        assert sight in written
+    for part in (" GET /setup 303 ", " GET /contacts 200 ", " POST /contacts/new 303 ", " POST /logon 400 "):
+        assert part in written
     for secret in (*SECRETS, link, team.cookie, team.csrf_token, "next", "?"):
         assert secret not in written
 

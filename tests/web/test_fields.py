@@ -157,7 +157,7 @@ LABELS = ".".join(["b" * 62] * 4)
 
 
 @pytest.mark.parametrize(
-    ("typed", "told"),
+    ("typed", "expected"),
     [
         ("a" * 64 + "@example.com", None),
         ("a" * 65 + "@example.com", "at most 64 characters before the @; this mailbox has 65."),
@@ -172,11 +172,11 @@ LABELS = ".".join(["b" * 62] * 4)
     ],
     ids=lambda value: ascii(value)[:40],
 )
-def test_what_no_mail_server_can_take_is_told_its_limit(typed: str, told: str | None) -> None:
-    if told is None:
+def test_the_message_about_what_no_mail_server_can_take_has_its_limit(typed: str, expected: str | None) -> None:
+    if expected is None:
         assert clean_email(typed) == typed
     else:
-        with pytest.raises(ValueError, match=re.escape(told)):
+        with pytest.raises(ValueError, match=re.escape(expected)):
             clean_email(typed)
 
 
@@ -258,13 +258,13 @@ def test_a_bad_field_has_a_message_and_no_normal_form() -> None:
 @pytest.mark.parametrize(
     ("length", "kept"), [(80, 80), (81, 81), (MAX_SHOWN, MAX_SHOWN), (MAX_SHOWN + 1, MAX_SHOWN), (60_000, MAX_SHOWN)]
 )
-def test_what_is_too_long_is_told_its_limit_and_its_beginning_is_kept(length: int, kept: int) -> None:
+def test_the_message_about_what_is_too_long_has_its_limit_and_its_beginning_stays(length: int, kept: int) -> None:
     sheet, valid = filled(name="x" * length)
     assert valid == (length <= 80)
     assert sheet.name.data == "x" * kept
     if not valid:
-        told = f"This has at most 80 characters; this one has {length:,}."
-        assert sheet.name.errors == [told + (" Only the first 2,000 are kept here." if length > MAX_SHOWN else "")]
+        expected = f"This has at most 80 characters; this one has {length:,}."
+        assert sheet.name.errors == [expected + (" Only the first 2,000 are kept here." if length > MAX_SHOWN else "")]
 
 
 @pytest.mark.parametrize("typed", ["  " * 100 + "x" * 80 + "\u200b" * 50, "e\u0301" * 80, "\u1100\u1161\u11a8" * 80])

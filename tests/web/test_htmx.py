@@ -34,8 +34,8 @@ def test_a_saved_form_leads_a_browser_on_and_gives_htmx_the_fresh_table(team: Te
     current = {"HX-Current-URL": "http://localhost/contacts?sort=-name"}
     swapped = team.post("/contacts/new", {"name": "Bob", "email": "bob@example.com"}, htmx=True, **current)
     assert swapped.status_code == 200
-    for sight in ('id="contacts-table"', "2 of 100", "Bob has been created."):
-        assert sight in swapped.text
+    for part in ('id="contacts-table"', "2 of 100", "Bob has been created."):
+        assert part in swapped.text
     assert swapped.text.index("Editing Bob") < swapped.text.index("Editing Ann")
     assert swapped.headers["HX-Trigger"] == "dialog:close"
     assert "has been created" not in team.get("/contacts").text, "htmx has shown it already"

@@ -85,18 +85,18 @@ def answers(team: Team, settings: dict[str, str], new_database: Callable[[], str
 
 def test_every_answer_carries_the_headers(answers: list[tuple[int, TestResponse]]) -> None:
     for status, answer in answers:
-        told = f"{answer.request.method} {answer.request.path}, {answer.status}"
-        assert answer.status_code == status, told
+        what = f"{answer.request.method} {answer.request.path}, {answer.status}"
+        assert answer.status_code == status, what
         headers = answer.headers
-        assert headers.getlist("Content-Security-Policy") != [], told
-        assert {part.strip() for part in headers["Content-Security-Policy"].split(";")} == POLICY, told
-        assert headers["X-Content-Type-Options"] == "nosniff", told
-        assert headers["Referrer-Policy"] == "same-origin", told
-        assert headers["Cross-Origin-Opener-Policy"] == "same-origin", told
+        assert headers.getlist("Content-Security-Policy") != [], what
+        assert {part.strip() for part in headers["Content-Security-Policy"].split(";")} == POLICY, what
+        assert headers["X-Content-Type-Options"] == "nosniff", what
+        assert headers["Referrer-Policy"] == "same-origin", what
+        assert headers["Cross-Origin-Opener-Policy"] == "same-origin", what
         assert all(f"{power}=()" in headers["Permissions-Policy"] for power in ("camera", "geolocation", "microphone"))
-        assert "Strict-Transport-Security" not in headers, told
+        assert "Strict-Transport-Security" not in headers, what
         is_file = answer.request.path.startswith("/static/") and status in (200, 304)
-        assert headers["Cache-Control"] == ("no-cache" if is_file else "no-store"), told
+        assert headers["Cache-Control"] == ("no-cache" if is_file else "no-store"), what
 
 
 def test_hsts_is_sent_under_https_only(settings: dict[str, str]) -> None:

@@ -8,7 +8,7 @@ from contacts_app.web.templating import moment
 
 
 @pytest.mark.parametrize(
-    ("at", "told"),
+    ("at", "expected"),
     [
         (
             datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
@@ -20,5 +20,5 @@ from contacts_app.web.templating import moment
         ),
     ],
 )
-def test_a_moment_is_told_in_utc_and_can_be_read_by_the_script(at: datetime, told: str) -> None:
-    assert moment(at) == told
+def test_a_moment_is_written_in_utc_and_can_be_read_by_the_script(at: datetime, expected: str) -> None:
+    assert moment(at) == expected

@@ -59,7 +59,7 @@ def use_up(team: Team, address: str) -> None:
 
 
 def is_known(team: Team, client: FlaskClient, password: str = PASSWORD) -> bool:
-    """Tell whether the right password is looked at although strangers have guessed too often."""
+    """Return whether the right password is looked at although strangers have guessed too often."""
     client.delete_cookie("console")
     status = log_on(client, team.email, password).status_code
     assert status in (303, 429)
@@ -200,15 +200,15 @@ def test_a_browser_knows_the_last_five_users_who_have_logged_on_with_it(new_team
 @pytest.mark.parametrize("has_cookie", [False, True])
 def test_a_browser_finds_out_about_no_other_user(team: Team, other_team: Team, has_cookie: bool) -> None:
     cookie = cookie_of(known_browser(other_team)) if has_cookie else ""
-    told = []
+    expected = []
     for email in (team.email, f"nobody-{team.email}"):
         client = with_cookie(team.app, cookie)
         with watched_statements() as sent:
             answer = log_on(client, email, "a wrong password")
         assert (answer.status_code, WRONG in answer.text) == (422, True)
         assert cookie_of(client) == cookie, "what fails notes nothing"
-        told.append([statement for statement, _ in sent])
-    assert told[0] == told[1]
+        expected.append([statement for statement, _ in sent])
+    assert expected[0] == expected[1]
 
 
 @pytest.fixture
@@ -220,7 +220,7 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
 
 
 @pytest.mark.parametrize(
-    ("set_to", "headers", "told"),
+    ("set_to", "headers", "expected"),
     [
         ({}, {}, None),
         ({}, {"X-Forwarded-For": "203.0.113.9"}, "came with X-Forwarded-For while PROXY_COUNT is 0"),
@@ -234,13 +234,13 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
         ({"HTTPS": "1"}, {"X-Forwarded-Proto": "https"}, None),
     ],
 )
-def test_settings_that_do_not_fit_the_proxy_are_told_in_one_line_without_an_address(
+def test_settings_that_do_not_fit_the_proxy_are_reported_in_one_line_without_an_address(
     app: Flask,  # its database
     settings: dict[str, str],
     log: pytest.LogCaptureFixture,
     set_to: dict[str, str],
     headers: dict[str, str],
-    told: str | None,
+    expected: str | None,
 ) -> None:
     proxied = create_app(settings | set_to)
     # Over HTTPS no test client gets its cookie back by http.
@@ -254,5 +254,5 @@ def test_settings_that_do_not_fit_the_proxy_are_told_in_one_line_without_an_addr
     lines = [record.getMessage() for record in log.records]
     with app.app_context(), all_accounts():
         db.engine.dispose()
-    assert len(lines) == (told is not None)
-    assert all(told in line and "203.0.113" not in line for line in lines)
+    assert len(lines) == (expected is not None)
+    assert all(expected in line and "203.0.113" not in line for line in lines)

@@ -114,8 +114,8 @@ def test_the_set_up_link_creates_the_first_account_and_leads_to_the_empty_contac
     assert (answer.status_code, answer.location) == (303, "/contacts")
     assert written(installation) == [("Operations", 100, "ann@example.com")]
     page = client.get("/contacts").text
-    for sight in ("Contact Management", "No contacts yet", "0 of 100", "Operations", "ann@example.com"):
-        assert sight in page
+    for part in ("Contact Management", "No contacts yet", "0 of 100", "Operations", "ann@example.com"):
+        assert part in page
     assert log_on(empty_app.test_client(), SETUP["email"]).location == "/contacts"
 
 

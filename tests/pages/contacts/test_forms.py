@@ -471,7 +471,7 @@ def test_a_name_that_nobody_could_see_is_none(plain: Flask, typed: str) -> None:
 
 
 @pytest.mark.parametrize("typed", ["x" * 65, "字" * 65, "é" * 2000])
-def test_a_name_that_is_too_long_is_told_its_length(plain: Flask, typed: str) -> None:
+def test_the_message_about_a_name_that_is_too_long_has_its_length(plain: Flask, typed: str) -> None:
     expected = f"A name has at most 64 characters; this one has {len(typed):,}."
     assert errors(plain, name=typed, mobile="13800138000") == {"name": [expected]}
 
@@ -494,11 +494,11 @@ def test_without_a_channel_the_message_names_all_three(plain: Flask, typed: dict
     assert errors(plain, **typed) == {"mobile": [NO_CHANNEL]}
 
 
-def test_a_name_and_a_channel_that_are_missing_are_both_told(plain: Flask) -> None:
+def test_a_name_and_a_channel_that_are_missing_are_both_reported(plain: Flask) -> None:
     assert errors(plain, name="") == {"name": ["Enter a name."], "mobile": [NO_CHANNEL]}
 
 
-def test_a_bad_channel_is_told_as_such_and_not_as_missing(plain: Flask) -> None:
+def test_a_bad_channel_is_reported_as_such_and_not_as_missing(plain: Flask) -> None:
     found = errors(plain, email="ann@")
     assert list(found) == ["email"]
     assert NO_CHANNEL not in found["email"]

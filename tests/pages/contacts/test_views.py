@@ -161,7 +161,9 @@ def test_a_contact_of_another_account_does_not_exist(
 @as_page_and_htmx
 @pytest.mark.parametrize("number", [0, 404_404_404, 10**17, 2**63 - 1, 2**63, 10**30])
 @pytest.mark.parametrize(("method", "path"), OF_ONE)
-def test_an_id_that_nobody_has_is_told_in_words(team: Team, method: str, path: str, number: int, htmx: bool) -> None:
+def test_an_id_that_nobody_has_is_reported_in_words(
+    team: Team, method: str, path: str, number: int, htmx: bool
+) -> None:
     team.add("Ann")
     before = snapshot(team)
     refused_in_words(send(team, method, path, number, htmx), 404, 400)
@@ -290,7 +292,7 @@ def test_the_home_page_leads_to_the_list(team: Team) -> None:
     assert (answer.status_code, answer.location) == (302, "/contacts")
 
 
-def test_the_list_tells_who_receives_system_notifications(team: Team) -> None:
+def test_the_list_shows_who_receives_system_notifications(team: Team) -> None:
     team.add("Ann", receives_system_notifications=True)
     assert re.search(r">Yes</td>", team.get("/contacts").text)
     team.sql.execute("UPDATE contacts SET receives_system_notifications = false")
@@ -356,8 +358,8 @@ def test_a_count_of_hits_is_announced(team: Team) -> None:
     team.add("Ann")
     team.add("Anna")
     announced = r'hx-target="#messages".*?>(\d+ contacts? found\.|No contact found\.)<'
-    for text, told in (("ann", "2 contacts found."), ("anna", "1 contact found."), ("zoe", "No contact found.")):
-        assert re.search(announced, team.get(f"/contacts?q={text}", htmx=True).text)[1] == told
+    for text, expected in (("ann", "2 contacts found."), ("anna", "1 contact found."), ("zoe", "No contact found.")):
+        assert re.search(announced, team.get(f"/contacts?q={text}", htmx=True).text)[1] == expected
 
 
 def test_a_long_list_comes_in_pages_of_a_hundred(new_team: Callable[..., Team]) -> None:
@@ -545,7 +547,7 @@ def test_two_contacts_may_share_a_name(team: Team) -> None:
     [("mobile", "(0086)13800138000"), ("email", "ANN@Example.com")],
 )
 @pytest.mark.parametrize("name", ["Ann", '<b onclick="x">&</b>', "{{ 7 * 7 }}", "{0} {name}"])
-def test_a_duplicate_is_told_beside_its_field_with_a_link_to_the_holder(
+def test_a_duplicate_is_reported_beside_its_field_with_a_link_to_the_holder(
     team: Team, path: str, field: str, typed: str, name: str, htmx: bool
 ) -> None:
     holder = team.add(name, mobile="+8613800138000", email="ann@example.com")
@@ -562,7 +564,7 @@ def test_a_duplicate_is_told_beside_its_field_with_a_link_to_the_holder(
     assert snapshot(team) == before
 
 
-def test_a_number_and_an_address_that_are_both_taken_are_both_told(team: Team) -> None:
+def test_a_number_and_an_address_that_are_both_taken_are_both_reported(team: Team) -> None:
     team.add("Ann", mobile="+8613800138000")
     team.add("Cy", email="cy@example.com")
     found = errors_of(team.post("/contacts/new", {"name": "Bob", "mobile": "13800138000", "email": "cy@example.com"}))
@@ -588,7 +590,7 @@ def test_another_accounts_number_is_no_duplicate(team: Team, other_team: Team) -
 
 
 @as_page_and_htmx
-def test_a_full_account_is_told_before_the_form_is_filled_in(new_team: Callable[..., Team], htmx: bool) -> None:
+def test_a_full_account_is_reported_before_the_form_is_filled_in(new_team: Callable[..., Team], htmx: bool) -> None:
     team = new_team(quota=2)
     add_numbered(team, 2)
     answer = team.get("/contacts/new", htmx)
@@ -598,7 +600,9 @@ def test_a_full_account_is_told_before_the_form_is_filled_in(new_team: Callable[
 
 
 @as_page_and_htmx
-def test_a_place_that_was_taken_meanwhile_is_told_and_the_form_kept(new_team: Callable[..., Team], htmx: bool) -> None:
+def test_a_place_that_was_taken_meanwhile_is_reported_and_the_form_stays(
+    new_team: Callable[..., Team], htmx: bool
+) -> None:
     team = new_team(quota=1)
     holder = team.add("Ann")
     answer = team.post("/contacts/new", GOOD, htmx)
@@ -632,7 +636,7 @@ def test_who_edits_second_sees_both_values_and_overwrites_only_knowingly(team: T
     assert (saved["name"], saved["mobile"], saved["email"]) == ("Anna", "+8613800138001", None)
 
 
-def test_who_edits_third_is_told_again(team: Team) -> None:
+def test_who_edits_third_is_asked_again(team: Team) -> None:
     contact = team.add("Ann")
     path = f"/contacts/{contact}/edit"
     for version in (1, 2):
@@ -645,16 +649,16 @@ def test_who_edits_third_is_told_again(team: Team) -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "typed", "told"), [(False, {}, "on"), (True, {"receives_system_notifications": "y"}, "off")]
+    ("before", "typed", "expected"), [(False, {}, "on"), (True, {"receives_system_notifications": "y"}, "off")]
 )
-def test_a_switch_that_was_changed_meanwhile_is_told(
-    team: Team, before: bool, typed: dict[str, str], told: str
+def test_a_switch_that_was_changed_meanwhile_is_reported(
+    team: Team, before: bool, typed: dict[str, str], expected: str
 ) -> None:
     contact = team.add("Ann", mobile="+8613800138000", receives_system_notifications=before)
     team.sql.execute("UPDATE contacts SET receives_system_notifications = NOT %s, version = 2", [before])
     answer = team.post(f"/contacts/{contact}/edit", {"name": "Ann", "mobile": "13800138000", "version": 1} | typed)
     assert answer.status_code == 409
-    assert f"Saved meanwhile: <strong>{told}</strong>" in answer.text
+    assert f"Saved meanwhile: <strong>{expected}</strong>" in answer.text
 
 
 FIRST = {"name": "Ann", "mobile": "+8613800138000", "email": "ann@example.com", "dingtalk_url": ROBOT + TOKEN}
@@ -701,8 +705,8 @@ def test_two_people_who_change_different_fields_both_keep_their_change(
     untouched = {name: value for name, value in FIRST.items() if name not in {**theirs, **mine}}
     assert contact.items() >= (untouched | saved).items()
     kept = [name for name in theirs if name not in mine or name == "mobile"]
-    told = answer.text if htmx else team.get("/contacts").text
-    assert ("What somebody else has changed meanwhile stays" in told) is bool(kept)
+    shown = answer.text if htmx else team.get("/contacts").text
+    assert ("What somebody else has changed meanwhile stays" in shown) is bool(kept)
 
 
 @as_page_and_htmx
@@ -777,14 +781,14 @@ def test_a_robot_is_one_thing_a_secret_never_joins_another_address(team: Team) -
 
 @as_page_and_htmx
 @pytest.mark.parametrize(
-    ("theirs", "mine", "told"),
+    ("theirs", "mine", "expected"),
     [
         ({"email": ""}, {"mobile": ""}, {"mobile": "at least one of the three"}),
         ({"email": ""}, {"mobile": "13800138007"}, {"mobile": "has this number already."}),
     ],
 )
 def test_what_two_changes_make_together_has_to_be_a_contact_too(
-    team: Team, theirs: dict[str, str], mine: dict[str, str], told: dict[str, str], htmx: bool
+    team: Team, theirs: dict[str, str], mine: dict[str, str], expected: dict[str, str], htmx: bool
 ) -> None:
     team.add("Bob", mobile="+8613800138007")
     contact = team.add("Ann", mobile="+8613800138000", email="ann@example.com")
@@ -793,7 +797,9 @@ def test_what_two_changes_make_together_has_to_be_a_contact_too(
     assert team.post(path, form | theirs).status_code == 303
     answer = team.post(path, form | mine, htmx)
     assert answer.status_code == 422
-    assert dict.fromkeys(told, True) == {field: told[field] in words for field, words in errors_of(answer).items()}
+    assert dict.fromkeys(expected, True) == {
+        field: expected[field] in words for field, words in errors_of(answer).items()
+    }
     assert "You did not change Mailbox: this field shows what they saved." in answer.text
     assert (value_of(answer, "mobile"), value_of(answer, "email")) == (mine["mobile"], "")
     assert team.contact(contact)["mobile"] == "+8613800138000"
@@ -803,7 +809,7 @@ def test_what_two_changes_make_together_has_to_be_a_contact_too(
 
 
 @as_page_and_htmx
-def test_a_contact_that_was_deleted_while_it_was_edited_is_told(team: Team, htmx: bool) -> None:
+def test_a_contact_that_was_deleted_while_it_was_edited_is_reported(team: Team, htmx: bool) -> None:
     contact = team.add(**FIRST)
     path = f"/contacts/{contact}/edit"
     form = opened_form(team, path)
@@ -812,7 +818,7 @@ def test_a_contact_that_was_deleted_while_it_was_edited_is_told(team: Team, htmx
     assert (answer.status_code, GONE in answer.text, team.contacts()) == (404, True, [])
 
 
-def test_what_a_form_was_opened_with_tells_nothing_and_stays_short(team: Team) -> None:
+def test_what_a_form_was_opened_with_reveals_nothing_and_stays_short(team: Team) -> None:
     columns = {"dingtalk_url": ROBOT + TOKEN, "dingtalk_secret": "SEC12345678", "email": f"{'a' * 60}@example.com"}
     first, second = (team.add("A" * 64, **columns | {"email": f"{i}{columns['email']}"}) for i in range(2))
     opened = [opened_form(team, f"/contacts/{contact}/edit")["opened"] for contact in (first, second)]
@@ -853,12 +859,12 @@ def test_an_edit_that_does_not_know_its_version_overwrites_nothing_unseen(
     typed = {"name": "Bob", "mobile": "13800138000"} | ({} if version is None else {"version": version})
     refused_in_words(answer := team.post(f"/contacts/{contact}/edit", typed, htmx), 400, 409, 422)
     assert team.contact(contact)["name"] == "Ann"
-    told = main_of(answer)
-    assert "form-errors" in told or "field-errors" in told or 'class="message' in told or "<h1>" in told
+    shown = main_of(answer)
+    assert "form-errors" in shown or "field-errors" in shown or 'class="message' in shown or "<h1>" in shown
 
 
 @as_page_and_htmx
-def test_who_edits_a_contact_that_was_deleted_meanwhile_is_told(team: Team, htmx: bool) -> None:
+def test_who_edits_a_contact_that_was_deleted_meanwhile_is_informed(team: Team, htmx: bool) -> None:
     contact = team.add("Ann")
     team.post("/contacts/delete", {"id": contact})
     answer = team.post(f"/contacts/{contact}/edit", GOOD | {"version": 1}, htmx)
@@ -990,14 +996,14 @@ def test_a_hundred_contacts_are_deleted_at_a_time(team: Team) -> None:
 
 @as_page_and_htmx
 @pytest.mark.parametrize(
-    ("gone", "told"),
+    ("gone", "expected"),
     [
         (0, "3 contacts have been deleted."),
         (1, "2 contacts have been deleted. 1 was gone already."),
         (2, "Ann 0003 has been deleted. 2 were gone already."),
     ],
 )
-def test_contacts_that_are_gone_already_are_no_error(team: Team, gone: int, told: str, htmx: bool) -> None:
+def test_contacts_that_are_gone_already_are_no_error(team: Team, gone: int, expected: str, htmx: bool) -> None:
     ids = add_numbered(team, 3)
     if gone:
         team.post("/contacts/delete", {"id": ids[:gone]})
@@ -1005,11 +1011,11 @@ def test_contacts_that_are_gone_already_are_no_error(team: Team, gone: int, told
     shown = SHOWN if htmx else {}
     answer = team.post("/contacts/delete", {"id": ids}, htmx, **shown)
     assert answer.status_code == (200 if htmx else 303)
-    assert f"<p>{told}</p>" in (answer if htmx else team.get("/contacts")).text
+    assert f"<p>{expected}</p>" in (answer if htmx else team.get("/contacts")).text
     assert team.contacts() == []
 
 
-def test_contacts_that_are_all_gone_already_are_told_in_the_fresh_list(team: Team) -> None:
+def test_contacts_that_are_all_gone_already_are_reported_in_the_fresh_list(team: Team) -> None:
     ids = add_numbered(team, 3)
     team.post("/contacts/delete", {"id": ids[:2]})
     answer = team.post("/contacts/delete", {"id": ids[:2]}, True, **SHOWN)

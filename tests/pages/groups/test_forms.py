@@ -35,7 +35,7 @@ def test_a_name_is_kept_trimmed_and_in_its_normal_form(app: Flask, typed: str, k
 
 
 @pytest.mark.parametrize(
-    ("typed", "told"),
+    ("typed", "expected"),
     [
         ("", "Enter a name."),
         ("   ", "Enter a name."),
@@ -46,10 +46,10 @@ def test_a_name_is_kept_trimmed_and_in_its_normal_form(app: Flask, typed: str, k
     ],
     ids=ascii,
 )
-def test_a_name_that_cannot_be_is_told_beside_its_field(app: Flask, typed: str, told: str) -> None:
+def test_a_name_that_cannot_be_is_reported_beside_its_field(app: Flask, typed: str, expected: str) -> None:
     form = submitted(app, name=typed)
     assert list(form.errors) == ["name"]
-    assert told in form.errors["name"][0]
+    assert expected in form.errors["name"][0]
 
 
 def test_picked_contacts_are_read_once_each_and_in_their_order() -> None:

@@ -79,7 +79,7 @@ def offered(answer: TestResponse) -> list[str]:
 
 
 def message(answer: TestResponse, team: Team) -> str:
-    """Return what the person is told after a change."""
+    """Return what the person reads after a change."""
     return html.unescape(answer.text if answer.status_code != 303 else team.get(answer.location).text)
 
 
@@ -173,7 +173,7 @@ def test_who_is_not_logged_on_is_led_to_the_log_on(team: Team, method: str, path
 @as_page_and_htmx
 @pytest.mark.parametrize("path", POSTS[:2])
 @pytest.mark.parametrize("name", ["", " 　", "\u200b", "x" * 65, "a\0b", "e\u202evil", "x\U000105d2\u0307"], ids=ascii)
-def test_a_bad_name_is_told_beside_its_field_and_nothing_is_written(
+def test_a_bad_name_is_reported_beside_its_field_and_nothing_is_written(
     team: Team, path: str, name: str, htmx: bool
 ) -> None:
     contact = team.add("Ann")
@@ -190,7 +190,7 @@ def test_a_bad_name_is_told_beside_its_field_and_nothing_is_written(
 @as_page_and_htmx
 @pytest.mark.parametrize("path", POSTS[:2])
 @pytest.mark.parametrize("name", ["Night watch", "NIGHT WATCH", "ｎｉｇｈｔ　ｗａｔｃｈ"])
-def test_a_name_that_is_taken_whatever_its_case_is_told_beside_its_field(
+def test_a_name_that_is_taken_whatever_its_case_is_reported_beside_its_field(
     team: Team, other_team: Team, path: str, name: str, htmx: bool
 ) -> None:
     contact = team.add("Ann")
@@ -302,7 +302,7 @@ def test_who_edits_second_sees_what_was_saved_and_overwrites_only_knowingly(team
     assert groups(team) == {"Mine": {bob}}
 
 
-def test_a_change_of_the_members_alone_is_a_change_that_others_are_told_of(team: Team) -> None:
+def test_a_change_of_the_members_alone_is_a_change_that_others_are_shown(team: Team) -> None:
     ann, bob = team.add("Ann"), team.add("Bob")
     group = add_group(team, "Ops", ann)
     team.post("/groups/assign", {"id": bob, "group": group, "action": "add"})
@@ -332,8 +332,8 @@ def test_two_people_who_add_and_take_different_members_both_keep_their_change(te
     answer = team.post(path, form | {"member": [ann, dan, eve]}, htmx, **SHOWN)  # without Bob, with Dan
     assert answer.status_code == (200 if htmx else 303)
     assert groups(team) == {"Day": {cid, dan}}
-    told = answer.text if htmx else team.get("/groups").text
-    assert "Day has been saved. It holds what somebody else has changed meanwhile, too." in told
+    shown = answer.text if htmx else team.get("/groups").text
+    assert "Day has been saved. It holds what somebody else has changed meanwhile, too." in shown
 
 
 def test_who_is_added_from_the_list_of_contacts_stays_in_a_group_that_somebody_edits(team: Team) -> None:
@@ -360,7 +360,7 @@ def test_a_name_that_both_have_changed_is_a_conflict_and_the_members_are_merged(
 
 
 @as_page_and_htmx
-def test_a_group_that_was_deleted_or_a_name_that_was_taken_meanwhile_is_told(team: Team, htmx: bool) -> None:
+def test_a_group_that_was_deleted_or_a_name_that_was_taken_meanwhile_is_reported(team: Team, htmx: bool) -> None:
     ann, bob = team.add("Ann"), team.add("Bob")
     group = add_group(team, "Ops", ann)
     path = f"/groups/{group}/edit"
@@ -530,7 +530,7 @@ def test_groups_are_deleted_together_and_their_contacts_stay(team: Team, htmx: b
     assert team.contact(ann)
 
 
-def test_groups_that_are_gone_already_are_told(team: Team, other_team: Team) -> None:
+def test_groups_that_are_gone_already_are_reported(team: Team, other_team: Team) -> None:
     first, foreign = add_group(team, "First"), add_group(other_team, "Foreign")
     answer = team.post("/groups/delete", {"id": [first, foreign]}, htmx=True, **SHOWN)
     assert answer.status_code == 200
@@ -542,7 +542,7 @@ def test_groups_that_are_gone_already_are_told(team: Team, other_team: Team) -> 
     assert groups(other_team) == {"Foreign": set()}
 
 
-# What the contacts' pages tell of groups
+# What the contacts' pages show of groups
 
 
 @as_page_and_htmx
@@ -553,14 +553,14 @@ def test_the_question_names_the_groups_that_contacts_leave(team: Team, other_tea
     add_group(team, "Elsewhere", cid)
     add_group(other_team, "Foreign", other_team.add("Ann"))
 
-    def told(*ids: int) -> str:
+    def shown(*ids: int) -> str:
         answer = team.get("/contacts/delete?" + "&".join(f"id={id}" for id in ids), htmx)
         return html.unescape(re.sub("<[^>]*>", "", answer.text))
 
-    assert "The group Alone is left with nobody." in told(ann)
-    assert "The group Pair loses this contact." in told(ann)
-    assert "The group Pair is left with nobody." in told(ann, bob)
-    for text in (told(ann), told(ann, bob)):
+    assert "The group Alone is left with nobody." in shown(ann)
+    assert "The group Pair loses this contact." in shown(ann)
+    assert "The group Pair is left with nobody." in shown(ann, bob)
+    for text in (shown(ann), shown(ann, bob)):
         assert "Elsewhere" not in text
         assert "Foreign" not in text
     team.post("/contacts/delete", {"id": [ann, bob]})
@@ -568,7 +568,7 @@ def test_the_question_names_the_groups_that_contacts_leave(team: Team, other_tea
 
 
 @as_page_and_htmx
-def test_a_contact_tells_its_groups_in_its_row_and_in_its_dialog(team: Team, htmx: bool) -> None:
+def test_a_contact_shows_its_groups_in_its_row_and_in_its_dialog(team: Team, htmx: bool) -> None:
     ann, bob = team.add("Ann"), team.add("Bob")
     add_group(team, "Ops", ann)
     add_group(team, "Night", ann)

@@ -92,7 +92,7 @@ def test_deleting_leads_back_to_the_list_and_says_so(team: Team) -> None:
     assert team.get(path).status_code == 404
 
 
-def test_who_deletes_a_group_is_told_of_its_integrations(team: Team) -> None:
+def test_who_deletes_a_group_is_shown_its_integrations(team: Team) -> None:
     group = add_group(team, "Night")
     for name in ("Zabbix", "Alertmanager"):
         add_integration(team, group, name)
@@ -149,8 +149,8 @@ def test_the_configurations_work_as_pasted(team: Team, settings: dict[str, str],
     for page, token in ((answer, blocks(answer)["Token"]), (known, "YOUR-TOKEN")):
         found = blocks(page)
         (webhook,) = yaml.safe_load(found["Alertmanager"])["receivers"][0]["webhook_configs"]
-        told = webhook["http_config"]["authorization"]
-        assert (webhook["url"], told["type"], told["credentials"]) == (url, "Bearer", token)
+        authorization = webhook["http_config"]["authorization"]
+        assert (webhook["url"], authorization["type"], authorization["credentials"]) == (url, "Bearer", token)
         grafana = yaml.safe_load(found["Grafana"])["contactPoints"][0]["receivers"][0]["settings"]
         assert (grafana["url"], grafana["authorization_credentials"]) == (url, token)
         curl = shlex.split(found["A script"].replace("\\\n", ""))

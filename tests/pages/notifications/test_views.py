@@ -1,4 +1,4 @@
-"""Show that what came in is listed and found, that each message tells its story, and that tests and retries go out."""
+"""Show that what came in is listed and found with the result of each message, and that tests and retries go out."""
 
 import html
 import json
@@ -55,18 +55,18 @@ def words(fragment: str) -> str:
 
 
 def stories(answer: TestResponse) -> list[str]:
-    """Return what is told of each message."""
+    """Return what is shown of each message."""
     assert answer.status_code == 200
     return [words(item) for item in re.findall(r'<li class="delivery.*?</li>', answer.text, re.DOTALL)]
 
 
 def polls(answer: TestResponse) -> bool:
-    """Tell whether the page asks again by itself."""
+    """Return whether the page asks again by itself."""
     return bool(re.search(r'<(section|div) id="notifications-(deliveries|result)"[^>]* hx-trigger="load', answer.text))
 
 
-def told(answer: TestResponse) -> bool:
-    """Tell whether the page that shows the contacts is told that the messages are at their end."""
+def refreshes_list(answer: TestResponse) -> bool:
+    """Return whether the page that shows the contacts is refreshed because the messages have ended."""
     return answer.headers.get("HX-Trigger") == "notifications:changed"
 
 
@@ -96,7 +96,7 @@ def test_the_list_is_newest_first_with_what_became_of_each(team: Team, other_tea
     assert [re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "TIME", row) for row in rows] == [
         "System A channel fails Night TIME 1 sent",
         "Test Try Ann TIME 1 waiting",
-        "Firing Nobody Night TIME Nobody was told",
+        "Firing Nobody Night TIME Nobody was notified",
         "Resolved It is over Night TIME 1 sent",
         "Firing All there is critical Night TIME 1 failed 2 waiting 2 sent",
     ]
@@ -208,7 +208,7 @@ def test_a_list_that_is_not_there_is_refused_in_words(team: Team, query: str) ->
 # An alert and its messages
 
 
-def test_each_message_tells_its_story(team: Team) -> None:
+def test_each_message_shows_what_became_of_it(team: Team) -> None:
     due = datetime(2026, 11, 25, 8, 0, tzinfo=UTC)
     again = {"attempts": 2, "next_attempt_at": due, "answer": "DingTalk answers 500."}
     states: list[dict[str, Any]] = [{}, SENDING, again | {"channel": "dingtalk"}, SENT | {"channel": "sms"}, FAILED]
@@ -274,18 +274,18 @@ def test_many_messages_are_shown_in_pages(team: Team) -> None:
 
 @pytest.mark.parametrize("path", ["/notifications/{}", "/notifications/{}/result"])
 @pytest.mark.parametrize("waiting", [{}, SENDING, {"attempts": 1}], ids=["queued", "sending", "again"])
-def test_a_page_asks_again_while_something_waits_and_tells_the_list_at_the_end(
+def test_a_page_asks_again_while_something_waits_and_refreshes_the_list_at_the_end(
     team: Team, path: str, waiting: dict[str, Any]
 ) -> None:
     path = path.format(add_alert(team, "Disk", SENT, waiting))
     for htmx in (False, True):
         answer = team.get(path, htmx)
-        assert (polls(answer), told(answer)) == (True, False)
+        assert (polls(answer), refreshes_list(answer)) == (True, False)
     query = "UPDATE deliveries SET state = 'failed', next_attempt_at = NULL, ended_at = now() WHERE account_id = %s"
     team.sql.execute(f"{query} AND state <> 'sent'", [team.account_id])
-    assert (polls(team.get(path)), told(team.get(path))) == (False, False)
+    assert (polls(team.get(path)), refreshes_list(team.get(path))) == (False, False)
     answer = team.get(path, htmx=True)
-    assert (polls(answer), told(answer)) == (False, True)
+    assert (polls(answer), refreshes_list(answer)) == (False, True)
 
 
 @pytest.mark.usefixtures("no_worker")
@@ -332,7 +332,7 @@ def test_everything_that_failed_is_sent_again_as_if_it_were_new(team: Team, othe
     )
     answer = team.post(f"/notifications/{identity}/again", {}, htmx)
     if htmx:
-        assert (answer.status_code, polls(answer), told(answer)) == (200, True, False)
+        assert (answer.status_code, polls(answer), refreshes_list(answer)) == (200, True, False)
         assert [story.split()[3] for story in stories(answer)] == ["Queued", "Sending", "Queued", "Sent"]
         assert "2 messages are sent again." in answer.text
     else:
@@ -407,7 +407,7 @@ def test_what_a_notification_names_is_a_link_for_as_long_as_it_exists(team: Team
     assert "Sent to Night" in words(team.get(path).text)
 
 
-def test_the_list_leads_to_the_group_that_was_told_for_as_long_as_it_exists(team: Team, other_team: Team) -> None:
+def test_the_list_leads_to_the_group_that_was_notified_for_as_long_as_it_exists(team: Team, other_team: Team) -> None:
     token = new_token(team, group := add_group(team, "Night"), "Backups")
     post(team.app, token, {"title": "Disk is full"})
     add_alert(team, addressee="Night", source="console", kind="test")
@@ -473,12 +473,12 @@ def test_a_test_is_asked_for_and_sent_the_way_of_every_alert(team: Team, kind: s
 
 
 @as_page_and_htmx
-def test_a_test_of_a_group_without_members_says_that_nobody_was_told(team: Team, htmx: bool) -> None:
+def test_a_test_of_a_group_without_members_says_that_nobody_was_notified(team: Team, htmx: bool) -> None:
     group = add_group(team, "Night")
-    assert "nobody would be told" in team.get(f"/notifications/test?group={group}", htmx).text
+    assert "nobody would be notified" in team.get(f"/notifications/test?group={group}", htmx).text
     answer = team.post("/notifications/test", {"group": group}, htmx)
     shown = answer if htmx else team.get(str(answer.location))
-    assert "Nobody was told" in shown.text
+    assert "Nobody was notified" in shown.text
     assert not polls(shown)
 
 
@@ -511,7 +511,7 @@ def test_a_test_of_nobody_is_refused_in_words(team: Team, method: str, form: dic
         ("POST", "/notifications/test?group={group}"),
     ],
 )
-def test_what_another_team_was_told_is_not_there(
+def test_what_another_team_was_sent_is_not_there(
     team: Team, other_team: Team, method: str, path: str, htmx: bool
 ) -> None:
     contact = team.add("Secret Ann")
@@ -538,7 +538,7 @@ def test_no_page_takes_more_than_a_few_queries(team: Team) -> None:
         assert 1 <= len(sent) <= most
 
 
-def test_a_message_tells_whether_more_than_its_headline_arrived(team: Team) -> None:
+def test_a_message_shows_whether_more_than_its_headline_arrived(team: Team) -> None:
     refused = {"state": "failed", "answer": "The text holds a link.", "text_refused": True}
     identity = add_alert(team, "Disk", SENT | {"headline_only": True}, FAILED | refused, SENT, FAILED)
     shown = stories(team.get(f"/notifications/{identity}"))
@@ -572,7 +572,7 @@ def test_a_test_of_selected_contacts_says_what_it_costs_and_is_one_notification(
     other = full_team.add("Not selected", mobile="+8613800138009")
     question = full_team.get("/notifications/test?" + "&".join(f"id={id}" for id in ids), htmx)
     assert "Send a test to 3 contacts?" in words(question.text)
-    # Who shares a robot is told in one message.
+    # Who shares a robot is notified in one message.
     assert "6 messages are sent: 2 text messages, 2 e-mails, 2 DingTalk messages." in words(question.text)
     assert [name for name in ("Ann", "Bob", "Cid", "Not selected") if f"<bdi>{name}</bdi>" in question.text] == [
         *("Ann", "Bob", "Cid")
@@ -581,8 +581,14 @@ def test_a_test_of_selected_contacts_says_what_it_costs_and_is_one_notification(
     answer = full_team.post("/notifications/test", {"id": [*ids, other + 10**6]}, htmx)
     (written,) = alerts_of(full_team)
     assert (written["kind"], written["addressee"]) == ("test", "2 contacts")
-    told = {(name, channel) for _, name, channel, _ in deliveries_of(full_team)}
-    assert told == {("Ann", "sms"), ("Ann", "email"), ("Ann", "dingtalk"), ("Bob", "sms"), ("Bob", "dingtalk")}
+    queued = {(name, channel) for _, name, channel, _ in deliveries_of(full_team)}
+    assert queued == {
+        ("Ann", "sms"),
+        ("Ann", "email"),
+        ("Ann", "dingtalk"),
+        ("Bob", "sms"),
+        ("Bob", "dingtalk"),
+    }
     if htmx:
         assert (polls(answer), "Test of 2 contacts" in words(answer.text)) == (True, True)
     else:
