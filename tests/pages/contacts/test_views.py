@@ -17,6 +17,7 @@ from markupsafe import escape
 from werkzeug.test import TestResponse
 
 from contacts_app.delivery.channels.registry import KINDS
+from contacts_app.pages.contacts.views import PLACE
 from tests.conftest import HTMX, ROBOT, Team, watched_statements
 
 repeatable = settings(
@@ -352,6 +353,16 @@ def test_a_number_is_searched_by_its_digits(team: Team, text: str) -> None:
     team.add("Ann", mobile="+8613800138000")
     team.add("Bob", mobile="+12025550123")
     assert rows(team.get(f"/contacts?{urlencode({'q': text, 'field': 'mobile'})}")) == ["Ann"]
+
+
+@as_page_and_htmx
+def test_no_text_takes_the_place_of_the_rows(team: Team, htmx: bool) -> None:
+    """A name and a search that look like the mark of that place stay text, and the row comes once."""
+    team.add(str(PLACE), mobile="+8613800138001")
+    answer = team.get(f"/contacts?{urlencode({'q': PLACE})}", htmx=htmx)
+    assert rows(answer) == [PLACE]
+    assert PLACE not in answer.text
+    assert answer.text.index("<tbody") < answer.text.index('<tr id="contact-') < answer.text.index("</tbody>")
 
 
 def test_a_count_of_hits_is_announced(team: Team) -> None:
