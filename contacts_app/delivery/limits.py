@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from ..config import Settings, StartError
 from ..core.db import db
 from .answers import answer, dump
-from .attempts import DUE, Claimed, Result
+from .attempts import DUE_OF_CONTACT, Claimed, Result
 from .channels import Content, headline
 from .channels.kinds import ByContact
 
@@ -41,7 +41,8 @@ _lock_windows = sa.text(f"""
     ) AS send_window
     CROSS JOIN LATERAL (
         SELECT count(*) AS count, count(message) AS repeated FROM (
-            SELECT message FROM deliveries WHERE account_id = :account_id AND contact_id = wanted.id AND {DUE}
+            SELECT message FROM deliveries WHERE account_id = :account_id AND contact_id = wanted.id
+                AND {DUE_OF_CONTACT}
             LIMIT :limit + 1
         ) AS due
     ) AS due
@@ -73,7 +74,8 @@ _hold = sa.text(f"""
         FROM unnest(CAST(:contact_ids AS bigint[]), CAST(:untils AS timestamptz[])) AS limits (contact_id, until)
         CROSS JOIN LATERAL (
             SELECT account_id, alert_id, deliveries.contact_id, channel FROM deliveries
-            WHERE account_id = :account_id AND deliveries.contact_id = limits.contact_id AND {DUE}
+            WHERE account_id = :account_id AND deliveries.contact_id = limits.contact_id
+                AND {DUE_OF_CONTACT}
             ORDER BY next_attempt_at LIMIT :most FOR UPDATE SKIP LOCKED
         ) AS due
         LIMIT :most

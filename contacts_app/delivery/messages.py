@@ -21,6 +21,7 @@ from .attempts import (
     CHOSEN,
     CLAIMED_COLUMNS,
     DUE,
+    DUE_OF_CONTACT,
     GIVE_UP_AT,
     GONE,
     KEY,
@@ -57,21 +58,27 @@ _next = sa.text(f"""
             (SELECT turn FROM later WHERE turn <> ALL (CAST(:passed_over AS bigint[]))),
             (SELECT turn FROM first WHERE turn <> ALL (CAST(:passed_over AS bigint[])))) AS turn
     )
-    SELECT turn, ARRAY(
-        SELECT contact_id FROM deliveries WHERE {DUE} AND account_id = (SELECT turn FROM next)
-        ORDER BY next_attempt_at LIMIT {LOOKED_AT}
-    ) AS contact_ids,
-    ({_AFTER.format("(SELECT turn FROM next)")}) IS NOT NULL OR ({_AFTER.format("0")}) < turn AS is_more
-    FROM next
+    SELECT turn, alert_ids, contact_ids,
+        ({_AFTER.format("(SELECT turn FROM next)")}) IS NOT NULL OR ({_AFTER.format("0")}) < turn AS is_more
+    FROM next, (
+        SELECT array_agg(alert_id) AS alert_ids, array_agg(contact_id) AS contact_ids FROM (
+            SELECT alert_id, contact_id FROM deliveries WHERE {DUE} AND account_id = (SELECT turn FROM next)
+            ORDER BY next_attempt_at LIMIT {LOOKED_AT}
+        ) AS due
+    ) AS due
 """)  # nosec B608
 # With statistics from before a burst, the planner expects few due rows, and would read and sort all of them instead of
-# reading the first ones from the ordered index.
-_begin = sa.text("SELECT set_config('lock_timeout', :lock_timeout, true), set_config('enable_sort', 'off', true)")
+# reading the first ones from the ordered index. A generic plan is as good, and planning takes longer than most of these
+# statements.
+_begin = sa.text("""
+    SELECT set_config('lock_timeout', :lock_timeout, true), set_config('enable_sort', 'off', true),
+        set_config('plan_cache_mode', 'force_generic_plan', true)
+""")
 _end_gone = sa.text(f"""
     UPDATE deliveries SET state = 'failed', next_attempt_at = NULL, ended_at = now(), answer = :gone
     FROM (
         SELECT account_id, alert_id, contact_id, channel FROM deliveries
-        WHERE account_id = :account_id AND contact_id = ANY (CAST(:ids AS bigint[])) AND {DUE}
+        WHERE account_id = :account_id AND contact_id = ANY (CAST(:ids AS bigint[])) AND {DUE_OF_CONTACT}
             AND NOT EXISTS (SELECT FROM contacts WHERE (contacts.account_id, contacts.id) = (:account_id, contact_id))
         LIMIT {limits.MAX_AT_ONCE} FOR UPDATE SKIP LOCKED
     ) AS gone
@@ -79,21 +86,37 @@ _end_gone = sa.text(f"""
         = (gone.account_id, gone.alert_id, gone.contact_id, gone.channel)
     RETURNING 1
 """)  # nosec B608
-_waiting = sa.text(f"""
-    SELECT due.account_id, alert_id, contact_id, attempts, message, next_attempt_at, asked_at,
+_WITH_CONTENT = f"""
+    SELECT due.account_id, due.alert_id, due.contact_id, attempts, message, next_attempt_at, asked_at,
         extract(epoch FROM {GIVE_UP_AT} - now())::float AS seconds_left, {CLAIMED_COLUMNS}
-    FROM unnest(CAST(:ids AS bigint[]), CAST(:counts AS integer[])) AS wanted (id, count)
-    CROSS JOIN LATERAL (
-        SELECT * FROM deliveries
-        WHERE account_id = :account_id AND contact_id = wanted.id AND {DUE} AND {NOT_SENT}
-        ORDER BY next_attempt_at, alert_id LIMIT wanted.count
-        FOR UPDATE SKIP LOCKED
-    ) AS due
+    FROM {{}} AS due
     CROSS JOIN LATERAL (SELECT * FROM alerts WHERE (account_id, id) = (due.account_id, due.alert_id) LIMIT 1) AS alerts
     CROSS JOIN LATERAL (
         SELECT * FROM contacts WHERE (account_id, id) = (due.account_id, due.contact_id) LIMIT 1
     ) AS contacts
-""")  # nosec B608
+"""  # nosec B608
+# Only what has not ended has a time, but this matches no partial index: each row is looked up by its key.
+_BY_KEY = f"""
+    unnest(CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[])) AS wanted (alert_id, contact_id)
+    CROSS JOIN LATERAL (
+        SELECT * FROM deliveries
+        WHERE (account_id, alert_id, contact_id, channel)
+            = (:account_id, wanted.alert_id, wanted.contact_id, :channel)
+            AND next_attempt_at <= now() AND cancelled_by IS NULL AND {NOT_SENT}
+        FOR UPDATE SKIP LOCKED
+    )
+"""  # nosec B608
+_OF_CONTACTS = f"""
+    unnest(CAST(:ids AS bigint[])) AS wanted (id)
+    CROSS JOIN LATERAL (
+        SELECT * FROM deliveries
+        WHERE account_id = :account_id AND contact_id = wanted.id AND {DUE_OF_CONTACT} AND {NOT_SENT}
+        ORDER BY next_attempt_at LIMIT {limits.MAX_ALERTS}
+        FOR UPDATE SKIP LOCKED
+    )
+"""  # nosec B608
+_read = sa.text(_WITH_CONTENT.format(_BY_KEY))
+_read_all_of = sa.text(_WITH_CONTENT.format(_OF_CONTACTS))
 _claim = sa.text(f"""
     WITH chosen AS MATERIALIZED (
         {CHOSEN} unnest(CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[]), CAST(:messages AS uuid[]))
@@ -121,13 +144,20 @@ _release = sa.text("""
             SELECT account_id, alert_id, contact_id, channel FROM deliveries
             WHERE (account_id, alert_id, contact_id, channel)
                 = (released.account_id, released.alert_id, released.contact_id, :channel)
-                AND ended_at IS NULL AND state <> 'queued' AND next_attempt_at = released.leased_until
+                AND state <> 'queued' AND next_attempt_at = released.leased_until
             FOR UPDATE SKIP LOCKED
         ) AS held
     ) AS free
     WHERE (deliveries.account_id, deliveries.alert_id, deliveries.contact_id, deliveries.channel)
         = (free.account_id, free.alert_id, free.contact_id, free.channel)
 """)
+
+
+class Due(NamedTuple):
+    """The key of a delivery of the account whose turn it is."""
+
+    alert_id: int
+    contact_id: int
 
 
 class Claims(NamedTuple):
@@ -153,7 +183,7 @@ def claim(channel: str, turn: int, settings: Settings, passed_over: Collection[i
         db.session.commit()
         return Claims(None, [], False)
     try:
-        claims = _claim_of(found.turn, found.contact_ids, kind, settings)
+        claims = _claim_of(found.turn, list(map(Due, found.alert_ids, found.contact_ids)), kind, settings)
     except sa.exc.OperationalError as error:
         db.session.rollback()
         if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
@@ -162,12 +192,12 @@ def claim(channel: str, turn: int, settings: Settings, passed_over: Collection[i
     return claims._replace(is_more=found.is_more or len(found.contact_ids) > len(claims.claimed))
 
 
-def _claim_of(account_id: int, due: Sequence[int], kind: ByContact, settings: Settings) -> Claims:
-    """Claim deliveries of the account, and commit; `due` has the contact of each due delivery, in their order."""
+def _claim_of(account_id: int, due: Sequence[Due], kind: ByContact, settings: Settings) -> Claims:
+    """Claim some of these deliveries of the account, and commit."""
     channel = kind.name
     mine: dict[str, Any] = {"account_id": account_id, "channel": channel}
     rooms, passed_over = limits.take_rooms(
-        account_id, channel, list(dict.fromkeys(due)), kind.limit(settings), kind.batch
+        account_id, channel, list(dict.fromkeys(one.contact_id for one in due)), kind.limit(settings), kind.batch
     )
     full = {id: room for id, room in rooms.items() if not room.messages}
     is_busy = bool(full) and limits.hold(account_id, channel, full)
@@ -217,15 +247,17 @@ def whole(claims: Sequence[Claimed]) -> list[Claimed]:
     return [part for one in claims for part in (one, *one.others)]
 
 
-def _read_due(mine: dict[str, Any], due: Sequence[int], rooms: Mapping[int, Room], most: int) -> list[Any]:
+def _read_due(mine: dict[str, Any], due: Sequence[Due], rooms: Mapping[int, Room], most: int) -> list[Any]:
     """Lock and return the next `most` deliveries; for a digest, all due deliveries of the contact."""
-    free = [id for id in due if id in rooms and rooms[id].messages]
-    counts = Counter([id for id in free if not rooms[id].is_for_all][:most])
-    digests = list(dict.fromkeys(id for id in free if rooms[id].is_for_all))[:MAX_DIGESTS]
-    counts |= dict.fromkeys(digests, limits.MAX_ALERTS)
-    if not counts:
-        return []
-    return list(db.session.execute(_waiting, mine | {"ids": list(counts), "counts": list(counts.values())}))
+    free = [one for one in due if one.contact_id in rooms and rooms[one.contact_id].messages]
+    next_ones = [one for one in free if not rooms[one.contact_id].is_for_all][:most]
+    digests = list(dict.fromkeys(one.contact_id for one in free if rooms[one.contact_id].is_for_all))[:MAX_DIGESTS]
+    rows: list[Any] = []
+    if next_ones:
+        rows += db.session.execute(_read, mine | columns(next_ones, "alert_id", "contact_id"))
+    if digests:
+        rows += db.session.execute(_read_all_of, mine | {"ids": digests})
+    return rows
 
 
 def _choose(rows: Sequence[Any], rooms: Mapping[int, Room], most: int) -> list[list[Any]]:

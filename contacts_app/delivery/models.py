@@ -139,7 +139,7 @@ class Delivery(Base):
         sa.Index(
             "deliveries_of_contacts",
             *("account_id", "contact_id", "channel", "next_attempt_at"),
-            postgresql_where=sa.text(_IS_WAITING),
+            postgresql_where=sa.text("ended_at IS NULL"),  # other words than of deliveries_due: see attempts.py
         ),
         sa.CheckConstraint(
             "state <> 'overtaken' OR overtaken_by IS NOT NULL AND overtaken_by > alert_id",

@@ -63,7 +63,7 @@ _overtake = sa.text("""
             SELECT account_id, alert_id, contact_id, channel FROM deliveries
             WHERE (account_id, alert_id, contact_id, channel)
                 = (:account_id, pairs.alert_id, pairs.contact_id, :channel)
-                AND ended_at IS NULL AND cancelled_by IS NULL
+                AND next_attempt_at IS NOT NULL AND cancelled_by IS NULL
             FOR UPDATE SKIP LOCKED
         ) AS waiting
     ) AS overtaken

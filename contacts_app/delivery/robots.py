@@ -64,7 +64,7 @@ _waiting_for_robot = sa.text(f"""
     CROSS JOIN LATERAL (
         SELECT * FROM deliveries
         WHERE deliveries.account_id = contacts.account_id AND contact_id = contacts.id AND channel = 'dingtalk'
-            AND state IN ('queued', 'sending') AND next_attempt_at <= now() AND cancelled_by IS NULL
+            AND ended_at IS NULL AND next_attempt_at <= now() AND cancelled_by IS NULL
             AND {NOT_SENT}
         ORDER BY message, next_attempt_at, alert_id LIMIT :most
         FOR UPDATE SKIP LOCKED
@@ -93,7 +93,7 @@ _next_for_robot = sa.text("""
     CROSS JOIN LATERAL (
         SELECT next_attempt_at FROM deliveries
         WHERE deliveries.account_id = contacts.account_id AND contact_id = contacts.id AND channel = 'dingtalk'
-            AND state IN ('queued', 'sending') AND cancelled_by IS NULL
+            AND ended_at IS NULL AND cancelled_by IS NULL
         ORDER BY next_attempt_at LIMIT 1
     ) AS next
     WHERE contacts.account_id = :account_id AND dingtalk_url_hash = :url_hash
