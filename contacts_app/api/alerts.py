@@ -83,7 +83,7 @@ def alerts() -> ResponseReturnValue:
     if not count:
         reply["warning"] = f"The contact group {admission.group_name} has no members, so nobody is notified."
     db.session.commit()
-    mark("committed", alert.id)
+    mark("committed", reply["id"])
     return jsonify(reply), 202
 
 
@@ -143,7 +143,8 @@ def _token() -> str:
         _refuse("Send the token of an integration in the header Authorization, after the word Bearer.")
     is_short = len(token) <= MAX_TOKEN
     wait = Integration.seconds_to_wait(token, current_settings().alerts_per_minute) if is_short else None
-    db.session.commit()  # frees the connection while a slow body arrives; a rollback would discard prepared statements
+    if wait != 0:
+        db.session.commit()  # a rollback would discard prepared statements
     if wait is None:
         _refuse(UNKNOWN)
     if wait:

@@ -22,7 +22,7 @@ from ..config import current_settings
 from . import postgres
 
 SETTING = "console.account_id"  # the row-level security policies compare it with the account of each row
-ALL_ACCOUNTS, NO_ACCOUNT = "all", ""
+ALL_ACCOUNTS = "all"
 TIMESTAMP = sa.DateTime(timezone=True)
 RESTART_SECONDS = 3  # for which connecting is retried, so that a restart of the server goes unnoticed
 CONNECTION_DEFAULTS = {
@@ -159,39 +159,44 @@ def _commit_reads(response: Response) -> Response:
     return response
 
 
-_set = sa.text(f"SELECT set_config('{SETTING}', :account, true)")
+_set = sa.text("""
+    SELECT set_config(name, value, true)
+    FROM unnest(CAST(:names AS text[]), CAST(:values AS text[])) AS setting (name, value)
+""")
 
 
 @sa.event.listens_for(db.session, "after_begin")
-def _set_account(session: Session, transaction: SessionTransaction, connection: sa.Connection) -> None:
+def _set_up(session: Session, transaction: SessionTransaction, connection: sa.Connection) -> None:
     """Set the row-level-security account when a transaction begins: a query without a condition finds no other rows.
 
     Without an account no rows are visible, which is the setting of a new connection.
     """
-    shown = g.get("shown_account", NO_ACCOUNT) if has_app_context() else NO_ACCOUNT
-    if shown != NO_ACCOUNT:
-        connection.execute(_set, {"account": shown})
+    if has_app_context() and (settings := g.get("server_settings")):
+        connection.execute(_set, {"names": list(settings), "values": list(settings.values())})
 
 
 def show_all_accounts(connection: sa.Connection) -> None:
     """Make the rows of all accounts visible until the end of this transaction."""
-    connection.execute(_set, {"account": ALL_ACCOUNTS})
+    connection.execute(_set, {"names": [SETTING], "values": [ALL_ACCOUNTS]})
 
 
 @contextmanager
-def all_accounts() -> Iterator[None]:
-    """Make the rows of all accounts visible in transactions that begin inside, for commands and workers."""
-    before = g.get("shown_account", NO_ACCOUNT)
-    g.shown_account = ALL_ACCOUNTS
+def all_accounts(**settings: str) -> Iterator[None]:
+    """Make the rows of all accounts visible in transactions that begin inside, for commands and workers.
+
+    Other settings of the server for these transactions cost no statement of their own.
+    """
+    before = g.get("server_settings")
+    g.server_settings = {SETTING: ALL_ACCOUNTS} | settings
     try:
         yield
     finally:
-        g.shown_account = before
+        g.server_settings = before
 
 
 def show_account(account_id: int) -> None:
     """Make the rows of one account visible from the next transaction on."""
-    g.shown_account = str(account_id)
+    g.server_settings = {SETTING: str(account_id)}
 
 
 def set_account_to(account_id: SQLColumnExpression[int]) -> sa.ColumnElement[str]:

@@ -1,7 +1,7 @@
 """Limit the rate of messages to a number or mailbox; those above the limit wait, and are sent as one digest."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -48,13 +48,14 @@ _lock_windows = sa.text(f"""
     ) AS due
     LIMIT :most
 """)  # nosec B608
-_note_sent = sa.text("""
+# Counts the messages of a claim against the limits of the contacts, whose windows are locked; a part of that statement.
+COUNT = """
     UPDATE send_windows SET
         sent_at = ARRAY(SELECT at FROM unnest(sent_at) AS at WHERE at > now() - CAST(:window AS interval) ORDER BY at)
             || array_fill(now(), ARRAY[sent.messages])
-    FROM unnest(CAST(:contact_ids AS bigint[]), CAST(:counts AS integer[])) AS sent (contact_id, messages)
-    WHERE account_id = :account_id AND send_windows.contact_id = sent.contact_id AND kind = :kind
-""")
+    FROM unnest(CAST(:counted_ids AS bigint[]), CAST(:counts AS integer[])) AS sent (contact_id, messages)
+    WHERE account_id = :account_id AND send_windows.contact_id = sent.contact_id AND kind = :channel
+"""
 _give_back = sa.text("""
     UPDATE send_windows SET sent_at = sent_at[1:place - 1] || sent_at[place + 1:]
     FROM (
@@ -149,10 +150,9 @@ def _lock(mine: dict[str, Any], ids: Sequence[int]) -> dict[int, Room]:
     return rooms
 
 
-def note_sent(account_id: int, channel: str, counts: dict[int, int]) -> None:
-    """Count messages against the limits of the contacts, whose windows are locked."""
-    values = {"account_id": account_id, "kind": channel, "window": WINDOW}
-    db.session.execute(_note_sent, values | {"contact_ids": list(counts), "counts": list(counts.values())})
+def counted(counts: Mapping[int, int]) -> dict[str, Any]:
+    """Return the parameters of COUNT for the number of messages to each contact."""
+    return {"window": WINDOW, "counted_ids": list(counts), "counts": list(counts.values())}
 
 
 def give_back(channel: str, claims: Sequence[Claimed]) -> None:

@@ -13,7 +13,7 @@ import psycopg
 import sqlalchemy as sa
 
 from ..config import Settings
-from ..core.db import db
+from ..core.db import all_accounts, db
 from ..core.trace import mark
 from . import limits, order, recording
 from .answers import dump
@@ -70,10 +70,11 @@ _next = sa.text(f"""
 # With statistics from before a burst, the planner expects few due rows, and would read and sort all of them instead of
 # reading the first ones from the ordered index. A generic plan is as good, and planning takes longer than most of these
 # statements.
-_begin = sa.text("""
-    SELECT set_config('lock_timeout', :lock_timeout, true), set_config('enable_sort', 'off', true),
-        set_config('plan_cache_mode', 'force_generic_plan', true)
-""")
+SERVER_SETTINGS = {
+    "lock_timeout": f"{LOCK_MILLISECONDS}ms",
+    "enable_sort": "off",
+    "plan_cache_mode": "force_generic_plan",
+}
 _end_gone = sa.text(f"""
     UPDATE deliveries SET state = 'failed', next_attempt_at = NULL, ended_at = now(), answer = :gone
     FROM (
@@ -121,7 +122,7 @@ _claim = sa.text(f"""
     WITH chosen AS MATERIALIZED (
         {CHOSEN} unnest(CAST(:alert_ids AS bigint[]), CAST(:contact_ids AS bigint[]), CAST(:messages AS uuid[]))
             AS chosen (alert_id, contact_id, message)
-    )
+    ), counted AS ({limits.COUNT})
     UPDATE deliveries SET
         state = 'sending', attempts = attempts + 1, message = chosen.message, is_held = false,
         give_up_at = {GIVE_UP_AT}, next_attempt_at = now() + make_interval(secs => :lease)
@@ -176,20 +177,21 @@ def claim(channel: str, turn: int, settings: Settings, passed_over: Collection[i
     due. Nothing is claimed if a lock cannot be taken in time.
     """
     kind = kind_by_contact(channel)
-    db.session.execute(_begin, {"lock_timeout": f"{LOCK_MILLISECONDS}ms"})
     values = {"channel": channel, "turn": turn, "passed_over": list(passed_over)}
-    found = db.session.execute(_next, values).one()
+    with all_accounts(**SERVER_SETTINGS):
+        found = db.session.execute(_next, values).one()
     if found.turn is None:
         db.session.commit()
         return Claims(None, [], False)
+    due = list(map(Due, found.alert_ids, found.contact_ids))
     try:
-        claims = _claim_of(found.turn, list(map(Due, found.alert_ids, found.contact_ids)), kind, settings)
+        claims = _claim_of(found.turn, due, kind, settings)
     except sa.exc.OperationalError as error:
         db.session.rollback()
         if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
             raise
         return Claims(found.turn, [], False)
-    return claims._replace(is_more=found.is_more or len(found.contact_ids) > len(claims.claimed))
+    return claims._replace(is_more=found.is_more or len(due) > len(claims.claimed))
 
 
 def _claim_of(account_id: int, due: Sequence[Due], kind: ByContact, settings: Settings) -> Claims:
@@ -208,9 +210,9 @@ def _claim_of(account_id: int, due: Sequence[Due], kind: ByContact, settings: Se
     claimed = _claimed(_choose(sendable, rooms, kind.batch), words, kind, settings)
     if claimed:
         every = whole(claimed)
-        ids_of = columns(every, "alert_id", "contact_id", "message")
-        db.session.execute(_claim, mine | ids_of | {"lease": settings.delivery_lease})
-        limits.note_sent(account_id, channel, Counter(one.contact_id for one in claimed))
+        counts = Counter(one.contact_id for one in claimed)
+        values = mine | columns(every, "alert_id", "contact_id", "message") | {"lease": settings.delivery_lease}
+        db.session.execute(_claim, values | limits.counted(counts))
     db.session.commit()
     return Claims(account_id, claimed, is_busy or bool(rows))
 

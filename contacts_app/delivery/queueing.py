@@ -24,7 +24,9 @@ _queue = sa.text(f"""
             AND channel IS NOT NULL
         RETURNING channel
     )
-    SELECT channel, count(*) AS deliveries FROM queued GROUP BY channel
+    SELECT count(*) AS deliveries, coalesce(array_agg(DISTINCT channel), '{{}}') AS channels,
+        pg_notify('deliveries', coalesce(string_agg(DISTINCT channel, ' '), ''))
+    FROM queued
 """)  # nosec B608
 # A robot that is scheduled already is only locked: the worker that has claimed it checks the queue again afterwards.
 _schedule_robots = sa.text("""
@@ -35,6 +37,7 @@ _schedule_robots = sa.text("""
     ORDER BY 1, 2
     ON CONFLICT (account_id, url_hash) DO UPDATE SET due_at = excluded.due_at WHERE planned.due_at IS NULL
 """)
+# When this transaction is committed; the workers are told which kinds of channels were queued for.
 _wake_workers = sa.text("SELECT pg_notify('deliveries', :channels)")
 
 
@@ -43,9 +46,9 @@ def notify(notification: Notification, contact_ids: Collection[int]) -> int:
     db.session.add(notification)
     db.session.flush()
     values = {"account_id": notification.account_id, "alert_id": notification.id, "contact_ids": list(contact_ids)}
-    counts = {row.channel: row.deliveries for row in db.session.execute(_queue, values)}
-    _announce(notification.account_id, contact_ids, counts)
-    return sum(counts.values())
+    queued = db.session.execute(_queue, values).one()
+    _schedule(notification.account_id, contact_ids, queued.channels)
+    return int(queued.deliveries)
 
 
 def send_test(account_id: int, name: str, contact_ids: Collection[int]) -> Notification:
@@ -100,12 +103,13 @@ def send_again(
     }
     again = sa.update(Delivery).where(*chosen).values(fresh)
     rows = db.session.execute(again.returning(Delivery.contact_id, Delivery.contact_name, Delivery.channel)).all()
-    _announce(notification.account_id, [row.contact_id for row in rows], {row.channel for row in rows})
+    channels = {row.channel for row in rows}
+    _schedule(notification.account_id, [row.contact_id for row in rows], channels)
+    db.session.execute(_wake_workers, {"channels": " ".join(channels)})
     return [(row.contact_name, row.channel) for row in rows]
 
 
-def _announce(account_id: int, contact_ids: Collection[int], channels: Collection[str]) -> None:
-    """Schedule the robots, and notify the workers of new deliveries when this transaction is committed."""
+def _schedule(account_id: int, contact_ids: Collection[int], channels: Collection[str]) -> None:
+    """Schedule the robots of the contacts, if any was queued for."""
     if DINGTALK.name in channels:
         db.session.execute(_schedule_robots, {"account_id": account_id, "contact_ids": list(contact_ids)})
-    db.session.execute(_wake_workers, {"channels": " ".join(channels)})

@@ -9,10 +9,10 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ..contacts.models import CLEAN_NAME
-from ..core.db import TIMESTAMP, Base, all_accounts, db, set_lock_timeout, show_account
+from ..core.db import TIMESTAMP, Base, all_accounts, db, show_account
 from ..core.encryption import digest
 
-LOCK_SECONDS = 1  # lock timeout; a statement may wait for two locks. After that the sender has to retry
+LOCK_TIMEOUT = "1s"  # a statement may wait for two locks; after that the sender has to retry
 SAME_BODY_SECONDS = 60
 _WINDOW_ENDS = "window_began_at + interval '1 minute'"
 _SECONDS_LEFT = f"greatest(1, ceil(extract(epoch FROM {_WINDOW_ENDS} - now())))::integer"
@@ -143,7 +143,7 @@ class Integration(Base):
 
         This neither writes nor locks, so a flood of alerts beyond the limit costs one read each.
         """
-        with all_accounts():
+        with all_accounts(lock_timeout=LOCK_TIMEOUT):
             wait: int | None = db.session.execute(
                 _seconds_to_wait, {"token_hash": digest(token), "limit": limit}
             ).scalar()
@@ -158,8 +158,7 @@ class Integration(Base):
         security shows only the rows of the integration's account.
         """
         values = {"token_hash": digest(token), "limit": limit, "is_refused": is_refused}
-        with all_accounts():
-            set_lock_timeout(LOCK_SECONDS)
+        with all_accounts(lock_timeout=LOCK_TIMEOUT):
             found = db.session.execute(_admit, values).one_or_none()
         if found is None:
             return None

@@ -12,7 +12,7 @@ from flask.ctx import RequestContext
 from contacts_app import create_app
 from contacts_app.accounts.models import Account, Session
 from contacts_app.contacts.models import Contact
-from contacts_app.core.db import NO_ACCOUNT, SETTING, all_accounts, db
+from contacts_app.core.db import SETTING, all_accounts, db
 from contacts_app.groups.models import Group, Membership
 from contacts_app.intake.models import Integration
 from contacts_app.pages.visitors import visitor
@@ -166,7 +166,7 @@ def test_a_session_that_has_ended_shows_nothing(one_connection: Flask, team: Tea
         assert Session.visitor(team.token) is None
         for end in (db.session.commit, db.session.rollback, db.session.commit):
             assert db.session.scalars(sa.select(Contact.id)).all() == []
-            assert visible_account() == NO_ACCOUNT
+            assert visible_account() == ""
             end()
 
 
@@ -180,7 +180,7 @@ def test_a_visitor_who_cannot_be_looked_up_sees_nothing(
         with as_visitor(team, one_connection, method):
             with pytest.raises(sa.exc.DBAPIError):
                 visitor()
-            assert visible_account() == NO_ACCOUNT
+            assert visible_account() == ""
 
 
 def test_an_alert_that_comes_in_sees_the_account_of_its_token(team: Team, other_team: Team) -> None:
