@@ -88,7 +88,7 @@ def check_next() -> bool:
     limit_lock_waits()
     account_id = db.session.execute(_claim_check).scalar_one_or_none()
     if account_id is None:
-        db.session.rollback()
+        db.session.commit()  # after a rollback, psycopg discards the prepared statements of the connection
         return False
     try:
         _check(account_id)
