@@ -13,8 +13,9 @@ from typing import Any, NamedTuple, NoReturn
 from ..core.cleaning import clean_line, clean_paragraphs
 from ..core.times import shown
 from ..delivery.answers import answer
-from ..delivery.facts import IN_LINE, MAX_ALERTS, Fact, error_of, read_facts, value_of
+from ..delivery.facts import Fact
 from ..delivery.models import MAX_TEXT
+from .facts import IN_LINE, MAX_ALERTS, error_of, read_facts, value_of
 from .sentences import words
 
 STATUSES = ("firing", "resolved")

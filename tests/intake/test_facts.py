@@ -12,8 +12,9 @@ import pytest
 
 from contacts_app.delivery.channels import Content, bare, dingtalk, sms
 from contacts_app.delivery.channels.mail_message import message_of
-from contacts_app.delivery.facts import MAX_ALERTS, MAX_BYTES, Fact, Link, from_json, read_facts, safe_link
+from contacts_app.delivery.facts import Fact, Link, from_json, safe_link
 from contacts_app.intake.configurations import alertmanager_config
+from contacts_app.intake.facts import MAX_ALERTS, MAX_BYTES, read_facts
 from contacts_app.intake.formats import Incoming
 from tests.api.test_alerts import add_integration, alerts_of, post, token
 from tests.conftest import Team, wait_for
