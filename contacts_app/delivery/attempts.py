@@ -20,6 +20,16 @@ KEY = ("account_id", "alert_id", "contact_id")
 GONE = answer("delivery.contact_deleted")
 LOCK_MILLISECONDS = 200  # the lock timeout of work that can be retried later
 _limit_lock_waits = sa.text(f"SET LOCAL lock_timeout = {LOCK_MILLISECONDS}")
+# Of the transactions of a thread that delivers. Statistics may be from before a burst: whatever they say, rows are read
+# by their keys or in the order of an index. And planning takes longer than most of the statements.
+SERVER_SETTINGS = {
+    "lock_timeout": f"{LOCK_MILLISECONDS}ms",
+    "enable_seqscan": "off",
+    "enable_sort": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "plan_cache_mode": "force_generic_plan",
+}
 # The hour of retries begins with the first attempt, however long the delivery was queued.
 GIVE_UP_AT = "CASE WHEN attempts = 0 THEN now() + interval '1 hour' ELSE give_up_at END"
 # The columns of the alert and the contact that a statement that claims selects.

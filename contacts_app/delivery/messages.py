@@ -13,7 +13,7 @@ import psycopg
 import sqlalchemy as sa
 
 from ..config import Settings
-from ..core.db import all_accounts, db
+from ..core.db import db
 from ..core.trace import mark
 from . import limits, order, recording
 from .answers import dump
@@ -25,7 +25,6 @@ from .attempts import (
     GIVE_UP_AT,
     GONE,
     KEY,
-    LOCK_MILLISECONDS,
     NOT_SENT,
     Claimed,
     Result,
@@ -67,14 +66,6 @@ _next = sa.text(f"""
         ) AS due
     ) AS due
 """)  # nosec B608
-# With statistics from before a burst, the planner expects few due rows, and would read and sort all of them instead of
-# reading the first ones from the ordered index. A generic plan is as good, and planning takes longer than most of these
-# statements.
-SERVER_SETTINGS = {
-    "lock_timeout": f"{LOCK_MILLISECONDS}ms",
-    "enable_sort": "off",
-    "plan_cache_mode": "force_generic_plan",
-}
 _end_gone = sa.text(f"""
     UPDATE deliveries SET state = 'failed', next_attempt_at = NULL, ended_at = now(), answer = :gone
     FROM (
@@ -178,8 +169,7 @@ def claim(channel: str, turn: int, settings: Settings, passed_over: Collection[i
     """
     kind = kind_by_contact(channel)
     values = {"channel": channel, "turn": turn, "passed_over": list(passed_over)}
-    with all_accounts(**SERVER_SETTINGS):
-        found = db.session.execute(_next, values).one()
+    found = db.session.execute(_next, values).one()
     if found.turn is None:
         db.session.commit()
         return Claims(None, [], False)

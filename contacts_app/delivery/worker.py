@@ -28,7 +28,7 @@ from ..config import Settings, StartError, current_settings
 from ..core.db import all_accounts, db
 from ..core.trace import mark
 from . import messages, robots
-from .attempts import Claimed, Result, limit_lock_waits
+from .attempts import SERVER_SETTINGS, Claimed, Result, limit_lock_waits
 from .channels.dingtalk import DINGTALK, DingTalk
 from .channels.kinds import ByContact, Kind, Senders
 from .channels.registry import KINDS
@@ -150,7 +150,7 @@ class Worker:
         while not self.stopping.is_set():
             try:
                 senders = senders or (self.spare.pop() if self.spare else Senders(self.settings))
-                with self.app.app_context(), all_accounts():
+                with self.app.app_context():
                     is_busy = self.step(channel, senders)
                 is_away = False
                 lane.let_go()
@@ -171,7 +171,8 @@ class Worker:
 
     def step(self, channel: str, senders: Senders) -> bool:
         """Send some due deliveries of a channel, or one message to a robot; return whether any were due."""
-        return self._steps[channel](senders)
+        with all_accounts(**SERVER_SETTINGS):
+            return self._steps[channel](senders)
 
     def _step_of(self, kind: Kind) -> Callable[[Senders], bool]:
         """Return the step for a kind of channel; raise TypeError for an unknown kind."""
