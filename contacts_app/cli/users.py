@@ -26,15 +26,8 @@ def _cleaned(clean: Callable[[str], str]) -> Callable[[click.Context, click.Para
     return callback
 
 
-def _clean_account(value: str) -> str:
-    value = clean_account(value)
-    if not value:
-        raise ValueError("The name of an account has 1 to 64 characters.")
-    return value
-
-
 account_option = click.option(
-    "--account", "account_name", required=True, callback=_cleaned(_clean_account), help="The account's name."
+    "--account", "account_name", required=True, callback=_cleaned(clean_account), help="The account's name."
 )
 email_option = click.option("--email", required=True, callback=_cleaned(clean_email), help="The user's e-mail address.")
 password_option = click.option(

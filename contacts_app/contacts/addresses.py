@@ -34,7 +34,7 @@ def clean_mobile(value: str) -> str:
     The numbering plans of phonenumbers lag behind the networks: a number that they do not know, but that has as many
     digits as mobile numbers of that country, is Doubtful.
     """
-    value = unwrapped(clean_pasted(value, "A mobile phone number").translate(FULL_WIDTH))
+    value = unwrapped(clean_pasted(value).translate(FULL_WIDTH))
     value = re.sub(r"[?&].*", "", WHATSAPP.sub("+", value))
     if EXTENSION.search(value):
         raise ValueError(
@@ -142,7 +142,7 @@ def is_doubtful_mailbox(email: str) -> bool:
 
 def clean_dingtalk_url(value: str) -> str:
     """Return the normal form of the webhook URL of a robot; raise ValueError with the expected form if it is none."""
-    value = _link_in(clean_pasted(value, "A robot's address"))
+    value = _link_in(clean_pasted(value))
     hosts = current_settings().dingtalk_hosts
     try:
         parts = urlsplit(value)
@@ -176,7 +176,7 @@ def _link_in(value: str) -> str:
 
 def clean_dingtalk_secret(value: str) -> str:
     """Return the signature secret of a robot; raise ValueError with the expected form if it is none."""
-    value = unwrapped(clean_pasted(value, "A robot's secret"))
+    value = unwrapped(clean_pasted(value))
     if not re.fullmatch("SEC[A-Za-z0-9]{8,128}", value):
         raise ValueError("This is not the secret of a signature, which starts with SEC (copy it from the robot).")
     return value

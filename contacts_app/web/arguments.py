@@ -15,7 +15,7 @@ LONGEST_SEARCH = 254  # the maximum length of an e-mail address
 def read_text(value: str) -> str:
     """Return the normal form of a search text; raise BadRequest if it cannot be part of a name."""
     try:
-        return clean_text(value, LONGEST_SEARCH, "A search")
+        return clean_text(value, LONGEST_SEARCH)
     except ValueError as error:
         raise BadRequest(f"This cannot be searched for. {error}") from None
 

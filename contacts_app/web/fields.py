@@ -54,36 +54,36 @@ class Doubtful(ValueError):
         self.normal = normal
 
 
-def check_length(value: str, most: int, what: str) -> None:
+def check_length(value: str, most: int) -> None:
     """Raise ValueError, which names the limit, if `value` has more than `most` characters.
 
     Check the length before anything else: Unicode normalisation takes quadratic time in the worst case, and a text may
     be as long as a request.
     """
     if len(value) > most:
-        raise ValueError(f"{what} has at most {most:,} characters; this one has {len(value):,}.")
+        raise ValueError(f"This has {len(value):,} characters; at most {most:,} are possible.")
 
 
-def clean_text(value: str, most: int, what: str = "This") -> str:
+def clean_text(value: str, most: int) -> str:
     """Return `value` trimmed and in Unicode normal form C, with at most `most` characters.
 
-    Raise ValueError, with `what` as the subject of its sentence, if it is longer or has characters that are no text.
+    Raise ValueError if it is longer or has characters that are no text.
     """
     # Trimming and composing make a text shorter; a character has at most 4 code points in normal form D.
     if len(value) > 4 * most + 256:
-        check_length(value, most, what)
+        check_length(value, most)
     value = value.strip(TRIMMED)
     if UNREADABLE.search(value):
         raise ValueError("There are characters in this that cannot be shown. Type it instead of pasting it.")
     normal = unicodedata.normalize("NFC", value)
-    check_length(normal, most, what)
+    check_length(normal, most)
     return normal
 
 
-def clean_pasted(value: str, what: str) -> str:
+def clean_pasted(value: str) -> str:
     """Return `value` without invisible characters from pasting; raise ValueError as clean_text does."""
-    check_length(value, LONGEST_PASTED, what)
-    return clean_text(INVISIBLE.sub("", value), LONGEST_PASTED, what)
+    check_length(value, LONGEST_PASTED)
+    return clean_text(INVISIBLE.sub("", value), LONGEST_PASTED)
 
 
 def unwrapped(value: str) -> str:
@@ -108,7 +108,7 @@ def clean_email(value: str, is_new: bool = True) -> str:
 
     An existing address may be longer before the @ than mail servers accept, because earlier versions allowed that.
     """
-    value = unwrapped(clean_pasted(value, "A mailbox").translate(FULL_WIDTH))
+    value = unwrapped(clean_pasted(value).translate(FULL_WIDTH))
     if behind_name := re.fullmatch(r"[^()@]*\(([^()]+@[^()]+)\)", value):
         value = behind_name[1]
     value = re.sub(r"(@[^?]*)\?.*", r"\1", value)  # ?subject=…
@@ -189,7 +189,7 @@ class NameField(NormalField):
     """A NormalField for a name: 1 to 64 characters, at least one of them visible."""
 
     def __init__(self, label: str, **kwargs: Any) -> None:
-        super().__init__(label, partial(clean_text, most=LONGEST_NAME, what="A name"), **kwargs)
+        super().__init__(label, partial(clean_text, most=LONGEST_NAME), **kwargs)
 
     def post_validate(self, form: object, validation_stopped: bool) -> None:
         """Require a visible character."""

@@ -234,7 +234,10 @@ def test_a_bad_address_or_password_is_refused_and_nothing_written(
         (lambda team, name: ["create-user", "--account", name, "--email", team.email.upper()], "this address already"),
         (lambda team, name: ["create-user", "--account", "Nowhere", "--email", new_email()], "no account named"),
         (lambda team, name: ["set-password", "--email", new_email()], "no user with the address"),
-        (lambda team, name: ["create-account", "--account", "x" * 65, "--email", new_email()], "at most 64 characters"),
+        (
+            lambda team, name: ["create-account", "--account", "x" * 65, "--email", new_email()],
+            "at most 64 are possible",
+        ),
         (lambda team, name: ["create-user", "--account", name, "--email", "a" * 65 + "@b.de"], "64 characters before"),
         (lambda team, name: ["create-account", "--account", " ", "--email", new_email()], "'--account'"),
         (lambda team, name: ["create-account", "--account", "a\0b", "--email", new_email()], "characters in this"),

@@ -263,7 +263,7 @@ def test_the_message_about_what_is_too_long_has_its_limit_and_its_beginning_stay
     assert valid == (length <= 80)
     assert sheet.name.data == "x" * kept
     if not valid:
-        expected = f"This has at most 80 characters; this one has {length:,}."
+        expected = f"This has {length:,} characters; at most 80 are possible."
         assert sheet.name.errors == [expected + (" Only the first 2,000 are kept here." if length > MAX_SHOWN else "")]
 
 

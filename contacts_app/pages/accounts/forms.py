@@ -4,7 +4,7 @@ from flask_wtf import FlaskForm
 from wtforms import PasswordField
 from wtforms.validators import EqualTo, InputRequired, ValidationError
 
-from ...accounts.credentials import check_password, clean_account, known_email
+from ...accounts.credentials import NO_ACCOUNT_NAME, check_password, clean_account, known_email
 from ...web.fields import EmailField, NormalField
 
 
@@ -36,7 +36,7 @@ class SetupForm(FlaskForm):
     def validate_account(self, field: NormalField) -> None:
         """Require a character other than spaces."""
         if not field.normal:
-            raise ValidationError("The name of an account has 1 to 64 characters.")
+            raise ValidationError(NO_ACCOUNT_NAME)
 
 
 class PasswordForm(FlaskForm):

@@ -41,7 +41,7 @@ class ContactForm(EditForm[Contact]):
     # One unit for merging, because a secret is valid only for its own robot.
     dingtalk_url = NormalField(DINGTALK.label, DINGTALK.clean, unit="robot")
     dingtalk_secret = NormalField("Signature secret", clean_dingtalk_secret, unit="robot")
-    dingtalk_keyword = NormalField("Keyword", partial(clean_text, most=64, what="A keyword"), unit="robot")
+    dingtalk_keyword = NormalField("Keyword", partial(clean_text, most=64), unit="robot")
     receives_system_notifications = SwitchField("Receive system notifications")
 
     def validate(self, extra_validators: Mapping[str, Sequence[Any]] | None = None) -> bool:

@@ -123,7 +123,7 @@ def test_a_name_may_have_any_letters(team: Team, name: str) -> None:
     [
         ("", "Enter a name."),
         ("\u200b", "Enter a name."),
-        ("x" * 65, "A name has at most 64 characters; this one has 65."),
+        ("x" * 65, "This has 65 characters; at most 64 are possible."),
         ("a\x00b", "There are characters in this that cannot be shown. Type it instead of pasting it."),
         ("x\U00016d63\U00016d67", "This name has characters that cannot be stored. Write it in another way."),
     ],
