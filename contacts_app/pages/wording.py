@@ -14,6 +14,11 @@ def too_many_tests(wait: int) -> str:
     return f"A contact gets at most {TESTS} tests a minute. Try again in {wait} second{'' if wait == 1 else 's'}."
 
 
+def saved_message(name: str, is_new: bool) -> str:
+    """Return the message that a contact or group has been saved."""
+    return f"{name} has been created." if is_new else f"{name} has been saved."
+
+
 def deletion_message(names: Sequence[str], asked: int, things: str) -> str:
     """Return the message how many of the `asked` rows were deleted and how many had been deleted by others."""
     deleted = f"{names[0]} has been deleted." if len(names) == 1 else f"{len(names)} {things} have been deleted."

@@ -25,7 +25,7 @@ from ...web import htmx
 from ...web.arguments import PAGE_SIZE, read_ids
 from ..notifications.results import result_of
 from ..visitors import visitor
-from ..wording import CONTACT_GONE, NAMES_SHOWN, deletion_message, too_many_tests
+from ..wording import CONTACT_GONE, NAMES_SHOWN, deletion_message, saved_message, too_many_tests
 from .forms import ContactForm, read_query
 from .listing import COLUMNS, FIELDS, FILTERS, ListedContact, Page, Query, search
 
@@ -84,7 +84,7 @@ def _edit(contact: Contact | None = None) -> ResponseReturnValue:
         return _dialog(form, contact_id)
     if not (form.validate() and (saved := form.save(account_id, contact))):
         return _dialog(form, contact_id, 409 if form.theirs else 422)
-    message = f"{saved.name} has been {'saved' if contact_id else 'created'}."
+    message = saved_message(saved.name, is_new=contact_id is None)
     if form.adopted:
         message += f" What somebody else has changed meanwhile stays as they saved it: {', '.join(form.adopted)}."
     test, no_test = _test(saved) if request.form.get("action") == "test" else (None, "")
@@ -176,7 +176,7 @@ def _with_rows(response: Response, page: Page) -> Response:
     """Put the rows of `page` into a response that shows the list.
 
     As bytes, beside the template: an ellipsis in a row would make a text of 320 KB of the page, which Jinja, Flask and
-    Werkzeug copy and encode in a tenth of its time, and the copies of four threads are a third of a worker's memory.
+    Werkzeug copy and encode in a tenth of its time, and the copies of four threads are half of a worker's memory.
     """
     row, account_id = current_app.extensions[ROW], visitor().account_id
     places = tuple(map(url_for, ("contacts.index", "groups.index", "notifications.test")))

@@ -21,11 +21,13 @@ from ...web.arguments import PAGE_SIZE, read_ids, read_page, read_text
 from ..contacts import listing as contacts
 from ..contacts.views import changed
 from ..visitors import visitor
-from ..wording import GROUP_GONE, NAMES_SHOWN, deletion_message
+from ..wording import GROUP_GONE, NAMES_SHOWN, deletion_message, saved_message
 from . import listing
 from .forms import GroupForm, read_members
 
 blueprint = Blueprint("groups", __name__)
+ADDED = "1 contact has been added to {group}.", "{count} contacts have been added to {group}."
+TAKEN = "1 contact has been taken from {group}.", "{count} contacts have been taken from {group}."
 MAX_BYTES = 1024 * 1024  # a form has the id of each member, and there may be tens of thousands
 
 
@@ -84,7 +86,7 @@ def _edit(group: Group | None = None) -> ResponseReturnValue:
         return _dialog(form, group_id)
     if not (form.validate() and (saved := form.save(visitor().account_id, group))):
         return _dialog(form, group_id, 409 if form.theirs else 422)
-    message = f"{saved.name} has been {'saved' if group_id else 'created'}."
+    message = saved_message(saved.name, is_new=group_id is None)
     db.session.commit()
     return _changed(f"{message} It holds what somebody else has changed meanwhile, too." if form.is_merged else message)
 
@@ -144,13 +146,13 @@ def assign() -> ResponseReturnValue:
     group = Group.locked(account_id, chosen) or abort(404, GROUP_GONE)
     name = group.name
     if request.form.get("action") == "remove":
-        count, verb = group.remove_members(ids), "taken from"
+        count, one, several = group.remove_members(ids), *TAKEN
     else:
-        count, verb = group.add_members(ids), "added to"
+        count, one, several = group.add_members(ids), *ADDED
     db.session.commit()
     if not count:
         return changed(f"Nothing has changed in {name}.")
-    return changed(f"{count} contact{' has' if count == 1 else 's have'} been {verb} {name}.")
+    return changed((one if count == 1 else several).format(count=count, group=name))
 
 
 def _picker(picked: Sequence[int], text: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from .trials import Trial
 
 blueprint = Blueprint("notifications", __name__)
 GONE = "This notification does not exist, or it is older than notifications are kept."
-SENT_AGAIN_WORDS = {"failed": "has failed", "cancelled": "was cancelled"}
+NOTHING_TO_SEND = {"failed": "Nothing here has failed.", "cancelled": "Nothing here was cancelled."}
 
 
 @blueprint.get("/notifications")
@@ -79,7 +79,7 @@ def again(id: int) -> ResponseReturnValue:
 def _said_again(sent: list[tuple[str, str]], state: str) -> str:
     """Return the message that names the contact and channel of each delivery that is sent again."""
     if not sent:
-        return f"Nothing here {SENT_AGAIN_WORDS[state]}."
+        return NOTHING_TO_SEND[state]
     if len(sent) > 1:
         return f"{len(sent)} messages are sent again."
     ((name, channel),) = sent
