@@ -13,7 +13,7 @@ SENTENCES = {
     "delivery.headline_only": "Only the headline was sent.",
     "delivery.in_digest": "It went in one message with %(others)s others, because more came than the limit of"
     " this contact lets through one by one.",
-    "delivery.limit_of_tests": "the limit of %(tests)s tests a minute",  # by which it was cancelled, instead of a user
+    "delivery.limit_of_tests": "A contact gets at most %(tests)s tests a minute.",  # in place of who cancelled it
     "delivery.given_up": "Given up after an hour.",
     "delivery.no_result": "Given up: each worker that sent this ended before the result was recorded.",
     "delivery.not_recorded": "The answer could not be written down. Tell your administrator.",

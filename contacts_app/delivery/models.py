@@ -166,9 +166,10 @@ class Delivery(Base):
         return sentence(self.answer)
 
     @property
-    def canceller(self) -> str:
-        """Return who or what cancelled it."""
-        return sentence(self.cancelled_by)
+    def limit(self) -> str:
+        """Return the sentence of the limit that cancelled it; an empty string if a user did."""
+        said = sentence(self.cancelled_by)
+        return said if said != self.cancelled_by else ""
 
     @classmethod
     def is_late(cls, account_id: int | sa.ColumnElement[int]) -> sa.ColumnElement[bool]:

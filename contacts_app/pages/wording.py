@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from ..delivery.limits import TESTS
+from ..delivery.answers import sentence
+from ..delivery.limits import LIMIT_OF_TESTS
 
 NAMES_SHOWN = 10  # in a confirmation for several rows
 CONTACT_GONE = "This contact does not exist, or somebody has deleted it meanwhile."
@@ -11,7 +12,7 @@ GROUP_GONE = "This group does not exist, or somebody has deleted it meanwhile."
 
 def too_many_tests(wait: int) -> str:
     """Return the sentence for a test that may be sent again in `wait` seconds."""
-    return f"A contact gets at most {TESTS} tests a minute. Try again in {wait} second{'' if wait == 1 else 's'}."
+    return f"{sentence(LIMIT_OF_TESTS)} Try again in {wait} second{'' if wait == 1 else 's'}."
 
 
 def saved_message(name: str, is_new: bool) -> str:

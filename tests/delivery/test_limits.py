@@ -221,7 +221,8 @@ def test_a_contact_gets_at_most_six_tests_a_minute(team: Team, new_team: Callabl
     answer = team.client.post(
         "/notifications/test", data={"csrf_token": team.csrf_token, "group": group}, follow_redirects=True
     )
-    assert "Cancelled</span> by <bdi>the limit of 6 tests a minute</bdi>" in answer.text
+    assert "Cancelled</span> <time" in answer.text
+    assert "A contact gets at most 6 tests a minute.</p>" in answer.text
     assert states(team) == {"queued": 8, "cancelled": 1}
     (by,) = select(team, "SELECT cancelled_by FROM deliveries WHERE state = 'cancelled'")
     assert by == {"cancelled_by": '{"code":"delivery.limit_of_tests","tests":6}'}
