@@ -18,7 +18,7 @@ from ..core.db import db
 from ..delivery.attempts import limit_lock_waits
 from ..delivery.models import ChannelState, Notification
 from ..delivery.queueing import notify
-from ..groups.models import Group, Membership
+from ..groups.models import Group, Membership, by_name, is_member, is_of_group
 from .models import ReportedFact, SystemNotice
 from .reachability import is_reachable
 from .sentences import Line, words
@@ -209,16 +209,14 @@ def _unreachable_groups(account_id: int) -> Sequence[Fact]:
     """Return the groups without a reachable member; a group without members only after its grace period."""
     members = sa.func.count(Contact.id)
     is_established = Group.created_at < sa.func.now() - sa.text(f"interval '{GRACE_PERIOD}'")
-    of_group = sa.and_(Membership.account_id == Group.account_id, Membership.group_id == Group.id)
-    of_contact = sa.and_(Contact.account_id == Membership.account_id, Contact.id == Membership.contact_id)
     statement = (
         sa.select(Group.id, Group.name, members)
-        .outerjoin(Membership, of_group)
-        .outerjoin(Contact, of_contact)
+        .outerjoin(Membership, is_of_group())
+        .outerjoin(Contact, is_member(Contact))
         .where(Group.account_id == account_id)
         .group_by(Group.account_id, Group.id)
         .having(~sa.func.coalesce(sa.func.bool_or(is_reachable()), False), sa.or_(members > 0, is_established))
-        .order_by(sa.collate(Group.name_key, "C"))
+        .order_by(by_name)
     )
     found = db.session.execute(statement, {"account_id": account_id})
     return [

@@ -11,13 +11,13 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from ..config import current_settings
-from ..contacts.models import Contact
+from ..contacts.models import Contact, by_name
 from ..core.db import read_rows
 from ..delivery.answers import sentence, words
 from ..delivery.channels.kinds import Kind
 from ..delivery.channels.registry import KINDS, label_of
 from ..delivery.models import ChannelState, Delivery, WorkerHeartbeat
-from ..groups.models import Membership
+from ..groups.models import Membership, is_member
 from ..intake.models import Integration
 from ..intake.refusals import RefusedSender, read_senders, refused_senders
 
@@ -65,7 +65,8 @@ class GroupSummary(NamedTuple):
 class Reach(NamedTuple):
     """The warnings at the top of the page: about workers, channels, refused senders and unreachable contacts.
 
-    `tried` counts the contacts with a channel that is known to work or to fail, `grouped` those in a group.
+    `off` says why a kind of channel is not set up that a contact of the account has, by its name. `tried` counts the
+    contacts with a channel that is known to work or to fail, `grouped` those in a group.
     """
 
     no_worker: bool
@@ -124,7 +125,6 @@ def health_of(states: str | None) -> list[Health | None]:
 def reach_statement() -> sa.Select[*tuple[Any, ...]]:
     """Return the statement of `reach_of`, built once."""
     account_id: sa.BindParameter[int] = sa.bindparam("account_id")
-    by_name = sa.collate(Contact.name_key, "C")
     unreachable = (
         sa.select(Contact.id, Contact.name, *_has())
         .add_columns(
@@ -150,6 +150,7 @@ def reach_statement() -> sa.Select[*tuple[Any, ...]]:
         sa.select(WorkerHeartbeat.is_one_alive().label("is_alive"), Delivery.is_late(account_id).label("late"))
         .add_columns(refused_senders(account_id).label("refused"))
         .add_columns(*(count.scalar_subquery().label(name) for name, count in counts.items()))
+        .add_columns(*(_is_needed(kind, account_id).label(f"needs_{name}") for name, kind in KINDS.items()))
         .subquery()
     )
     found = unreachable.c
@@ -169,10 +170,10 @@ def _unreachable_members() -> sa.Select[*tuple[Any, ...]]:
     of_group = (Membership.account_id == sa.bindparam("account_id"), Membership.group_id == sa.bindparam("group_id"))
     return (
         sa.select(Contact.id, Contact.name, *_has(), *_KNOWN)
-        .join(Membership, sa.and_(Membership.account_id == Contact.account_id, Membership.contact_id == Contact.id))
+        .join(Membership, is_member(Contact))
         .outerjoin(ChannelState, _fails(Contact))
         .where(*of_group, ~is_reachable())
-        .order_by(sa.collate(Contact.name_key, "C"), Contact.id)
+        .order_by(by_name, Contact.id)
     )
 
 
@@ -217,7 +218,7 @@ def reach_of(account_id: int) -> Reach:
     return Reach(
         no_worker=not first.is_alive,
         is_late=first.late,
-        off=channels_off(),
+        off={name: why for name, why in channels_off().items() if getattr(first, f"needs_{name}")},
         total=first.total or 0,
         named=list(_gather(rows).values()),
         refused=read_senders(first.refused),
@@ -235,12 +236,11 @@ def unreachable_members(account_id: int, group_id: int) -> dict[int, Unreachable
 def _group_summaries() -> sa.Select[*tuple[Any, ...]]:
     """Return the statement of `group_summaries`, built once."""
     ids = sa.cast(sa.bindparam("group_ids"), ARRAY(sa.BigInteger))
-    is_member = sa.and_(Contact.account_id == Membership.account_id, Contact.id == Membership.contact_id)
     zero: sa.ColumnElement[int] = sa.literal_column("0", sa.BigInteger)
     count = sa.func.count
     unreachable: sa.Select[*tuple[Any, ...]] = (
         sa.select(Membership.group_id, zero.label("integrations"), count().label("unreachable"))
-        .join(Contact, is_member)
+        .join(Contact, is_member(Contact))
         .where(Membership.account_id == sa.bindparam("account_id"), Membership.group_id == sa.any_(ids))
         .where(~is_reachable())
         .group_by(Membership.group_id)
@@ -265,12 +265,22 @@ def group_summaries(account_id: int, ids: Iterable[int]) -> dict[int, GroupSumma
 
 
 def _works(kind: Kind) -> sa.ColumnElement[bool]:
-    """Return the condition that the channel is set up, which the settings say when it runs, and does not fail."""
-    is_on = sa.bindparam(
+    """Return the condition that the channel is set up and does not fail."""
+    fails = _states.where(ChannelState.channel == kind.name, ChannelState.failing_since.is_not(None))
+    return sa.and_(_is_on(kind), ~sa.exists(fails.correlate(Contact)))
+
+
+def _is_needed(kind: Kind, account_id: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
+    """Return the condition that a contact of the account has such a channel although the kind is not set up."""
+    has_one = sa.exists().where(Contact.account_id == account_id, getattr(Contact, kind.column).is_not(None))
+    return sa.and_(~_is_on(kind), has_one)
+
+
+def _is_on(kind: Kind) -> sa.ColumnElement[bool]:
+    """Return the condition that the kind is set up, which the settings say when the statement runs."""
+    return sa.bindparam(
         f"{kind.name}_is_on",
         type_=sa.Boolean(),
         unique=True,
         callable_=lambda: kind.not_set_up(current_settings()) is None,
     )
-    fails = _states.where(ChannelState.channel == kind.name, ChannelState.failing_since.is_not(None))
-    return sa.and_(is_on, ~sa.exists(fails.correlate(Contact)))

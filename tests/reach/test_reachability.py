@@ -131,8 +131,13 @@ def test_a_console_without_a_worker_says_that_nothing_is_delivered(full_team: Te
 
 
 @pytest.mark.usefixtures("worker")
-def test_channels_that_are_not_set_up_are_named(team: Team) -> None:
-    assert banner(team.get("/contacts")) == [NO_SMS, NO_MAIL]
+def test_channels_that_are_not_set_up_are_named_to_teams_that_have_them(team: Team, other_team: Team) -> None:
+    other_team.add(mobile="+8613800138000", email="ann@example.com")
+    assert banner(team.get("/contacts")) == []
+    team.add("Cid", email="cid@example.com", dingtalk_url=f"{ROBOT}abc")
+    assert banner(team.get("/contacts")) == [NO_MAIL]
+    team.add("Zoe", mobile="+8613800138000", dingtalk_url=f"{ROBOT}def")
+    assert banner(team.get("/contacts")) == banner(team.get("/groups")) == [NO_SMS, NO_MAIL]
 
 
 @pytest.mark.usefixtures("worker")
@@ -155,7 +160,8 @@ def test_who_has_only_channels_that_are_not_set_up_cannot_be_reached(team: Team)
     note(team, team.add("Zoe", email="zoe@example.com", dingtalk_url=f"{ROBOT}abc"), "dingtalk", "Token is wrong.")
     team.add("Cid", dingtalk_url=f"{ROBOT}def")
     team.add("Bob")
-    assert banner(team.get("/contacts"))[2:] == [
+    assert banner(team.get("/contacts")) == [
+        NO_MAIL,
         "2 contacts cannot be reached right now.",
         "Zoe: Mailbox is not set up; DingTalk robot fails: Token is wrong.",
         "Bob: no channel of this contact is set up",
