@@ -27,7 +27,7 @@ logger = logging.getLogger("contacts_app")
 TEXTS = {
     400: ("This request cannot be understood", "Go back and try again."),
     401: ("This is not allowed", "Log on first."),
-    403: ("This is not allowed", "Go back and try again."),
+    403: ("This is not allowed", "You do not have the permission for it. Ask your administrator."),
     404: ("This page does not exist", "The address is wrong, or what it led to has been deleted."),
     405: ("This address does not support that", "Go back and use the buttons of the page."),
     408: ("This request took too long", "It did not arrive completely in time. Try again."),

@@ -21,4 +21,5 @@ def test_a_view_that_names_nothing_is_open_to_nobody(settings: dict[str, str], t
     client = app.test_client()
     assert client.get("/forgotten").headers["Location"].startswith("/logon")
     client.set_cookie("console", team.cookie)
-    assert client.get("/forgotten").status_code == 403
+    answer = client.get("/forgotten")
+    assert (answer.status_code, "You do not have the permission for it." in answer.text) == (403, True)
