@@ -36,7 +36,7 @@ SHOWS: dict[str, tuple[str, sa.ColumnElement[bool]]] = {
     "system": ("System notifications", Notification.kind == "system"),
 }
 DELIVERY_STATES: dict[str, tuple[str, sa.ColumnElement[bool]]] = {
-    "all": ("All messages", sa.true()),
+    "all": ("All", sa.true()),
     "failed": ("Failed", has_failed),
     "waiting": ("Waiting", is_waiting),
     "sent": ("Sent", Delivery.state == "sent"),

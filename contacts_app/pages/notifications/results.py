@@ -8,7 +8,7 @@ from ...core.db import db
 from ...delivery.channels.registry import KINDS
 from ...delivery.models import Notification, WorkerHeartbeat
 from ...reach.reachability import NO_WORKER
-from .listing import deliveries_of, pages_of
+from .listing import DELIVERY_STATES, deliveries_of, pages_of
 
 
 def result_of(alert: Notification, state: str = "all", page: int = 1) -> dict[str, Any]:
@@ -19,6 +19,7 @@ def result_of(alert: Notification, state: str = "all", page: int = 1) -> dict[st
     return {
         "alert": alert,
         "state": state,
+        "states": {name: words for name, (words, _) in DELIVERY_STATES.items()},
         "page": page,
         "pages": pages,
         "deliveries": deliveries_of(alert, state, page),
