@@ -12,7 +12,7 @@ from ..ops import serve
 from ..reach import notices
 from .errors import plainly
 
-# Jobs of the packages above delivery, which delivery must not import.
+# Jobs of the rooms above delivery, which delivery must not import.
 CHORES = Chores(check_next=notices.check_next, forget_old=refusals.delete_old)
 
 

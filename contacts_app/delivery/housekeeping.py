@@ -1,4 +1,4 @@
-"""Run the periodic maintenance of a worker: delete old rows, repair schedules, and run the chores of other packages."""
+"""Run the periodic maintenance of a worker: delete old rows, repair schedules, and run the chores of other rooms."""
 
 import logging
 import threading
@@ -121,7 +121,7 @@ _forget_alerts = sa.text("""
 
 
 class Chores(NamedTuple):
-    """Jobs of the packages above: `check_next` checks one account for system messages, `forget_old` deletes old rows.
+    """Jobs of the rooms above: `check_next` checks one account for system messages, `forget_old` deletes old rows.
 
     `check_next` commits, and returns whether there was an account to check.
     """

@@ -37,7 +37,7 @@ _schedule_robots = sa.text("""
     ORDER BY 1, 2
     ON CONFLICT (account_id, url_hash) DO UPDATE SET due_at = excluded.due_at WHERE planned.due_at IS NULL
 """)
-# When this transaction is committed; the workers are told which kinds of channels were queued for.
+# When this transaction is committed; the notification names the kinds of channels that were queued for.
 _wake_workers = sa.text("SELECT pg_notify('deliveries', :channels)")
 
 

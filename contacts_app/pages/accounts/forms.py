@@ -4,12 +4,14 @@ from flask_wtf import FlaskForm
 from wtforms import PasswordField
 from wtforms.validators import EqualTo, InputRequired, ValidationError
 
-from ...accounts.credentials import NO_ACCOUNT_NAME, check_password, clean_account, known_email
+from ...accounts.credentials import NO_ACCOUNT_NAME, SHORTEST_PASSWORD, check_password, clean_account, known_email
 from ...web.fields import EmailField, NormalField
 
 
 class NewPasswordField(PasswordField):
     """A new password."""
+
+    hint = f"At least {SHORTEST_PASSWORD} characters."
 
     def pre_validate(self, form: object) -> None:
         """Require that the new password meets the password policy."""

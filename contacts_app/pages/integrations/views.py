@@ -142,6 +142,7 @@ def _page(integration: Integration, group: Group, token: str | None = None) -> s
         token=token,
         waiting=waiting_of(integration.account_id, [integration.id]),
         refusals=refusals.Refusal.of(integration.account_id, integration.id) if integration.refused_count else (),
+        refusal_days=refusals.RETENTION_DAYS,
         url=url,
         configurations=[
             ("Alertmanager", "alertmanager.yml", alertmanager_config(url, shown)),
