@@ -135,7 +135,7 @@ def test_nothing_is_said_of_a_sender_whose_alerts_are_taken(team: Team, token: s
 
 def test_a_list_that_was_seen_is_removed_by_its_own_team_only(team: Team, other_team: Team, token: str) -> None:
     post(team.app, token, b"{")
-    path = f"/integrations/{integration_of(team)['id']}/forget"
+    path = f"/integrations/{integration_of(team)['id']}/dismiss"
     assert "What came in" in shown(team)
     assert other_team.post(path, {}).status_code == 404
     assert len(refusals_of(team)) == 1

@@ -101,7 +101,7 @@ def _dialog(form: GroupForm, group_id: int | None, status: int = 200) -> Respons
 def members() -> ResponseReturnValue:
     """Show the contacts that match the filter of the picker; picked contacts stay picked."""
     picked = read_members(request.form.getlist("member"))
-    return htmx.render("groups/picker.html", "groups/_members.html", **_picker(picked, request.form.get("pick", "")))
+    return htmx.render("groups/members.html", "groups/_members.html", **_picker(picked, request.form.get("pick", "")))
 
 
 @blueprint.route("/groups/delete", methods=["GET", "POST"])

@@ -101,9 +101,9 @@ def stop(id: int) -> ResponseReturnValue:
     return redirect(address, 303)
 
 
-@blueprint.post("/integrations/<int(max=9223372036854775807):id>/forget")
+@blueprint.post("/integrations/<int(max=9223372036854775807):id>/dismiss")
 @requires(Permission.USE_CONSOLE)
-def forget(id: int) -> ResponseReturnValue:
+def dismiss(id: int) -> ResponseReturnValue:
     """Dismiss the rejected requests of an integration's sender on all pages."""
     integration, _ = _find(id)
     refusals.dismiss(integration.account_id, id)
