@@ -24,9 +24,8 @@ from werkzeug.routing import Rule
 from werkzeug.test import TestResponse
 
 from contacts_app import create_app
-from contacts_app.api.bodies import MAX_BYTES as ALERT_BYTES
 from contacts_app.ops.front import HEAD_BYTES
-from contacts_app.pages.groups.views import MAX_BYTES as GROUP_BYTES
+from contacts_app.web.machines import ALERT_BYTES, FORM_BYTES
 from contacts_app.web.security import MAX_ENCODED, MAX_FIELDS
 from tests.api.test_alerts import PATH as ALERTS
 from tests.api.test_alerts import token as token  # a fixture
@@ -155,7 +154,7 @@ def room(app: Flask, path: str, rest: dict[str, str]) -> int:
 
 
 def test_the_largest_of_each_kind_is_known(app: Flask) -> None:
-    assert most_bytes(app, "/groups/new") == GROUP_BYTES
+    assert most_bytes(app, "/groups/new") == FORM_BYTES
     assert most_bytes(app, ALERTS) == ALERT_BYTES
     assert most_bytes(app, "/contacts/new") == app.config["MAX_CONTENT_LENGTH"]
     assert app.config["MAX_FORM_MEMORY_SIZE"] >= app.config["MAX_CONTENT_LENGTH"]
@@ -194,7 +193,7 @@ def test_a_form_that_no_browser_sends_is_refused_before_it_is_parsed(team: Team,
         act = post(team.client, "/groups/new", f"csrf_token={team.csrf_token}&name={text}".encode())
         return lambda: statuses.append(act())
 
-    size = GROUP_BYTES - 1000
+    size = FORM_BYTES - 1000
     plain = max(min(seconds(send, "x" * size) for _ in range(2)), FLOOR)
     statuses.clear()
     took = min(seconds(send, of(pattern)(size)) for _ in range(3))
@@ -597,7 +596,7 @@ def test_no_form_of_many_fields_is_dear(team: Team, share: Share[str]) -> None:
 
 def test_no_group_with_many_members_is_dear_to_merge(team: Team) -> None:
     identity = add_both(team)
-    path, size = f"/groups/{identity}/edit", GROUP_BYTES - 1000
+    path, size = f"/groups/{identity}/edit", FORM_BYTES - 1000
     begin = f"csrf_token={team.csrf_token}&name=Ann&version=0&opened=&opened_members="
     plain = min(spent(post(team.client, path, begin.encode() + b"x" * size)) for _ in range(2))
     quarter, whole = (post(team.client, path, f"{begin}1{'+1' * (part // 2)}".encode()) for part in (size // 4, size))

@@ -23,9 +23,9 @@ from ..intake import refusals
 from ..intake.formats import Refused, read
 from ..intake.models import Admission, Integration, find_duplicate
 from ..intake.sentences import words
-from ..web.machines import ApiBlueprint, is_api_request
+from ..web.machines import ALERT_BYTES, ApiBlueprint, is_api_request
 from ..web.turns import note_account
-from .bodies import MAX_BYTES, read_body, refuse
+from .bodies import read_body, refuse
 
 logger = logging.getLogger("contacts_app")
 blueprint = ApiBlueprint("api", __name__, below="v1")
@@ -39,7 +39,7 @@ MAX_TOKEN = 200
 @blueprint.url_value_preprocessor
 def take_large_bodies(endpoint: str | None, values: dict[str, object] | None) -> None:
     """Raise the size limit of bodies; this runs before anything reads the body."""
-    request.max_content_length = MAX_BYTES
+    request.max_content_length = ALERT_BYTES
 
 
 @blueprint.post("/alerts")

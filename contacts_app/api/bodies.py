@@ -10,8 +10,8 @@ from werkzeug.exceptions import ClientDisconnected
 from ..delivery.answers import Answers, answer
 from ..intake.refusals import MASKED_BYTES
 from ..intake.sentences import words
+from ..web.machines import ALERT_BYTES
 
-MAX_BYTES = 4 * 1024 * 1024  # an Alertmanager of a large site sends all alerts of a group at once
 _PIECE = 64 * 1024
 _GZIP, _ZLIB, _RAW = 31, 15, -15  # zlib's wbits for each format
 
@@ -23,7 +23,7 @@ def refuse(status: int, why: Answers) -> NoReturn:
 
 
 def read_body() -> bytes:
-    """Return the decompressed body, at most MAX_BYTES long; raise 400, 411, 413 or 415 if that fails.
+    """Return the decompressed body, at most ALERT_BYTES long; raise 400, 411, 413 or 415 if that fails.
 
     Its beginning is left in `g.body`, for the record of a refusal.
     """
@@ -33,7 +33,7 @@ def read_body() -> bytes:
 
 
 def _read() -> bytes:
-    if (request.content_length or 0) > MAX_BYTES:
+    if (request.content_length or 0) > ALERT_BYTES:
         g.body = request.environ["wsgi.input"].read(MASKED_BYTES)
     try:
         return request.get_data()
@@ -51,7 +51,7 @@ def _read_chunks() -> bytes:
     # Not through Werkzeug, which silently cuts a body at the size limit.
     while piece := _piece():
         body += piece
-        if len(body) > MAX_BYTES:
+        if len(body) > ALERT_BYTES:
             g.body = bytes(body[:MASKED_BYTES])
             abort(413)
     return bytes(body)
@@ -75,10 +75,10 @@ def _unpack(body: bytes) -> bytes:
     unpacking = zlib.decompressobj(_GZIP if "gzip" in coding else _ZLIB if is_zlib else _RAW)
     try:
         # Against decompression bombs: at most this much is ever decompressed.
-        unpacked = unpacking.decompress(body, MAX_BYTES + 1)
+        unpacked = unpacking.decompress(body, ALERT_BYTES + 1)
     except zlib.error:
         refuse(400, answer("body.not_compressed", coding=coding))
-    if len(unpacked) > MAX_BYTES:
+    if len(unpacked) > ALERT_BYTES:
         g.body = unpacked[:MASKED_BYTES]
         abort(413)
     if not unpacking.eof or unpacking.unused_data:

@@ -29,7 +29,7 @@ from gunicorn.http.wsgi import create
 from gunicorn.workers.base import Worker
 
 from ..core.trace import mark
-from ..web.machines import is_api_path
+from ..web.machines import ALERT_BYTES, FORM_BYTES, is_api_path
 from ..web.turns import ACCOUNT
 from .places import Places
 from .visits import BLOCK, Answer, Body, State, Visit, one_visitors
@@ -38,7 +38,6 @@ HEAD_SECONDS, BODY_SECONDS = 10, 30
 ANSWER_SECONDS = 30  # without progress while a response is sent
 FAREWELL_SECONDS = 2  # for a client that is still sending to read the response, and for last requests at shutdown
 HEAD_BYTES = 64 * 1024
-FORM_BYTES, ALERT_BYTES = 1024 * 1024, 4 * 1024 * 1024  # the largest body of each
 HELD_BYTES = 64 * 1024 * 1024  # of incomplete requests and unsent responses, in one worker
 OTHER_FILES = 64  # file descriptors reserved for other uses than client sockets
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"

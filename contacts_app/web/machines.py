@@ -3,6 +3,9 @@
 from flask import Blueprint, current_app, request
 
 API = "/api/"
+# The largest bodies: an Alertmanager of a large site sends all alerts of a group at once, and the form of a group has
+# the id of each member.
+ALERT_BYTES, FORM_BYTES = 4 * 1024 * 1024, 1024 * 1024
 
 
 class ApiBlueprint(Blueprint):

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from contacts_app.api.bodies import MAX_BYTES
+from contacts_app.web.machines import ALERT_BYTES
 from tests.api.test_alerts import DISK, PATH, alerts_of, error_of, post, said, token
 from tests.conftest import Team
 from tests.intake.test_refusals import refusals_of
@@ -60,7 +60,7 @@ def test_a_packed_body_is_the_alert_that_is_in_it(
         (BODY, "br", 415, "compressed with gzip or deflate"),
         (gzip.compress(gzip.compress(BODY)), "gzip, gzip", 415, "compressed with gzip or deflate"),
         (gzip.compress(b"{"), "gzip", 400, "The body is not JSON"),
-        (gzip.compress(b" " * (MAX_BYTES + 1)), "gzip", 413, TOO_LONG),
+        (gzip.compress(b" " * (ALERT_BYTES + 1)), "gzip", 413, TOO_LONG),
     ],
     ids=range(10),
 )
@@ -74,7 +74,7 @@ def test_what_cannot_be_unpacked_is_refused_in_words_and_seen(
 
 
 def test_a_packed_body_may_be_as_long_as_a_plain_one(team: Team, token: str) -> None:
-    body = BODY.ljust(MAX_BYTES)
+    body = BODY.ljust(ALERT_BYTES)
     assert post(team.app, token, gzip.compress(body), Content_Encoding="gzip").status_code == 202
 
 
@@ -83,7 +83,7 @@ def test_a_bomb_costs_no_more_than_the_longest_plain_body(team: Team, token: str
     packing = zlib.compressobj(9, wbits=31)
     zeros = bytes(1024 * 1024)
     bomb = b"".join(packing.compress(zeros) for _ in range(2000)) + packing.flush()
-    assert len(bomb) < MAX_BYTES
+    assert len(bomb) < ALERT_BYTES
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.thread_time()
     answer = post(team.app, token, bomb, Content_Encoding="gzip")
     took = time.thread_time() - started
@@ -105,8 +105,8 @@ def chunked(team: Team, token: str, body: bytes, **environ: Any) -> Any:
 
 
 def test_a_body_whose_length_is_not_declared_is_taken_up_to_the_limit(team: Team, token: str) -> None:
-    assert chunked(team, token, BODY.ljust(MAX_BYTES)).status_code == 202
-    assert error_of(chunked(team, token, BODY.ljust(MAX_BYTES + 1)), 413) == TOO_LONG
+    assert chunked(team, token, BODY.ljust(ALERT_BYTES)).status_code == 202
+    assert error_of(chunked(team, token, BODY.ljust(ALERT_BYTES + 1)), 413) == TOO_LONG
     assert refusals_of(team)[0]["body"].startswith('{"title": "Disk is full"}')
     packed = chunked(team, token, gzip.compress(b'{"title": "x"}'), HTTP_CONTENT_ENCODING="gzip")
     assert packed.status_code == 202
@@ -143,7 +143,7 @@ def test_the_web_server_takes_chunks_and_what_is_packed(team: Team, token: str, 
     packed = {"Content-Encoding": "gzip"}
     again = requests.post(console + PATH, data=pieces(gzip.compress(BODY)), headers=headers | packed, timeout=60)
     assert (again.status_code, again.json()["id"]) == (200, answer.json()["id"])
-    long = requests.post(console + PATH, data=iter([bytes(MAX_BYTES), b"xx"]), headers=headers, timeout=60)
+    long = requests.post(console + PATH, data=iter([bytes(ALERT_BYTES), b"xx"]), headers=headers, timeout=60)
     assert (long.status_code, long.json()["error"]) == (413, TOO_LONG)
 
 

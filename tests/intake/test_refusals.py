@@ -13,13 +13,13 @@ import pytest
 import sqlalchemy as sa
 from werkzeug.test import TestResponse
 
-from contacts_app.api.bodies import MAX_BYTES
 from contacts_app.cli.processes import CHORES
 from contacts_app.core.db import all_accounts, db
 from contacts_app.delivery.housekeeping import tidy
 from contacts_app.intake import refusals
 from contacts_app.intake.refusals import MAX_BODY, MAX_RECORDS, masked
 from contacts_app.intake.sentences import sentence as in_words
+from contacts_app.web.machines import ALERT_BYTES
 from tests.api.test_alerts import (
     DISK,
     PATH,
@@ -71,7 +71,7 @@ REFUSED: list[tuple[int, dict[str, Any]]] = [
     (400, {"json": DISK, "query_string": "a=%FF"}),
     (404, {"data": "", "path": "/api/v1/alert"}),
     (405, {"json": DISK, "method": "PUT"}),
-    (413, {"data": b"{" + b" " * MAX_BYTES, "content_type": JSON}),
+    (413, {"data": b"{" + b" " * ALERT_BYTES, "content_type": JSON}),
     (411, {"json": DISK, "headers": {"Transfer-Encoding": "gzip"}}),
     (415, {"data": b"title=Disk", "content_type": "application/x-www-form-urlencoded"}),
     (415, {"data": b'{"title": "Disk"}', "content_type": "text/plain"}),

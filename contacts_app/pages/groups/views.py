@@ -18,6 +18,7 @@ from ...intake.models import Integration
 from ...reach.reachability import group_summaries, reach_of, unreachable_members
 from ...web import htmx
 from ...web.arguments import PAGE_SIZE, read_ids, read_page, read_text
+from ...web.machines import FORM_BYTES
 from ..contacts import listing as contacts
 from ..contacts.views import changed
 from ..visitors import visitor
@@ -28,13 +29,12 @@ from .forms import GroupForm, read_members
 blueprint = Blueprint("groups", __name__)
 ADDED = "1 contact has been added to {group}.", "{count} contacts have been added to {group}."
 TAKEN = "1 contact has been taken from {group}.", "{count} contacts have been taken from {group}."
-MAX_BYTES = 1024 * 1024  # a form has the id of each member, and there may be tens of thousands
 
 
 @blueprint.url_value_preprocessor
 def take_large_forms(endpoint: str | None, values: dict[str, Any] | None) -> None:
     """Raise the size limits for forms with many members, before anything parses the form."""
-    request.max_content_length = request.max_form_memory_size = MAX_BYTES
+    request.max_content_length = request.max_form_memory_size = FORM_BYTES
 
 
 @blueprint.get("/groups")
