@@ -1,6 +1,5 @@
 """Store accounts, users, sessions, and log-on attempts with their rate limit."""
 
-import ipaddress
 import secrets
 import unicodedata
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from ..core.db import Base, db, read_rows, set_account_to, set_lock_timeout, show_account
 from ..core.encryption import digest
+from ..core.networks import client_of
 
 IDLE_LIMIT = timedelta(hours=12)
 LIFE_LIMIT = timedelta(days=30)
@@ -282,7 +282,7 @@ class LogonAttempt(Base):
         """
         # Lower case as in by_email, so that another spelling of the same e-mail is no separate subject.
         folded = db.session.scalar(sa.select(sa.func.lower(email)))
-        return cls._begin(digest(str(folded)), _network(address), counts_address=True)
+        return cls._begin(digest(str(folded)), _client(address), counts_address=True)
 
     @classmethod
     def begin_known(cls, name: str, address: str) -> "int | None":
@@ -291,7 +291,7 @@ class LogonAttempt(Base):
         So attackers who guess the user's password, or share the IP address, do not lock the user out. The attempt still
         counts for the IP address.
         """
-        return cls._begin(digest(f"known {name}"), _network(address), counts_address=False)
+        return cls._begin(digest(f"known {name}"), _client(address), counts_address=False)
 
     @classmethod
     def _begin(cls, subject_hash: bytes, address: str, counts_address: bool) -> "int | None":
@@ -343,11 +343,6 @@ def _normalised(password: str) -> str:
     return unicodedata.normalize("NFKC", password)
 
 
-def _network(address: str) -> str:
-    """Return the unit of the rate limit: an IPv4 address, or the /64 network that an IPv6 customer gets."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address[:100]  # a proxy may forward a forged header, and an index entry has a maximum length
-    parsed = getattr(parsed, "ipv4_mapped", None) or parsed  # a dual-stack socket reports IPv4 addresses so
-    return str(ipaddress.ip_network((parsed, 64), strict=False)) if parsed.version == 6 else str(parsed)
+def _client(address: str) -> str:
+    """Return the key of a client; a proxy may forward a forged header, and an index entry has a maximum length."""
+    return client_of(address)[:100]

@@ -28,11 +28,12 @@ from gunicorn.http.errors import InvalidChunkSize, LimitRequestHeaders, LimitReq
 from gunicorn.http.wsgi import create
 from gunicorn.workers.base import Worker
 
+from ..core.networks import client_of
 from ..core.trace import mark
 from ..web.machines import ALERT_BYTES, FORM_BYTES, is_api_path
 from ..web.turns import ACCOUNT
 from .places import Places
-from .visits import BLOCK, Answer, Body, State, Visit, one_visitors
+from .visits import BLOCK, Answer, Body, State, Visit
 
 HEAD_SECONDS, BODY_SECONDS = 10, 30
 ANSWER_SECONDS = 30  # without progress while a response is sent
@@ -280,7 +281,7 @@ class FrontWorker(Worker):  # type: ignore[misc] # gunicorn has no types
 
     def _address(self, visit: Visit, named: dict[str, str]) -> str:
         forwarded = named.get("X-FORWARDED-FOR", "").split(",")
-        return one_visitors(forwarded[-self.proxies].strip()) if 0 < self.proxies <= len(forwarded) else visit.host
+        return client_of(forwarded[-self.proxies].strip()) if 0 < self.proxies <= len(forwarded) else visit.host
 
     def _refuse(self, visit: Visit, status: int) -> None:
         self.refused[status] += 1

@@ -4,12 +4,12 @@ import re
 import socket
 from collections import deque
 from collections.abc import Hashable, Iterator
-from contextlib import suppress
 from enum import Enum
-from ipaddress import IPv6Network, ip_address
 from typing import Any
 
 from gunicorn.http.errors import InvalidChunkSize
+
+from ..core.networks import client_of
 
 BEGINNING_BYTES = 4096  # of a body that is too long, read before it is rejected
 CHUNKS, CHUNK_LINE_BYTES = 20_000, 4096
@@ -32,7 +32,7 @@ class Visit:
 
     def __init__(self, sock: socket.socket, address: Any, server: Any) -> None:
         self.sock, self.address, self.server = sock, address, server
-        self.host = one_visitors(address[0]) if isinstance(address, tuple) else ""
+        self.host = client_of(address[0]) if isinstance(address, tuple) else ""
         self.state, self.since, self.ends, self.events = State.HEAD, 0.0, 0.0, 0
         self.came = bytearray()
         self.answer, self.sent = b"", 0
@@ -59,15 +59,6 @@ class Visit:
         """Yield the received data to the parser."""
         while self.pieces:
             yield self.pieces.popleft()
-
-
-def one_visitors(address: str) -> str:
-    """Return the key that identifies a client: the IPv4 address, or the /64 network of an IPv6 address."""
-    with suppress(ValueError):
-        ip = ip_address(address)
-        if ip.version == 6 and ip.ipv4_mapped is None:
-            return str(IPv6Network((int(ip), 64), strict=False))
-    return address
 
 
 class Body:
