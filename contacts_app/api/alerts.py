@@ -17,8 +17,7 @@ from ..core.db import db
 from ..core.trace import mark
 from ..delivery.answers import Answers, answer, dump
 from ..delivery.models import Notification
-from ..delivery.queueing import notify
-from ..groups.models import Group
+from ..delivery.queueing import notify_group
 from ..intake import refusals
 from ..intake.formats import Refused, read
 from ..intake.models import Admission, Integration, find_duplicate
@@ -78,7 +77,7 @@ def alerts() -> ResponseReturnValue:
         idempotency_key=idempotency_key,
         facts=incoming.facts,
     )
-    count = notify(alert, Group.member_ids(admission.account_id, admission.group_id))
+    count = notify_group(alert, admission.group_id)
     reply: dict[str, object] = {"id": alert.id, "deliveries": count}
     if not count:
         reply["warning"] = f"The contact group {admission.group_name} has no members, so nobody is notified."

@@ -1,6 +1,7 @@
 """Queue messages: of a notification, of a test, and again those that failed or were cancelled."""
 
 from collections.abc import Collection
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -15,24 +16,28 @@ from .models import Delivery, Notification, has_failed, is_cancelled
 SENT_AGAIN = {"failed": has_failed, "cancelled": is_cancelled}
 # The kinds of channels that a contact has.
 _CHANNELS = ", ".join(f"CASE WHEN {kind.column} IS NOT NULL THEN '{kind.name}' END" for kind in KINDS.values())
-_queue = sa.text(f"""
+_QUEUE = f"""
     WITH queued AS (
         INSERT INTO deliveries (account_id, alert_id, contact_id, channel, contact_name)
         SELECT contacts.account_id, :alert_id, contacts.id, channel, contacts.name
         FROM contacts CROSS JOIN unnest(ARRAY[{_CHANNELS}]) AS channel
-        WHERE contacts.account_id = :account_id AND contacts.id = ANY (CAST(:contact_ids AS bigint[]))
-            AND channel IS NOT NULL
+        WHERE contacts.account_id = :account_id AND contacts.id IN ({{}}) AND channel IS NOT NULL
         RETURNING channel
     )
-    SELECT count(*) AS deliveries, coalesce(array_agg(DISTINCT channel), '{{}}') AS channels,
+    SELECT count(*) AS deliveries, coalesce(array_agg(DISTINCT channel), '{{{{}}}}') AS channels,
         pg_notify('deliveries', coalesce(string_agg(DISTINCT channel, ' '), ''))
     FROM queued
-""")  # nosec B608
+"""  # nosec B608
+_queue = sa.text(_QUEUE.format("SELECT unnest(CAST(:contact_ids AS bigint[]))"))
+_queue_to_group = sa.text(
+    _QUEUE.format("SELECT contact_id FROM memberships WHERE account_id = :account_id AND group_id = :group_id")
+)
 # A robot that is scheduled already is only locked: the worker that has claimed it checks the queue again afterwards.
 _schedule_robots = sa.text("""
     INSERT INTO robots AS planned (account_id, url_hash, due_at)
-    SELECT DISTINCT contacts.account_id, dingtalk_url_hash, now() FROM contacts
-    WHERE contacts.account_id = :account_id AND contacts.id = ANY (CAST(:contact_ids AS bigint[]))
+    SELECT DISTINCT contacts.account_id, dingtalk_url_hash, now() FROM deliveries
+    JOIN contacts ON (contacts.account_id, contacts.id) = (deliveries.account_id, contact_id)
+    WHERE deliveries.account_id = :account_id AND alert_id = :alert_id AND channel = 'dingtalk' AND state = 'queued'
         AND dingtalk_url_hash IS NOT NULL
     ORDER BY 1, 2
     ON CONFLICT (account_id, url_hash) DO UPDATE SET due_at = excluded.due_at WHERE planned.due_at IS NULL
@@ -43,11 +48,21 @@ _wake_workers = sa.text("SELECT pg_notify('deliveries', :channels)")
 
 def notify(notification: Notification, contact_ids: Collection[int]) -> int:
     """Insert the notification, and a delivery for each channel of the contacts; return the number of deliveries."""
+    return _insert(notification, _queue, {"contact_ids": list(contact_ids)})
+
+
+def notify_group(notification: Notification, group_id: int) -> int:
+    """Insert the notification, and a delivery for each channel of the members; return the number of deliveries."""
+    return _insert(notification, _queue_to_group, {"group_id": group_id})
+
+
+def _insert(notification: Notification, queue: sa.TextClause, to: dict[str, Any]) -> int:
     db.session.add(notification)
     db.session.flush()
-    values = {"account_id": notification.account_id, "alert_id": notification.id, "contact_ids": list(contact_ids)}
-    queued = db.session.execute(_queue, values).one()
-    _schedule(notification.account_id, contact_ids, queued.channels)
+    mine = {"account_id": notification.account_id, "alert_id": notification.id}
+    queued = db.session.execute(queue, mine | to).one()
+    if DINGTALK.name in queued.channels:
+        db.session.execute(_schedule_robots, mine)
     return int(queued.deliveries)
 
 
@@ -104,12 +119,7 @@ def send_again(
     again = sa.update(Delivery).where(*chosen).values(fresh)
     rows = db.session.execute(again.returning(Delivery.contact_id, Delivery.contact_name, Delivery.channel)).all()
     channels = {row.channel for row in rows}
-    _schedule(notification.account_id, [row.contact_id for row in rows], channels)
+    if DINGTALK.name in channels:
+        db.session.execute(_schedule_robots, {"account_id": notification.account_id, "alert_id": notification.id})
     db.session.execute(_wake_workers, {"channels": " ".join(channels)})
     return [(row.contact_name, row.channel) for row in rows]
-
-
-def _schedule(account_id: int, contact_ids: Collection[int], channels: Collection[str]) -> None:
-    """Schedule the robots of the contacts, if any was queued for."""
-    if DINGTALK.name in channels:
-        db.session.execute(_schedule_robots, {"account_id": account_id, "contact_ids": list(contact_ids)})
