@@ -20,9 +20,12 @@ def saved_message(name: str, is_new: bool) -> str:
     return f"{name} has been created." if is_new else f"{name} has been saved."
 
 
-def deletion_message(names: Sequence[str], asked: int, things: str) -> str:
-    """Return the message how many of the `asked` rows were deleted and how many had been deleted by others."""
-    deleted = f"{names[0]} has been deleted." if len(names) == 1 else f"{len(names)} {things} have been deleted."
+def deletion_message(names: Sequence[str], asked: int, several: str) -> str:
+    """Return the message how many of the `asked` rows were deleted and how many had been deleted by others.
+
+    `several` is the sentence for more or less than one, with a place for `count`.
+    """
+    deleted = f"{names[0]} has been deleted." if len(names) == 1 else several.format(count=len(names))
     gone = asked - len(names)
     if not gone:
         return deleted

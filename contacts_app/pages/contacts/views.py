@@ -31,6 +31,7 @@ from .listing import COLUMNS, FIELDS, FILTERS, ListedContact, Page, Query, searc
 
 blueprint = Blueprint("contacts", __name__)
 ROW, CACHED_ROWS = "contacts.row", 500  # of 2 KB each
+DELETED = "{count} contacts have been deleted."
 PLACE = Markup("<!-- rows -->")  # of the rows in the page; no text can imitate it, because text is escaped
 
 
@@ -126,7 +127,7 @@ def delete() -> ResponseReturnValue:
     db.session.commit()
     if not names and not htmx.wants_fragment():
         abort(404, CONTACT_GONE)
-    return changed(deletion_message(names, len(ids), "contacts"), 200 if names else 404)
+    return changed(deletion_message(names, len(ids), DELETED), 200 if names else 404)
 
 
 def changed(message: str, status: int = 200, test: Notification | None = None) -> Response:

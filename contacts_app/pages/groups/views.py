@@ -27,6 +27,7 @@ from . import listing
 from .forms import GroupForm, read_members
 
 blueprint = Blueprint("groups", __name__)
+DELETED = "{count} groups have been deleted."
 ADDED = "1 contact has been added to {group}.", "{count} contacts have been added to {group}."
 TAKEN = "1 contact has been taken from {group}.", "{count} contacts have been taken from {group}."
 
@@ -123,7 +124,7 @@ def delete() -> ResponseReturnValue:
     db.session.commit()
     if not names and not htmx.wants_fragment():
         abort(404, GROUP_GONE)
-    message = deletion_message(names, len(ids), "groups")
+    message = deletion_message(names, len(ids), DELETED)
     if names and "stop" in request.form:
         stopped = stop_integrations(account_id, integrations, visitor().email)  # after the deletion: no new alerts
         message += f" {stopped_words(stopped)}"
