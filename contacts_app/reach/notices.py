@@ -161,7 +161,7 @@ def _lines(facts: Sequence[Fact]) -> list[Line]:
 def _send(account_id: int, kind: Kind, facts: Sequence[Fact], rest: Sequence[Line] = ()) -> None:
     title: Line = {"code": kind.title} if len(facts) == 1 else {"code": f"{kind.title}_several", "count": len(facts)}
     lines = [*_lines(facts), *rest]
-    alert = Notification(
+    notification = Notification(
         account_id=account_id,
         kind="system",
         source="console",
@@ -173,7 +173,7 @@ def _send(account_id: int, kind: Kind, facts: Sequence[Fact], rest: Sequence[Lin
         status=kind.status,
         key=kind.key,
     )
-    notify(alert, Contact.system_receivers(account_id))
+    notify(notification, Contact.system_receivers(account_id))
 
 
 def _failing(account_id: int) -> Sequence[Fact]:

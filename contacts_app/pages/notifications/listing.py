@@ -120,9 +120,13 @@ def search(account_id: int, text: str, show: str, before: int | None) -> tuple[S
     return rows[:PAGE_SIZE], len(rows) > PAGE_SIZE
 
 
-def deliveries_of(alert: Notification, state: str, page: int) -> Sequence[Delivery]:
+def deliveries_of(notification: Notification, state: str, page: int) -> Sequence[Delivery]:
     """Return a page of the notification's deliveries in a state, the most urgent first, then by contact."""
-    mine = (Delivery.account_id == alert.account_id, Delivery.alert_id == alert.id, DELIVERY_STATES[state][1])
+    mine = (
+        Delivery.account_id == notification.account_id,
+        Delivery.alert_id == notification.id,
+        DELIVERY_STATES[state][1],
+    )
     # Failed deliveries need action, pending ones may still change, sent ones need none.
     urgency = sa.case({"failed": 0, "sent": 3, "cancelled": 2, "overtaken": 2}, value=Delivery.state, else_=1)
     order = (urgency, Delivery.contact_name, Delivery.contact_id, Delivery.channel)

@@ -11,18 +11,19 @@ from ...reach.reachability import NO_WORKER
 from .listing import DELIVERY_STATES, deliveries_of, pages_of
 
 
-def result_of(alert: Notification, state: str = "all", page: int = 1) -> dict[str, Any]:
+def result_of(notification: Notification, state: str = "all", page: int = 1) -> dict[str, Any]:
     """Return the template context for the result of a test and for the deliveries of a notification."""
-    counts = alert.counts()  # read before the deliveries: if none is pending here, all deliveries read later are final
+    # Read before the deliveries: if none is pending here, all deliveries read later are final.
+    counts = notification.counts()
     pages = pages_of(counts, state)
     page = min(page, max(pages, 1))  # a page may have become empty since the link was shown
     return {
-        "alert": alert,
+        "notification": notification,
         "state": state,
         "states": {name: words for name, (words, _) in DELIVERY_STATES.items()},
         "page": page,
         "pages": pages,
-        "deliveries": deliveries_of(alert, state, page),
+        "deliveries": deliveries_of(notification, state, page),
         "counts": counts,
         "is_waiting": counts["queued"] + counts["sending"] > 0,
         "kinds": KINDS,

@@ -61,7 +61,7 @@ def show(id: int) -> ResponseReturnValue:
 @requires(Permission.USE_CONSOLE)
 def again(id: int) -> ResponseReturnValue:
     """Send failed or cancelled deliveries again: all of them, or that of one contact and channel."""
-    alert, (shown, page) = _find(id), _read_part()
+    notification, (shown, page) = _find(id), _read_part()
     contact_id, channel, state = None, request.form.get("channel"), request.form.get("again", "failed")
     if state not in SENT_AGAIN:
         abort(400, "Only what failed or was cancelled can be sent again.")
@@ -69,10 +69,10 @@ def again(id: int) -> ResponseReturnValue:
         contact_id = read_ids(request.form.getlist("contact"))[0]
         if channel not in KINDS:
             abort(400, "There is no such channel.")
-    said = _said_again(send_again(alert, contact_id, channel, state), state)
+    said = _said_again(send_again(notification, contact_id, channel, state), state)
     db.session.commit()
     if htmx.wants_fragment():
-        return _show(alert, said)
+        return _show(notification, said)
     return htmx.saved(said, _address(id, shown, page))
 
 
@@ -90,18 +90,20 @@ def _said_again(sent: list[tuple[str, str]], state: str) -> str:
 @requires(Permission.USE_CONSOLE)
 def stop(id: int) -> ResponseReturnValue:
     """Cancel the pending deliveries of a notification, or after confirmation those of its whole integration."""
-    alert, who = _find(id), visitor()
+    notification, who = _find(id), visitor()
     address = _address(id, *_read_part())
     if request.method == "POST" and "all" not in request.form:
         stopped = stop_alerts(who.account_id, [id], who.email)
         said = stopped_words(stopped)
-        return _show(alert, said) if htmx.wants_fragment() else htmx.saved(said, address)
-    if alert.integration_id is None:
+        return _show(notification, said) if htmx.wants_fragment() else htmx.saved(said, address)
+    if notification.integration_id is None:
         abort(404, "This notification came in through no integration.")
     if request.method == "POST":
-        return htmx.saved(stopped_words(stop_integrations(who.account_id, [alert.integration_id], who.email)), address)
-    waiting = waiting_of(who.account_id, [alert.integration_id])
-    return render_template("integrations/stop.html", waiting=waiting, name=alert.integration_name, back=address)
+        return htmx.saved(
+            stopped_words(stop_integrations(who.account_id, [notification.integration_id], who.email)), address
+        )
+    waiting = waiting_of(who.account_id, [notification.integration_id])
+    return render_template("integrations/stop.html", waiting=waiting, name=notification.integration_name, back=address)
 
 
 @blueprint.route("/notifications/test", methods=["GET", "POST"])
@@ -113,11 +115,11 @@ def test() -> ResponseReturnValue:
         contacts, costs = trial.costs()
         context = {"trial": trial, "contacts": contacts, "costs": costs, "names_shown": NAMES_SHOWN}
         return htmx.render("notifications/test.html", "notifications/_test.html", **context)
-    alert = trial.send()
+    notification = trial.send()
     db.session.commit()
     if not htmx.wants_fragment():
-        return htmx.leave_for(url_for(".show", id=alert.id))
-    context = result_of(alert)
+        return htmx.leave_for(url_for(".show", id=notification.id))
+    context = result_of(notification)
     return _refreshing(htmx.render("notifications/result.html", "notifications/_result.html", **context), context)
 
 
@@ -142,13 +144,13 @@ def _address(id: int, state: str, page: int) -> str:
     return url_for(".show", id=id, state=state if state != "all" else None, page=page if page > 1 else None)
 
 
-def _show(alert: Notification, said: str = "") -> Response:
+def _show(notification: Notification, said: str = "") -> Response:
     state, page = _read_part()
-    context = result_of(alert, state, page) | {"message": said, "facts": from_json(alert.facts)}
-    context["title"] = in_words(alert.codes and alert.codes[:1], alert.title)
-    context["text"] = in_words(alert.codes and alert.codes[1:], alert.text)
-    if alert.integration_id and not htmx.wants_fragment():
-        context["integration"] = Integration.of(alert.account_id, alert.integration_id)
+    context = result_of(notification, state, page) | {"message": said, "facts": from_json(notification.facts)}
+    context["title"] = in_words(notification.codes and notification.codes[:1], notification.title)
+    context["text"] = in_words(notification.codes and notification.codes[1:], notification.text)
+    if notification.integration_id and not htmx.wants_fragment():
+        context["integration"] = Integration.of(notification.account_id, notification.integration_id)
     response = htmx.render("notifications/show.html", "notifications/_deliveries.html", **context)
     return _refreshing(response, context)
 
