@@ -20,7 +20,7 @@ from werkzeug.exceptions import (
 
 from ..config import StartError
 from . import htmx
-from .machines import is_api_request
+from .machines import ALERT_BYTES, is_api_request
 
 logger = logging.getLogger("contacts_app")
 
@@ -59,7 +59,8 @@ READ_ONLY = (
 # Sentences for API requests instead, addressed to whoever configures the sender.
 API_TEXTS = dict.fromkeys((404, 405, 415), "Send alerts to /api/v1/alerts with the method POST.") | {
     411: "Send the length of the body, in the header Content-Length.",
-    413: "An alert can have at most 4 MB. Configure the sender to group fewer alerts into one message.",
+    413: f"An alert can have at most {ALERT_BYTES >> 20} MB. Configure the sender to group fewer alerts into one"
+    " message.",
 }
 UNREADABLE_FORM = (
     "This form was opened in another session or has been open for too long. Reload the page and try again."
