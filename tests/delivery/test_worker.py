@@ -1049,8 +1049,8 @@ def test_an_alert_is_picked_up_as_it_comes(team: Team, start: Callable[..., Proc
     """
     began = time.monotonic()
     for _ in range(5):
-        wait_for(lambda: team.sql.execute(again, [team.account_id]).fetchone())  # once the last result is recorded
         before = len(texts.messages)
+        wait_for(lambda: team.sql.execute(again, [team.account_id]).fetchone())  # once the last result is recorded
         team.sql.execute("NOTIFY deliveries")  # as the version before does, without the kinds of channels
         wait_for(partial(lambda before: len(texts.messages) > before, before))
     assert time.monotonic() - began < 5 * worker.POLL_SECONDS / 2
