@@ -5,6 +5,7 @@ Hold as well that tests use nothing private, so that the inside can change witho
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,6 +92,26 @@ def imported_names(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield from (f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names)
+
+
+def test_channels_know_of_delivery_only_answers_and_facts() -> None:
+    """They are a part of their own, which the rest of delivery asks through the registry."""
+    around = {
+        (node.module or "").split(".")[0]
+        for path in (PACKAGE / "delivery/channels").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.level == 2
+    }
+    assert around == {"answers", "facts"}
+
+
+def test_no_part_is_too_big_to_know() -> None:
+    lines = {path: len(path.read_text().splitlines()) for path in MODULES}
+    assert {path.name for path, count in lines.items() if count > 450} == set()
+    parts = Counter[str]()
+    for path, count in lines.items():
+        parts["channels" if path.parent.name == "channels" else room_of(path)] += count
+    assert {part for part, count in parts.items() if count > parts.total() / 4} == set()
 
 
 @pytest.mark.parametrize(
