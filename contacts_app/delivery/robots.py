@@ -182,7 +182,7 @@ def send(bundle: Bundle, settings: Settings, senders: Senders) -> list[Result]:
         if posts >= min(bundle.room, MAX_SECRETS):
             untried = Outcome("later", answer("dingtalk.secret_not_tried", refused=posts), wait=NOT_TRIED_SECONDS)
             break
-        send = partial(dingtalk.send, senders.get(outgoing.session), settings, str(bundle.url), secret, bundle.keyword)
+        send = partial(dingtalk.send, senders.get(outgoing.Session), settings, str(bundle.url), secret, bundle.keyword)
         tried = guarded(partial(send, alerts, mobiles, str(bundle.message), bundle.room > posts + 1))
         posts += tried.posts
         outcome = outcomes[secret] = tried._replace(posts=posts)  # the last outcome is that of the message

@@ -10,7 +10,6 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-import requests
 
 from contacts_app import config
 from contacts_app.delivery import sample
@@ -63,13 +62,13 @@ def settings(authority: Authority, server: DingTalk, tmp_path: Path) -> config.S
 
 
 @pytest.fixture
-def session(settings: config.Settings) -> Iterator[requests.Session]:
-    with outgoing.session(settings) as session:
+def session(settings: config.Settings) -> Iterator[outgoing.Session]:
+    with outgoing.Session(settings) as session:
         yield session
 
 
 @pytest.fixture
-def send(session: requests.Session, settings: config.Settings) -> Send:
+def send(session: outgoing.Session, settings: config.Settings) -> Send:
     """Return a function that sends; no answer quotes the token or the secret."""
 
     def send(
@@ -222,7 +221,7 @@ def test_a_keyword_that_is_escaped_in_the_text_is_put_in(chat: DingTalk, send: S
 
 
 def test_a_time_is_shown_with_its_zone(
-    chat: DingTalk, session: requests.Session, authority: Authority, tmp_path: Path
+    chat: DingTalk, session: outgoing.Session, authority: Authority, tmp_path: Path
 ) -> None:
     zone = ZoneInfo("Asia/Shanghai")
     alert = content(received_at=datetime(2026, 3, 1, 20, 30, tzinfo=zone))

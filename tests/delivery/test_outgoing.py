@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 
 from contacts_app import config
 from contacts_app.delivery.answers import words
@@ -33,19 +32,19 @@ def server(authority: Authority) -> Iterator[DingTalk]:
 
 
 @pytest.fixture
-def session(authority: Authority, tmp_path: Path) -> Iterator[requests.Session]:
+def session(authority: Authority, tmp_path: Path) -> Iterator[outgoing.Session]:
     with session_with(tmp_path, environment(authority.path)) as session:
         yield session
 
 
-def session_with(folder: Path, environ: dict[str, str]) -> requests.Session:
-    return outgoing.session(config.load({"DATA_DIR": str(folder)} | environ))
+def session_with(folder: Path, environ: dict[str, str]) -> outgoing.Session:
+    return outgoing.Session(config.load({"DATA_DIR": str(folder)} | environ))
 
 
-def refusal(session: requests.Session, url: str) -> CannotReach:
+def refusal(session: outgoing.Session, url: str) -> CannotReach:
     """Call `url` and return why that failed, which never quotes the token."""
     with pytest.raises(CannotReach) as caught:
-        outgoing.post(session, url, json={})
+        outgoing.post(session, url, b"{}")
     assert TOKEN not in str(caught.value)
     return caught.value
 
@@ -82,17 +81,17 @@ def test_a_network_that_is_named_is_called_also_in_ipv6(tmp_path: Path) -> None:
     assert not is_allowed("10.0.1.5", networks)
 
 
-def test_an_answer_is_returned_whatever_its_status(server: DingTalk, session: requests.Session) -> None:
+def test_an_answer_is_returned_whatever_its_status(server: DingTalk, session: outgoing.Session) -> None:
     server.replies.append((418, {"is": "a teapot"}))
-    answer = outgoing.post(session, server.add("t"), json={})
+    answer = outgoing.post(session, server.add("t"), b"{}")
     assert (answer.status, answer.body) == (418, b'{"is": "a teapot"}')
     assert answer.headers["Date"]
 
 
-def test_a_connection_is_kept_from_one_call_to_the_next(server: DingTalk, session: requests.Session) -> None:
+def test_a_connection_is_kept_from_one_call_to_the_next(server: DingTalk, session: outgoing.Session) -> None:
     server.replies.extend([(200, {})] * 3)
     for _ in range(3):
-        outgoing.post(session, server.add("t"), json={})
+        outgoing.post(session, server.add("t"), b"{}")
     assert len(server.open_connections) == 1
 
 
@@ -106,7 +105,7 @@ def test_a_private_address_is_not_even_connected_to(authority: Authority, server
 
 
 def test_the_address_that_was_checked_is_the_one_that_is_called(
-    server: DingTalk, session: requests.Session, monkeypatch: pytest.MonkeyPatch
+    server: DingTalk, session: outgoing.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked_up = []
     look_up = socket.getaddrinfo
@@ -117,12 +116,12 @@ def test_the_address_that_was_checked_is_the_one_that_is_called(
 
     monkeypatch.setattr(socket, "getaddrinfo", rebinding)
     server.replies.append((200, {}))
-    outgoing.post(session, server.add("t"), json={})
+    outgoing.post(session, server.add("t"), b"{}")
     assert [host for host in looked_up if host == "localhost"] == ["localhost"]
 
 
 def test_a_private_address_beside_an_allowed_one_is_passed_over(
-    server: DingTalk, session: requests.Session, monkeypatch: pytest.MonkeyPatch
+    server: DingTalk, session: outgoing.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in ("10.0.0.5", "127.0.0.1")]
     look_up = socket.getaddrinfo
@@ -130,15 +129,15 @@ def test_a_private_address_beside_an_allowed_one_is_passed_over(
         socket, "getaddrinfo", lambda host, *a, **k: found if host == "localhost" else look_up(host, *a, **k)
     )
     server.replies.append((200, {}))
-    assert outgoing.post(session, server.add("t"), json={}).status == 200
+    assert outgoing.post(session, server.add("t"), b"{}").status == 200
 
 
-def test_a_name_that_does_not_exist_is_told(session: requests.Session) -> None:
+def test_a_name_that_does_not_exist_is_told(session: outgoing.Session) -> None:
     refused = refusal(session, f"https://robot.invalid/robot/send?access_token={TOKEN}")
     assert (words(refused.answer), refused.is_uncertain) == ("robot.invalid cannot be found.", False)
 
 
-def test_a_look_up_that_hangs_is_given_up(session: requests.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_look_up_that_hangs_is_given_up(session: outgoing.Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outgoing, "SECONDS", 0.3)
     never = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: [never.wait(5)][:0])
@@ -148,7 +147,7 @@ def test_a_look_up_that_hangs_is_given_up(session: requests.Session, monkeypatch
     never.set()
 
 
-def test_a_port_that_is_closed_is_told(session: requests.Session) -> None:
+def test_a_port_that_is_closed_is_told(session: outgoing.Session) -> None:
     refused = refusal(session, f"https://localhost:{free_port()}/robot/send?access_token={TOKEN}")
     assert (words(refused.answer), refused.is_uncertain) == ("localhost refused the connection.", False)
 
@@ -160,7 +159,7 @@ def test_a_certificate_of_an_unknown_authority_is_not_trusted(server: DingTalk, 
 
 
 def test_a_certificate_for_another_name_is_not_trusted(
-    server: DingTalk, session: requests.Session, monkeypatch: pytest.MonkeyPatch
+    server: DingTalk, session: outgoing.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     look_up = socket.getaddrinfo
     monkeypatch.setattr(
@@ -171,16 +170,16 @@ def test_a_certificate_for_another_name_is_not_trusted(
 
 
 @pytest.mark.parametrize("url", ["http://localhost/", "ftp://localhost/", "file:///etc/passwd"])
-def test_only_https_is_called(session: requests.Session, url: str) -> None:
+def test_only_https_is_called(session: outgoing.Session, url: str) -> None:
     assert "does not begin with https://" in words(refusal(session, url).answer)
 
 
 @pytest.mark.parametrize("url", ["https://", "https://[::1", "https://a..b/", f"https://{'a' * 300}/", "https://%00/"])
-def test_an_address_that_cannot_be_read_is_told(session: requests.Session, url: str) -> None:
+def test_an_address_that_cannot_be_read_is_told(session: outgoing.Session, url: str) -> None:
     assert not refusal(session, url).is_uncertain
 
 
-def test_something_that_is_not_tls_is_told(session: requests.Session) -> None:
+def test_something_that_is_not_tls_is_told(session: outgoing.Session) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer() -> None:
@@ -197,19 +196,19 @@ def test_something_that_is_not_tls_is_told(session: requests.Session) -> None:
     assert not refused.is_uncertain
 
 
-def test_a_redirect_is_told_and_not_followed(server: DingTalk, session: requests.Session) -> None:
+def test_a_redirect_is_told_and_not_followed(server: DingTalk, session: outgoing.Session) -> None:
     server.behaviour = "redirect"
     refused = refusal(session, server.add(TOKEN))
     assert words(refused.answer) == "localhost answered with a redirect, which is not followed."
     assert server.requests == 1
 
 
-def test_a_large_answer_is_cut_off(server: DingTalk, session: requests.Session) -> None:
+def test_a_large_answer_is_cut_off(server: DingTalk, session: outgoing.Session) -> None:
     server.behaviour = "large"
     assert words(refusal(session, server.add(TOKEN)).answer) == "localhost answered more than 64 KiB."
 
 
-def test_a_connection_that_is_closed_may_have_taken_the_request(server: DingTalk, session: requests.Session) -> None:
+def test_a_connection_that_is_closed_may_have_taken_the_request(server: DingTalk, session: outgoing.Session) -> None:
     server.behaviour = "close"
     refused = refusal(session, server.add(TOKEN))
     assert words(refused.answer) == "localhost closed the connection without an answer that can be read."
@@ -218,7 +217,7 @@ def test_a_connection_that_is_closed_may_have_taken_the_request(server: DingTalk
 
 @pytest.mark.parametrize("behaviour", ["hang", "drip", "drip-headers"])
 def test_a_server_that_takes_its_time_is_cut_off(
-    server: DingTalk, session: requests.Session, monkeypatch: pytest.MonkeyPatch, behaviour: str
+    server: DingTalk, session: outgoing.Session, monkeypatch: pytest.MonkeyPatch, behaviour: str
 ) -> None:
     monkeypatch.setattr(outgoing, "SECONDS", 1.0)
     server.behaviour = behaviour
@@ -228,7 +227,7 @@ def test_a_server_that_takes_its_time_is_cut_off(
     assert (words(refused.answer), refused.is_uncertain) == ("localhost did not answer within 1 seconds.", True)
 
 
-def test_a_handshake_that_hangs_is_cut_off(session: requests.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_handshake_that_hangs_is_cut_off(session: outgoing.Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outgoing, "SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         refused = refusal(session, f"https://localhost:{listener.getsockname()[1]}/?access_token={TOKEN}")
@@ -240,30 +239,30 @@ def test_a_call_takes_ten_seconds_at_most() -> None:
 
 
 def test_proxies_and_passwords_of_the_environment_are_not_used(
-    server: DingTalk, session: requests.Session, monkeypatch: pytest.MonkeyPatch
+    server: DingTalk, session: outgoing.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere")
     server.replies.append((200, {}))
-    assert outgoing.post(session, server.add("t"), json={}).status == 200
+    assert outgoing.post(session, server.add("t"), b"{}").status == 200
 
 
-def test_a_session_goes_on_after_a_failure(server: DingTalk, session: requests.Session) -> None:
+def test_a_session_goes_on_after_a_failure(server: DingTalk, session: outgoing.Session) -> None:
     server.behaviour = "close"
     refusal(session, server.add(TOKEN))
     server.behaviour = None
     server.replies.append((200, {}))
-    assert outgoing.post(session, server.add("t"), json={}).status == 200
+    assert outgoing.post(session, server.add("t"), b"{}").status == 200
 
 
 def test_a_server_that_has_closed_meanwhile_is_connected_to_again(
-    authority: Authority, session: requests.Session
+    authority: Authority, session: outgoing.Session
 ) -> None:
     first = DingTalk(authority)
     first.replies.append((200, {}))
-    assert outgoing.post(session, first.add("t"), json={}).status == 200
+    assert outgoing.post(session, first.add("t"), b"{}").status == 200
     first.close()
     again = DingTalk(authority, first.port)
     again.replies.append((200, {}))
-    assert outgoing.post(session, again.add("t"), json={}).status == 200
+    assert outgoing.post(session, again.add("t"), b"{}").status == 200
     again.close()

@@ -61,7 +61,7 @@ def send(authority: Authority, tmp_path: Path) -> Send:
     ) -> Shown:
         always = {"DATA_DIR": str(tmp_path)} | environment(authority.path, sms=server)
         settings = config.load(always | environ)
-        with outgoing.session(settings) as session:
+        with outgoing.Session(settings) as session:
             outcome = shown(sms.send(session, settings, mobile, alert))
         for secret in (ALIYUN_SECRET, TWILIO_TOKEN, TWILIO_SID, mobile, mobile[3:]):
             assert secret not in outcome.answer
@@ -429,6 +429,6 @@ def test_what_may_have_arrived_is_uncertain(
 
 def test_a_console_without_provider_says_so(tmp_path: Path) -> None:
     settings = config.load({"DATA_DIR": str(tmp_path)})
-    with outgoing.session(settings) as session:
+    with outgoing.Session(settings) as session:
         outcome = shown(sms.send(session, settings, "+8613800000000", content()))
     assert outcome == ("failed", "Text messages are not set up: SMS_PROVIDER is not set.", None, False, "whole", 1)

@@ -14,8 +14,6 @@ from datetime import UTC, datetime
 from urllib.parse import quote
 from uuid import uuid4
 
-import requests
-
 from ...config import Aliyun
 from ..answers import answer
 from . import Outcome, outgoing, quoted, quoted_code
@@ -67,7 +65,7 @@ LIMITS = {
 }
 
 
-def send(session: requests.Session, access: Aliyun, mobile: str, text: str) -> Outcome:
+def send(session: outgoing.Session, access: Aliyun, mobile: str, text: str) -> Outcome:
     """Send `text` to a number in E.164, as the variable ${content} of the template."""
     # Numbers in China are written without the country code, all others with it but without the plus sign.
     form = {
@@ -86,7 +84,7 @@ def send(session: requests.Session, access: Aliyun, mobile: str, text: str) -> O
     }
     form["Signature"] = signature("POST", form, access.access_key_secret)
     try:
-        response = outgoing.post(session, f"{access.endpoint}/", data=form)
+        response = outgoing.post(session, f"{access.endpoint}/", form)
     except outgoing.CannotReach as error:
         return Outcome("later", error.answer, is_uncertain=error.is_uncertain)
     return _outcome(response, access)

@@ -16,7 +16,6 @@ from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 import phonenumbers
-import requests
 
 from ...config import Settings
 from ...contacts.addresses import clean_dingtalk_url, shown_robot
@@ -78,7 +77,7 @@ DINGTALK = DingTalk()
 
 
 def send(
-    session: requests.Session,
+    session: outgoing.Session,
     settings: Settings,
     url: str,
     secret: str | None,
@@ -114,15 +113,13 @@ def send(
 
 
 def _post(
-    session: requests.Session, settings: Settings, url: str, secret: str | None, keyword: str | None, body: Any
+    session: outgoing.Session, settings: Settings, url: str, secret: str | None, keyword: str | None, body: Any
 ) -> Outcome:
     signed = url + (_signature(secret, time.time()) if secret else "")
     # UTF-8, because Chinese escaped to ASCII takes twice the bytes.
     data = json.dumps(body, ensure_ascii=False).encode()
     try:
-        response = outgoing.post(
-            session, signed, data=data, headers={"Content-Type": "application/json; charset=utf-8"}
-        )
+        response = outgoing.post(session, signed, data, content_type="application/json; charset=utf-8")
     except outgoing.CannotReach as error:
         return Outcome("later", error.answer, is_uncertain=error.is_uncertain)
     token = parse_qs(urlsplit(url).query).get("access_token", [""])[0]

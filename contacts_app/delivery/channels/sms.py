@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from functools import partial
 
-import requests
-
 from ...config import Aliyun, Settings, Twilio
 from ...contacts.addresses import clean_mobile, shown_mobile
 from ..answers import Answers, answer
@@ -73,13 +71,13 @@ class Sms(ByContact):
 
     def send(self, senders: Senders, address: str, message: Message) -> Outcome:
         """Send one text message."""
-        return send(senders.get(outgoing.session), senders.settings, address, message.content)
+        return send(senders.get(outgoing.Session), senders.settings, address, message.content)
 
 
 SMS = Sms()
 
 
-def send(session: requests.Session, settings: Settings, mobile: str, content: Content) -> Outcome:
+def send(session: outgoing.Session, settings: Settings, mobile: str, content: Content) -> Outcome:
     """Send one text message to a number in E.164, or only the headline if the text is refused."""
     send: Callable[[str], Outcome]
     match settings.sms:

@@ -1,8 +1,7 @@
 """Send a text message with Twilio."""
 
 import json
-
-import requests
+from base64 import b64encode
 
 from ...config import Twilio
 from ..answers import answer
@@ -40,13 +39,14 @@ FAILED = {
 CONTENT = (21605, 21617, 21658, 30007, 30019)
 
 
-def send(session: requests.Session, access: Twilio, mobile: str, text: str) -> Outcome:
+def send(session: outgoing.Session, access: Twilio, mobile: str, text: str) -> Outcome:
     """Send `text` to a number in E.164."""
     sender = "MessagingServiceSid" if access.sender.startswith("MG") else "From"
     url = f"{access.endpoint}/2010-04-01/Accounts/{access.account_sid}/Messages.json"
     form = {"To": mobile, sender: access.sender, "Body": text}
+    basic = "Basic " + b64encode(f"{access.account_sid}:{access.auth_token}".encode()).decode()
     try:
-        response = outgoing.post(session, url, data=form, auth=(access.account_sid, access.auth_token))
+        response = outgoing.post(session, url, form, authorization=basic)
     except outgoing.CannotReach as error:
         return Outcome("later", error.answer, is_uncertain=error.is_uncertain)
     return _outcome(response, access)
