@@ -122,8 +122,11 @@ def health_of(states: str | None) -> list[Health | None]:
 
 
 @cache
-def reach_statement() -> sa.Select[*tuple[Any, ...]]:
-    """Return the statement of `reach_of`, built once."""
+def reach_statement(off: tuple[str, ...] = ()) -> sa.Select[*tuple[Any, ...]]:
+    """Return the statement of `reach_of`, built once for the kinds of channels that are not set up.
+
+    It has a column for each of those only: with one that depends on a parameter, the server plans it again each time.
+    """
     account_id: sa.BindParameter[int] = sa.bindparam("account_id")
     unreachable = (
         sa.select(Contact.id, Contact.name, *_has())
@@ -150,7 +153,7 @@ def reach_statement() -> sa.Select[*tuple[Any, ...]]:
         sa.select(WorkerHeartbeat.is_one_alive().label("is_alive"), Delivery.is_late(account_id).label("late"))
         .add_columns(refused_senders(account_id).label("refused"))
         .add_columns(*(count.scalar_subquery().label(name) for name, count in counts.items()))
-        .add_columns(*(_is_needed(kind, account_id).label(f"needs_{name}") for name, kind in KINDS.items()))
+        .add_columns(*(_is_needed(KINDS[name], account_id).label(f"needs_{name}") for name in off))
         .subquery()
     )
     found = unreachable.c
@@ -213,12 +216,13 @@ def _gather(rows: Iterable[Any]) -> dict[int, Unreachable]:
 
 def reach_of(account_id: int) -> Reach:
     """Return the warnings for the top of the page, so that problems are seen before an alert is lost."""
-    rows = read_rows(reach_statement(), {"account_id": account_id})
+    off = channels_off()
+    rows = read_rows(reach_statement(tuple(off)), {"account_id": account_id})
     first = rows[0]
     return Reach(
         no_worker=not first.is_alive,
         is_late=first.late,
-        off={name: why for name, why in channels_off().items() if getattr(first, f"needs_{name}")},
+        off={name: why for name, why in off.items() if getattr(first, f"needs_{name}")},
         total=first.total or 0,
         named=list(_gather(rows).values()),
         refused=read_senders(first.refused),
@@ -265,22 +269,17 @@ def group_summaries(account_id: int, ids: Iterable[int]) -> dict[int, GroupSumma
 
 
 def _works(kind: Kind) -> sa.ColumnElement[bool]:
-    """Return the condition that the channel is set up and does not fail."""
-    fails = _states.where(ChannelState.channel == kind.name, ChannelState.failing_since.is_not(None))
-    return sa.and_(_is_on(kind), ~sa.exists(fails.correlate(Contact)))
-
-
-def _is_needed(kind: Kind, account_id: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
-    """Return the condition that a contact of the account has such a channel although the kind is not set up."""
-    has_one = sa.exists().where(Contact.account_id == account_id, getattr(Contact, kind.column).is_not(None))
-    return sa.and_(~_is_on(kind), has_one)
-
-
-def _is_on(kind: Kind) -> sa.ColumnElement[bool]:
-    """Return the condition that the kind is set up, which the settings say when the statement runs."""
-    return sa.bindparam(
+    """Return the condition that the channel is set up, which the settings say when it runs, and does not fail."""
+    is_on = sa.bindparam(
         f"{kind.name}_is_on",
         type_=sa.Boolean(),
         unique=True,
         callable_=lambda: kind.not_set_up(current_settings()) is None,
     )
+    fails = _states.where(ChannelState.channel == kind.name, ChannelState.failing_since.is_not(None))
+    return sa.and_(is_on, ~sa.exists(fails.correlate(Contact)))
+
+
+def _is_needed(kind: Kind, account_id: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
+    """Return the condition that a contact of the account has such a channel."""
+    return sa.exists().where(Contact.account_id == account_id, getattr(Contact, kind.column).is_not(None))
