@@ -219,6 +219,7 @@ Connect = Callable[[str, int], socket.socket]
 def _plain_text(connect: Connect) -> type[smtplib.SMTP]:
     """Return a class of smtplib that opens its connections by `connect`, which limits the time for all addresses."""
 
+    # smtplib has no public way to be given a socket; it overrides this method itself, for TLS.
     class Connection(smtplib.SMTP):
         def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
             made = connect(host, port)

@@ -215,6 +215,7 @@ def _pool_class(attempt: Attempt) -> type[HTTPSConnectionPool]:
             except (OSError, HTTPError):
                 raise CannotReach(answer("outgoing.not_secure", host=self.host)) from None
 
+        # urllib3 has no public way to be given a socket: it looks the name up again, after the check of its addresses.
         def _new_conn(self) -> socket.socket:
             return connect(self.host, self.port or 443, attempt)
 
